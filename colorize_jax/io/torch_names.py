@@ -277,7 +277,8 @@ def _fill(table: list[Slot], tensors: Mapping[str, Any], abstract: Params) -> Pa
         dtype = np.dtype(tensors[slot.name].dtype)
         if dtypes.setdefault(slot.path, dtype) != dtype:
             # Blocks of one stack that differ in dtype share one that holds every value exactly.
-            dtypes[slot.path] = np.dtype(np.float32)
+            wide = np.float64 in (dtype, dtypes[slot.path])
+            dtypes[slot.path] = np.dtype(np.float64 if wide else np.float32)
     leaves: dict[tuple[str, ...], np.ndarray] = {}
     for slot in table:
         if slot.path not in leaves:
