@@ -75,7 +75,13 @@ def file_loader(
 
     def load() -> np.ndarray:
         count = int(np.prod(shape, dtype=np.int64))
-        array = np.fromfile(path, dtype, count, offset=offset)
+        try:
+            array = np.fromfile(path, dtype, count, offset=offset)
+        except OSError as error:
+            raise UserError(
+                f"got {path} that cannot be read any more ({error.strerror}), expected it to stay; "
+                "check the disk and start again"
+            ) from error
         if array.size != count:
             raise truncated_error(path, os.path.getsize(path), offset + count * dtype.itemsize)
         return array.reshape(shape)
@@ -89,3 +95,18 @@ def truncated_error(path: Path, size: int, needed: int) -> UserError:
         f"got {path} with {size} bytes, expected at least {needed}: the file is truncated; "
         "download or copy it again"
     )
+
+
+def all_finite(array: np.ndarray) -> bool:
+    """Whether no element is NaN or infinite.
+
+    Halves are judged by their exponent bits: NumPy's own test of them is several times slower, and
+    goes through float32 for bfloat16.
+    """
+    exponent = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
+    if array.dtype in exponent:
+        mask = np.uint16(exponent[array.dtype])
+        return not np.any((array.view(np.uint16) & mask) == mask)
+    if not np.issubdtype(array.dtype, np.floating):
+        return bool(np.isfinite(array.astype(np.float32)).all())
+    return bool(np.isfinite(array).all())
