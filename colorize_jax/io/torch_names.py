@@ -153,7 +153,7 @@ def read_slot(slot: Slot, params: Params) -> np.ndarray:
         leaf = leaf[key]
     array = np.asarray(leaf)
     if slot.index is not None:
-        array = array[slot.index]
+        array = array[slot.index, ...]
     return array if slot.axes is None else array.transpose(slot.axes)
 
 

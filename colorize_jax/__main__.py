@@ -1,0 +1,8 @@
+"""Entry point of `python -m colorize_jax`."""
+
+import sys
+
+from colorize_jax.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

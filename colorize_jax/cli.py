@@ -1,0 +1,55 @@
+"""`python -m colorize_jax COMMAND`: one small module a command, loaded only as far as it is needed.
+
+A command is a module of `colorize_jax.commands` with `HELP` (one line), `add_arguments(parser)` and
+`run(args) -> int`. It imports what it works with inside `run`, so that `--help` answers at once.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from colorize_jax.errors import UserError
+
+# Command -> module; the order is that of the help page.
+COMMANDS = {
+    "import": "import_weights",
+    "export": "export_weights",
+    "inspect": "inspect_weights",
+    "verify": "verify",
+}
+
+USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = argparse.ArgumentParser(prog="python -m colorize_jax")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module_name in COMMANDS.items():
+        module = importlib.import_module(f"colorize_jax.commands.{module_name}")
+        subparser = subparsers.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: arguments without the program's name; those of the process by default.
+
+    Returns:
+        The exit status: 0, 1 where a check failed, 2 for bad input (one line on stderr says what).
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return INTERRUPTED_STATUS
