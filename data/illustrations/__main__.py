@@ -1,0 +1,67 @@
+"""Contact sheets and the speed of the drawing: `python -m data.illustrations --sheet out.png`."""
+
+import argparse
+import time
+
+import numpy as np
+from PIL import Image
+
+from data.illustrations.drawing import PART_NAMES, draw, paint, render
+from data.illustrations.seeds import example_seed
+
+_PART_COLORS = np.array(
+    [
+        (235, 235, 235), (205, 205, 205), (250, 205, 170), (120, 80, 200), (40, 160, 240),
+        (80, 180, 90), (240, 200, 60), (230, 70, 90), (40, 40, 40),
+    ],
+    np.uint8,
+)  # fmt: skip
+
+
+def _seeds(index: int) -> tuple[int, int]:
+    return tuple(example_seed("train", stream, 0, index) for stream in ("geometry", "identity"))
+
+
+def sheet(size: int, count: int) -> Image.Image:
+    """Columns of examples; rows: image, sketch, parts, and the same geometry in the next identity."""
+    columns = []
+    for i in range(count):
+        geometry, identity = _seeds(i)
+        drawing = draw(geometry, size, size)
+        own, cross = paint(drawing, identity), paint(drawing, _seeds(i + 1)[1])
+        sketch = np.repeat(own.sketch, 3, axis=2)
+        parts = _PART_COLORS[own.parts[..., 0]]
+        columns.append(np.concatenate([own.image, sketch, parts, cross.image]))
+    across = max(1, min(8, 2048 // size))
+    columns += [np.full_like(columns[0], 255)] * (-len(columns) % across)
+    rows = [np.concatenate(columns[i : i + across], 1) for i in range(0, len(columns), across)]
+    return Image.fromarray(np.concatenate(rows))
+
+
+def benchmark(size: int, seconds: float = 3.0) -> float:
+    """Examples a second of one process at `size` px."""
+    render(*_seeds(0), size, size)
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        count += 1
+        render(*_seeds(count), size, size)
+    return count / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m data.illustrations", description=__doc__)
+    parser.add_argument("--sheet", metavar="PNG", help="write a contact sheet")
+    parser.add_argument("--size", type=int, default=256, help="size of one picture, px")
+    parser.add_argument("--count", type=int, default=24, help="number of examples")
+    parser.add_argument("--benchmark", action="store_true", help="print examples a second")
+    options = parser.parse_args()
+    if options.sheet:
+        sheet(options.size, options.count).save(options.sheet)
+        print(f"wrote {options.sheet}; parts: {', '.join(PART_NAMES)}")
+    if options.benchmark:
+        for size in (64, 256):
+            print(f"{size} px: {benchmark(size):.0f} examples/s on one core")
+
+
+if __name__ == "__main__":
+    main()
