@@ -61,21 +61,33 @@ def load_case(folder: str | Path) -> GoldenCase:
     return GoldenCase(folder.name, folder, component, config, spec, inputs, outputs)
 
 
-def find_cases(folder: str | Path) -> list[Path]:
+def find_cases(folder: str | Path, name: str | None = None) -> list[Path]:
     """List the cases inside `folder` (or `folder` itself where it is a case), sorted by name.
 
+    Args:
+        folder: where to look.
+        name: only the case of this name.
+
     Raises:
-        UserError: there is no case.
+        UserError: there is no such case.
     """
     folder = Path(folder)
     if (folder / "case.json").is_file():
-        return [folder]
-    cases = sorted(path.parent for path in folder.glob("*/case.json"))
+        cases = [folder]
+    else:
+        cases = sorted(path.parent for path in folder.glob("*/case.json"))
     if not cases:
         raise UserError(
             f"got {folder} without golden cases, expected a folder of folders with case.json; "
             "check the path"
         )
+    if name is not None:
+        names = [path.resolve().name for path in cases]
+        cases = [path for path, known in zip(cases, names, strict=True) if known == name]
+        if not cases:
+            raise UserError(
+                f"got case {name!r}, expected one of {', '.join(names)}; check the name"
+            )
     return cases
 
 

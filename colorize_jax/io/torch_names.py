@@ -262,7 +262,7 @@ def _published_name(path: tuple[str, ...], stack: str | None, index: int | None)
     for parent, module in zip(("", *path), path[:-1], strict=False):
         if module == stack:
             words.append(f"{module}.{index}")
-        elif (parent, module) in LITERAL_UNDERSCORES:
+        elif (parent, module) in LITERAL_UNDERSCORES or module.startswith("lora_"):
             words.append(module)
         else:
             words.append(re.sub(r"(_\d+)+$", lambda match: match[0].replace("_", "."), module))

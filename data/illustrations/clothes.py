@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from data.illustrations.face import mirrored
-from data.illustrations.palette import ACCENT, ACCESSORY, CLOTHES, SHADE, SKIN, tone_table
+from data.illustrations.palette import ACCENT, CLOTHES, SHADE, SKIN, tone_table
 from data.illustrations.scene import BODY, Points, Scene
 from data.illustrations.seeds import Dice
 
@@ -43,14 +43,8 @@ def clothes_of(dice: Dice) -> Clothes:
 def _torso(clothes: Clothes) -> Points:
     s = clothes.shoulders
     right = [
-        (0.36, 1.6, 1),
-        (0.62, 1.72),
-        (s * 0.86, 1.86),
-        (s + 0.08, 2.12),
-        (s + 0.2, 2.8),
-        (s + 0.26, 3.8),
-        (s + 0.3, 5.6),
-        (s + 0.3, 7.4, 1),
+        (0.36, 1.6, 1), (0.62, 1.72), (s * 0.86, 1.86), (s + 0.08, 2.12), (s + 0.2, 2.8),
+        (s + 0.26, 3.8), (s + 0.3, 5.6), (s + 0.3, 7.4, 1),
     ]
     return [*right, *mirrored(right)]
 
@@ -76,11 +70,7 @@ def _draw_torso(scene: Scene, clothes: Clothes, neckline: Points) -> None:
         scene.line(arm, BODY, 0.9, taper=(0.3, 1.0))
         scene.line([(side * (s - 0.1), 2.62), (side * (s - 0.3), 2.75)], BODY, 0.5)
     shade = [
-        (s - 0.3, 2.4),
-        (s + 0.1, 2.5),
-        (s + 0.4, 3.0),
-        (s + 0.4, 7.4),
-        (s - 0.2, 7.4),
+        (s - 0.3, 2.4), (s + 0.1, 2.5), (s + 0.4, 3.0), (s + 0.4, 7.4), (s - 0.2, 7.4),
         (s - 0.26, 4.0),
     ]
     scene.tone(tone_table(SHADE, CLOTHES), shade, BODY)
@@ -101,20 +91,15 @@ def _bow(scene: Scene, slot: int, x: float, y: float, r: float) -> None:
     """A ribbon bow on the chest."""
     for side in (-1, 1):
         tail = [
-            (x, y, 1),
-            (x + side * 0.35 * r, y + 0.5 * r),
-            (x + side * 0.75 * r, y + 1.3 * r, 1),
-            (x + side * 0.2 * r, y + 1.15 * r),
+            (x, y, 1), (x + side * 0.35 * r, y + 0.5 * r),
+            (x + side * 0.75 * r, y + 1.3 * r, 1), (x + side * 0.2 * r, y + 1.15 * r),
             (x + side * 0.1 * r, y + 0.6 * r),
         ]
         scene.fill(slot, tail, BODY, stroke=0.9)
     for side in (-1, 1):
         loop = [
-            (x, y, 1),
-            (x + side * 0.6 * r, y - 0.5 * r),
-            (x + side * 1.05 * r, y - 0.38 * r),
-            (x + side * 1.0 * r, y + 0.4 * r),
-            (x + side * 0.5 * r, y + 0.36 * r),
+            (x, y, 1), (x + side * 0.6 * r, y - 0.5 * r), (x + side * 1.05 * r, y - 0.38 * r),
+            (x + side * 1.0 * r, y + 0.4 * r), (x + side * 0.5 * r, y + 0.36 * r),
         ]
         scene.fill(slot, loop, BODY, stroke=0.9)
         scene.line([(x + side * 0.2 * r, y), (x + side * 0.6 * r, y - 0.08 * r)], BODY, 0.5)
@@ -128,14 +113,8 @@ def _sailor(scene: Scene, clothes: Clothes) -> None:
     _draw_torso(scene, clothes, [(-0.2, 2.1), (0.0, 2.5, 1), (0.2, 2.1)])
     s = clothes.shoulders
     collar = [
-        (0.36, 1.56, 1),
-        (0.75, 1.74),
-        (s * 0.9, 2.0, 1),
-        (s * 0.72, 2.35),
-        (0.42, 2.62),
-        (0.0, 3.0, 1),
-        (0.12, 2.4),
-        (0.3, 1.95),
+        (0.36, 1.56, 1), (0.75, 1.74), (s * 0.9, 2.0, 1), (s * 0.72, 2.35), (0.42, 2.62),
+        (0.0, 3.0, 1), (0.12, 2.4), (0.3, 1.95),
     ]
     _symmetric(scene, ACCENT, collar)
     for side in (-1, 1):
@@ -149,24 +128,14 @@ def _shirt(scene: Scene, clothes: Clothes) -> None:
     _draw_torso(scene, clothes, [(-0.22, 1.75), (0.0, 2.0, 1), (0.22, 1.75)])
     scene.line([(0.0, 2.0), (0.03, 3.0), (0.0, 7.0)], BODY, 0.8)
     tie = [
-        (-0.12, 1.98, 1),
-        (0.12, 1.98, 1),
-        (0.1, 2.22),
-        (0.24, 3.2),
-        (0.0, 3.9, 1),
-        (-0.24, 3.2),
-        (-0.1, 2.22),
+        (-0.12, 1.98, 1), (0.12, 1.98, 1), (0.1, 2.22), (0.24, 3.2), (0.0, 3.9, 1),
+        (-0.24, 3.2), (-0.1, 2.22),
     ]
     scene.fill(ACCENT, tie, BODY)
     scene.line([(-0.1, 2.24), (0.1, 2.24)], BODY, 0.7)
     _shade_accent(scene, [(0.0, 2.25), (0.1, 2.25), (0.3, 3.2), (0.0, 3.9), (0.08, 3.0)])
     collar = [
-        (0.38, 1.42, 1),
-        (0.5, 1.75),
-        (0.52, 2.1, 1),
-        (0.2, 2.12),
-        (0.0, 1.95, 1),
-        (0.25, 1.8),
+        (0.38, 1.42, 1), (0.5, 1.75), (0.52, 2.1, 1), (0.2, 2.12), (0.0, 1.95, 1), (0.25, 1.8),
     ]
     _symmetric(scene, ACCENT, collar)
 
@@ -177,14 +146,8 @@ def _blazer(scene: Scene, clothes: Clothes) -> None:
     scene.fill(ACCENT, front, BODY)
     _shade_accent(scene, [(0.05, 2.0), (0.4, 1.9), (0.3, 2.7), (0.0, 3.6), (0.12, 2.6)])
     lapel = [
-        (0.34, 1.5, 1),
-        (0.78, 1.72),
-        (0.82, 2.2, 1),
-        (0.68, 2.26, 1),
-        (0.72, 2.5, 1),
-        (0.4, 3.0),
-        (0.0, 3.65, 1),
-        (0.22, 2.6),
+        (0.34, 1.5, 1), (0.78, 1.72), (0.82, 2.2, 1), (0.68, 2.26, 1), (0.72, 2.5, 1),
+        (0.4, 3.0), (0.0, 3.65, 1), (0.22, 2.6),
     ]
     _symmetric(scene, CLOTHES, lapel)
     _bow(scene, ACCENT, 0.0, 2.12, 0.34)
@@ -198,12 +161,8 @@ def _hoodie(scene: Scene, clothes: Clothes) -> None:
     _symmetric(scene, ACCENT, lining)
     for side in (-1, 1):
         rim = [
-            (side * 0.62, 1.42, 1),
-            (side * 1.06, 1.62),
-            (side * 0.8, 2.1),
-            (0.0, 2.52, 1),
-            (side * 0.42, 2.05),
-            (side * 0.6, 1.75),
+            (side * 0.62, 1.42, 1), (side * 1.06, 1.62), (side * 0.8, 2.1), (0.0, 2.52, 1),
+            (side * 0.42, 2.05), (side * 0.6, 1.75),
         ]
         scene.fill(CLOTHES, rim, BODY)
         cord = [(side * 0.26, 2.25), (side * 0.33, 2.25), (side * 0.36, 3.0), (side * 0.27, 3.0)]
@@ -222,14 +181,10 @@ def _sweater(scene: Scene, clothes: Clothes) -> None:
     s = clothes.shoulders + 0.4
     for y in (2.55, 2.95):
         band = [
-            (-s, y, 1),
-            (0.0, y + 0.08),
-            (s, y, 1),
-            (s, y + 0.22, 1),
-            (0.0, y + 0.3),
+            (-s, y, 1), (0.0, y + 0.08), (s, y, 1), (s, y + 0.22, 1), (0.0, y + 0.3),
             (-s, y + 0.22, 1),
         ]
-        table = tone_table(0, CLOTHES)
+        table = tone_table(0, CLOTHES).copy()
         table[CLOTHES], table[CLOTHES + SHADE] = ACCENT, ACCENT + SHADE
         scene.tone(table, band, BODY)
         for dy in (0.0, 0.22):
@@ -244,11 +199,7 @@ def _sweater(scene: Scene, clothes: Clothes) -> None:
 def _dress(scene: Scene, clothes: Clothes) -> None:
     s = clothes.shoulders
     skin = [
-        (0.36, 1.6, 1),
-        (0.62, 1.72),
-        (s * 0.84, 1.86),
-        (s + 0.02, 2.14),
-        (s + 0.05, 3.0),
+        (0.36, 1.6, 1), (0.62, 1.72), (s * 0.84, 1.86), (s + 0.02, 2.14), (s + 0.05, 3.0),
         (s, 3.6, 1),
     ]
     scene.fill(SKIN, [*skin, *mirrored(skin)], BODY, stroke=1.1)
@@ -260,12 +211,7 @@ def _dress(scene: Scene, clothes: Clothes) -> None:
     for side in (-1, 1):
         scene.line([(side * 0.12, 1.86), (side * 0.4, 1.8), (side * 0.66, 1.84)], BODY, 0.55)
     body = [
-        (0.0, 2.72),
-        (0.45, 2.52),
-        (0.86, 2.5, 1),
-        (s - 0.3, 3.0),
-        (0.95, 3.9),
-        (1.35, 5.2),
+        (0.0, 2.72), (0.45, 2.52), (0.86, 2.5, 1), (s - 0.3, 3.0), (0.95, 3.9), (1.35, 5.2),
         (1.7, 7.4, 1),
     ]
     scene.fill(CLOTHES, [*body, *mirrored(body[1:])], BODY, stroke=1.1)
@@ -290,34 +236,21 @@ def _dress(scene: Scene, clothes: Clothes) -> None:
 def _kimono(scene: Scene, clothes: Clothes) -> None:
     _draw_torso(scene, clothes, [(-0.25, 1.9), (0.0, 2.5, 1), (0.25, 1.9)])
     under = [
-        (-0.4, 1.5, 1),
-        (-0.16, 1.9),
-        (0.24, 2.6, 1),
-        (0.5, 3.9),
-        (0.66, 4.0, 1),
-        (0.3, 2.9),
-        (-0.3, 2.0),
-        (-0.56, 1.62, 1),
+        (-0.4, 1.5, 1), (-0.16, 1.9), (0.24, 2.6, 1), (0.5, 3.9), (0.66, 4.0, 1), (0.3, 2.9),
+        (-0.3, 2.0), (-0.56, 1.62, 1),
     ]
     scene.fill(ACCENT, mirrored(under), BODY)
     scene.fill(ACCENT, under, BODY)
     _shade_accent(scene, [(0.1, 2.5), (0.24, 2.5), (0.6, 4.0), (0.5, 4.0)])
     sash = [
-        (-1.15, 3.75, 1),
-        (0.0, 3.85),
-        (1.15, 3.75, 1),
-        (1.2, 4.7, 1),
-        (0.0, 4.8),
+        (-1.15, 3.75, 1), (0.0, 3.85), (1.15, 3.75, 1), (1.2, 4.7, 1), (0.0, 4.8),
         (-1.2, 4.7, 1),
     ]
     scene.fill(ACCENT, sash, BODY)
     for side in (-1, 1):
         x, y = side * (clothes.shoulders - 0.5), 2.75
         ring = [
-            (x + 0.2, y),
-            (x + 0.06, y - 0.19),
-            (x - 0.16, y - 0.12),
-            (x - 0.16, y + 0.12),
+            (x + 0.2, y), (x + 0.06, y - 0.19), (x - 0.16, y - 0.12), (x - 0.16, y + 0.12),
             (x + 0.06, y + 0.19),
         ]
         scene.fill(ACCENT, ring, BODY, stroke=0.7)
@@ -326,16 +259,8 @@ def _kimono(scene: Scene, clothes: Clothes) -> None:
 def _tshirt(scene: Scene, clothes: Clothes) -> None:
     _draw_torso(scene, clothes, [(-0.3, 1.95), (0.0, 2.08), (0.3, 1.95)])
     collar = [
-        (0.36, 1.56, 1),
-        (0.46, 1.64, 1),
-        (0.3, 2.1),
-        (0.0, 2.24),
-        (-0.3, 2.1),
-        (-0.46, 1.64, 1),
-        (-0.36, 1.56, 1),
-        (-0.24, 1.94),
-        (0.0, 2.06),
-        (0.24, 1.94),
+        (0.36, 1.56, 1), (0.46, 1.64, 1), (0.3, 2.1), (0.0, 2.24), (-0.3, 2.1),
+        (-0.46, 1.64, 1), (-0.36, 1.56, 1), (-0.24, 1.94), (0.0, 2.06), (0.24, 1.94),
     ]
     scene.fill(ACCENT, collar, BODY, stroke=0.8)
     star = []
@@ -347,8 +272,8 @@ def _tshirt(scene: Scene, clothes: Clothes) -> None:
 
 
 _STAR = (
-    (0.0, -1.0), (0.588, -0.809), (0.951, -0.309), (0.951, 0.309), (0.588, 0.809),
-    (0.0, 1.0), (-0.588, 0.809), (-0.951, 0.309), (-0.951, -0.309), (-0.588, -0.809),
+    (0.0, -1.0), (0.588, -0.809), (0.951, -0.309), (0.951, 0.309), (0.588, 0.809), (0.0, 1.0),
+    (-0.588, 0.809), (-0.951, 0.309), (-0.951, -0.309), (-0.588, -0.809),
 )  # fmt: skip
 
 
@@ -356,28 +281,14 @@ def _cape(scene: Scene, clothes: Clothes) -> None:
     _draw_torso(scene, clothes, [(-0.3, 1.9), (0.0, 2.0), (0.3, 1.9)])
     s = clothes.shoulders
     shirt = [
-        (0.3, 1.55, 1),
-        (0.75, 1.8),
-        (0.7, 4.0),
-        (0.9, 7.4, 1),
-        (-0.9, 7.4, 1),
-        (-0.7, 4.0),
-        (-0.75, 1.8),
-        (-0.3, 1.55, 1),
-        (0.0, 1.75),
+        (0.3, 1.55, 1), (0.75, 1.8), (0.7, 4.0), (0.9, 7.4, 1), (-0.9, 7.4, 1), (-0.7, 4.0),
+        (-0.75, 1.8), (-0.3, 1.55, 1), (0.0, 1.75),
     ]
     scene.fill(ACCENT, shirt, BODY)
     _shade_accent(scene, [(0.3, 1.8), (0.8, 1.8), (0.8, 5.0), (0.5, 5.0), (0.45, 3.0)])
     cape = [
-        (0.38, 1.4, 1),
-        (0.8, 1.62),
-        (s + 0.15, 2.0),
-        (s + 0.5, 3.2),
-        (s + 0.6, 7.4, 1),
-        (0.75, 7.4, 1),
-        (0.66, 3.4),
-        (0.3, 2.2, 1),
-        (0.5, 1.8),
+        (0.38, 1.4, 1), (0.8, 1.62), (s + 0.15, 2.0), (s + 0.5, 3.2), (s + 0.6, 7.4, 1),
+        (0.75, 7.4, 1), (0.66, 3.4), (0.3, 2.2, 1), (0.5, 1.8),
     ]
     _symmetric(scene, CLOTHES, cape, stroke=1.1)
     scene.tone(
@@ -396,38 +307,18 @@ def _cape(scene: Scene, clothes: Clothes) -> None:
 def _maid(scene: Scene, clothes: Clothes) -> None:
     _draw_torso(scene, clothes, [(0.0, 1.75)])
     apron = [
-        (0.5, 1.95, 1),
-        (0.62, 2.6),
-        (0.66, 3.8),
-        (1.4, 5.0),
-        (1.5, 7.4, 1),
-        (-1.5, 7.4, 1),
-        (-1.4, 5.0),
-        (-0.66, 3.8),
-        (-0.62, 2.6),
-        (-0.5, 1.95, 1),
-        (0.0, 2.35),
+        (0.5, 1.95, 1), (0.62, 2.6), (0.66, 3.8), (1.4, 5.0), (1.5, 7.4, 1), (-1.5, 7.4, 1),
+        (-1.4, 5.0), (-0.66, 3.8), (-0.62, 2.6), (-0.5, 1.95, 1), (0.0, 2.35),
     ]
     scene.fill(ACCENT, apron, BODY)
     _shade_accent(scene, [(0.35, 2.2), (0.7, 2.0), (0.7, 4.0), (0.42, 4.0)])
     frill = [
-        (0.4, 1.72, 1),
-        (0.8, 1.62),
-        (1.16, 1.85),
-        (1.22, 2.15, 1),
-        (1.05, 2.1, 1),
-        (0.98, 2.3, 1),
-        (0.82, 2.2, 1),
-        (0.74, 2.4, 1),
-        (0.5, 2.1),
+        (0.4, 1.72, 1), (0.8, 1.62), (1.16, 1.85), (1.22, 2.15, 1), (1.05, 2.1, 1),
+        (0.98, 2.3, 1), (0.82, 2.2, 1), (0.74, 2.4, 1), (0.5, 2.1),
     ]
     _symmetric(scene, ACCENT, frill, stroke=0.9)
     collar = [
-        (0.0, 1.62),
-        (0.36, 1.46, 1),
-        (0.52, 1.66),
-        (0.42, 1.96, 1),
-        (0.15, 1.9),
+        (0.0, 1.62), (0.36, 1.46, 1), (0.52, 1.66), (0.42, 1.96, 1), (0.15, 1.9),
         (0.0, 1.78, 1),
     ]
     _symmetric(scene, ACCENT, collar[1:], stroke=0.9)

@@ -68,17 +68,17 @@ def stroke_polygons(
         weights: (R,) full width.
         tapers: (R, 2) width at either end as a share of the full width.
     """
-    length = np.sqrt(np.einsum("rsd,rsd->rs", tangents, tangents))[..., None]
-    along = tangents / np.maximum(length, 1e-9)
-    normal = np.stack([-along[..., 1], along[..., 0]], axis=-1)
-    u = np.linspace(0.0, 1.0, points.shape[1])
-    rise = 1.0 - np.clip(1.0 - u / 0.45, 0.0, 1.0) ** 2
-    fall = rise[::-1]
-    share = (tapers[:, :1] + (1.0 - tapers[:, :1]) * rise) * (
-        tapers[:, 1:] + (1.0 - tapers[:, 1:]) * fall
-    )
-    half = (0.5 * weights[:, None] * share)[..., None]
-    head = points[:, -1:] + along[:, -1:] * half[:, -1:]
-    tail = points[:, :1] - along[:, :1] * half[:, :1]
-    side = normal * half
+    along = tangents / np.maximum(np.hypot(tangents[..., 0], tangents[..., 1]), 1e-9)[..., None]
+    rise, fall = _tapering(points.shape[1])
+    start, end = tapers[:, :1], tapers[:, 1:]
+    share = (start + (1.0 - start) * rise) * (end + (1.0 - end) * fall)
+    along *= (0.5 * weights[:, None] * share)[..., None]
+    side = along[..., ::-1] * (-1.0, 1.0)
+    head, tail = points[:, -1:] + along[:, -1:], points[:, :1] - along[:, :1]
     return np.concatenate([points + side, head, (points - side)[:, ::-1], tail], axis=1)
+
+
+@lru_cache(maxsize=256)
+def _tapering(num_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    rise = 1.0 - np.clip(1.0 - np.linspace(0.0, 1.0, num_samples) / 0.45, 0.0, 1.0) ** 2
+    return rise, rise[::-1]

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from data.illustrations.palette import (
-    ACCESSORY,
     BLUSH,
-    DEEP,
     GLINT,
     IRIS,
     LASH,
@@ -18,7 +18,7 @@ from data.illustrations.palette import (
     TONGUE,
     tone_table,
 )
-from data.illustrations.scene import HEAD, Points, Scene
+from data.illustrations.scene import Points, Scene
 from data.illustrations.seeds import Dice
 
 
@@ -139,8 +139,8 @@ def draw_features(scene: Scene, face: Face) -> None:
         _draw_brow(scene, face, side)
 
 
-def _blush_table(tone: int) -> list[int]:
-    table = list(range(256))
+def _blush_table(tone: int) -> np.ndarray:
+    table = np.arange(256, dtype=np.uint8)
     for slot in (SKIN, SKIN + SHADE, BLUSH + LIGHT):
         table[slot] = BLUSH + tone
     return table

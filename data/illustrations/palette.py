@@ -5,6 +5,7 @@ A slot is one byte: four tones of each material, then the backdrop's steps from 
 
 import colorsys
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -65,15 +66,16 @@ def _part_table() -> np.ndarray:
 
 
 PART_OF_SLOT = _part_table()
-FOREGROUND_OF_SLOT = np.where(PART_OF_SLOT >= PART_NAMES.index("skin"), 255, 0).astype(np.uint8)
+FOREGROUND_OF_SLOT = np.where(PART_NAMES.index("skin") <= PART_OF_SLOT, 255, 0).astype(np.uint8)
 
 
-def tone_table(tone: int, *slots: int) -> list[int]:
+@lru_cache(maxsize=64)
+def tone_table(tone: int, *slots: int) -> np.ndarray:
     """Table for `Scene.tone`: moves the base and light tones of the given materials to `tone`.
 
     Shading what is already shaded leaves it so.
     """
-    table = list(range(256))
+    table = np.arange(256, dtype=np.uint8)
     for slot in slots:
         table[slot + BASE] = slot + tone
         if tone in (SHADE, DEEP):

@@ -53,19 +53,13 @@ class View:
         return min(self.height, self.width)
 
     def place(self, points: np.ndarray, frames: np.ndarray, scale: int) -> np.ndarray:
-        """Moves (R, P, 2) control points of runs in `frames` (R,) to pixels times `scale`."""
-        x, y = points[..., 0], points[..., 1]
+        """Moves (N, 2) control points in `frames` (N,) to pixels times `scale`."""
+        x, y = points.T
         over = np.minimum(y + 0.1, 0.0) / 1.36
-        turned = np.maximum(1.0 - (x / 1.25) ** 2 - over**2, 0.0) * (frames == HEAD)[:, None]
-        x = x + self.yaw * turned
-        y = y + self.pitch * turned
+        turned = np.maximum(1.0 - (x / 1.25) ** 2 - over**2, 0.0) * (frames == HEAD)
+        turn = turned[:, None] * np.array((self.yaw, self.pitch))
         matrices, origins = self._frames(scale)
-        matrix, origin = matrices[frames], origins[frames]
-        moved = np.empty_like(points)
-        for axis in range(2):
-            row = matrix[:, axis]
-            moved[..., axis] = row[:, :1] * x + row[:, 1:] * y + origin[:, axis, None]
-        return moved
+        return np.einsum("nij,nj->ni", matrices[frames], points + turn) + origins[frames]
 
     def _frames(self, scale: int) -> tuple[np.ndarray, np.ndarray]:
         pixels = self.short * scale
@@ -94,7 +88,8 @@ class Scene:
     """Collects shapes from back to front; `rasterise` draws them all."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[list, int, str, float, tuple[float, float]]] = []
+        self._points: list[tuple[float, float]] = []
+        self._runs: list[tuple[int, int, int, str, float, tuple[float, float]]] = []
         self._operations: list[tuple] = []
 
     def fill(
@@ -120,7 +115,7 @@ class Scene:
         runs = self._outline(points, frame, stroke, taper, straight)
         self._operations.append(("fill", slot, runs))
 
-    def tone(self, table: Sequence[int], points: Points, frame: int = HEAD) -> None:
+    def tone(self, table: np.ndarray, points: Points, frame: int = HEAD) -> None:
         """Repaints the inside of a shape: every slot s below becomes table[s]. Leaves the pen."""
         self._operations.append(("tone", table, self._outline(points, frame, 0.0, (1, 1), False)))
 
@@ -132,61 +127,71 @@ class Scene:
         taper: tuple[float, float] = (0.25, 0.25),
     ) -> None:
         """An open smooth pen stroke."""
-        self._runs.append((list(points), frame, OPEN, weight, taper))
-        self._operations.append(("line", [len(self._runs) - 1]))
+        self._operations.append(("line", [self._run(points, frame, OPEN, weight, taper)]))
 
     def ink(self, slot: int, points: Points, frame: int = HEAD) -> None:
         """A shape filled by the pen itself (lashes), painted `slot` below."""
         self._operations.append(("ink", slot, self._outline(points, frame, 0.0, (1, 1), False)))
 
+    def _run(self, points, frame, kind, weight, taper) -> int:
+        """Stores a run as (first point, number of points, frame, kind, weight, taper)."""
+        self._runs.append((len(self._points), len(points), frame, kind, weight, taper))
+        self._points.extend(points)
+        return len(self._runs) - 1
+
     def _outline(self, points, frame, stroke, taper, straight) -> list[int]:
         corners = [i for i, point in enumerate(points) if len(point) > 2]
-        first = len(self._runs)
+        flat = [point[:2] for point in points]
         if not corners:
-            flat = [point[:2] for point in points]
-            kind = STRAIGHT if straight else CLOSED
             if straight:
-                flat.append(flat[0])
-            self._runs.append((flat, frame, kind, stroke, (1.0, 1.0)))
-            return [first]
-        turned = [point[:2] for point in points[corners[0] :]]
-        turned += [point[:2] for point in points[: corners[0] + 1]]
-        ends = [corner - corners[0] for corner in corners] + [len(points)]
+                return [self._run([*flat, flat[0]], frame, STRAIGHT, stroke, (1.0, 1.0))]
+            return [self._run(flat, frame, CLOSED, stroke, (1.0, 1.0))]
+        first = corners[0]
+        turned = flat[first:] + flat[: first + 1]
+        ends = [corner - first for corner in corners] + [len(points)]
         kind = STRAIGHT if straight else OPEN
-        for i in range(len(corners)):
-            weight = stroke[i] if isinstance(stroke, (list, tuple)) else stroke
-            self._runs.append((turned[ends[i] : ends[i + 1] + 1], frame, kind, weight, taper))
-        return list(range(first, len(self._runs)))
+        weights = stroke if isinstance(stroke, Sequence) else [stroke] * len(corners)
+        return [
+            self._run(turned[start : end + 1], frame, kind, weight, taper)
+            for start, end, weight in zip(ends, ends[1:], weights, strict=False)
+        ]
 
     def _curves(self, view: View, scale: int, pen: float, samples: int):
         """Sampled runs and their strokes (None where there is no pen), in pixels of the raster."""
+        first, lengths, frames, kinds, weights, tapers = zip(*self._runs, strict=True)
+        placed = view.place(np.array(self._points), np.repeat(frames, lengths), scale)
+        first, weights, tapers = np.array(first), np.array(weights), np.array(tapers)
+        finest = 0.58 if view.short < 112 else 0.0
         groups: dict[tuple[int, str], list[int]] = {}
-        for i, (points, _, kind, _, _) in enumerate(self._runs):
-            groups.setdefault((len(points), kind), []).append(i)
+        for i, group in enumerate(zip(lengths, kinds, strict=True)):
+            groups.setdefault(group, []).append(i)
         curves: list = [None] * len(self._runs)
         strokes: list = [None] * len(self._runs)
         for (num_points, kind), members in groups.items():
-            runs = [self._runs[i] for i in members]
-            frames = np.array([run[1] for run in runs])
-            placed = view.place(np.array([run[0] for run in runs], dtype=float), frames, scale)
+            points = placed[first[members][:, None] + np.arange(num_points)]
             value, slope = basis(num_points, kind, samples)
-            sampled = value @ placed
-            weights = np.array([run[3] for run in runs], dtype=float)
+            sampled = value @ points
+            for i, curve in zip(members, sampled.astype(np.float32), strict=True):
+                curves[i] = curve
+            inked = np.flatnonzero(weights[members] > finest)
+            if not inked.size:
+                continue
+            drawn = [members[i] for i in inked]
             outlines = stroke_polygons(
-                sampled, slope @ placed, weights * pen, np.array([run[4] for run in runs])
+                sampled[inked], slope @ points[inked], weights[drawn] * pen, tapers[drawn]
             ).astype(np.float32)
-            sampled = sampled.astype(np.float32)
-            for row, i in enumerate(members):
-                curves[i] = sampled[row]
-                strokes[i] = outlines[row] if weights[row] > 0 else None
+            for i, outline in zip(drawn, outlines, strict=True):
+                strokes[i] = outline
         return curves, strokes
 
     def rasterise(self, view: View) -> Raster:
-        """Draws the scene: `slots` and `lines` (255 pen, 0 paper) in mode P."""
+        """Draws the scene: `slots` and `lines` (255 pen, 0 paper) in mode P.
+
+        Below 112 px the finest pen strokes are left out: they would only smudge.
+        """
         scale = supersampling(view.short)
-        pen = scale * max(1.1, 0.0066 * view.short)
-        samples = 5 if view.short * scale <= 320 else 9
-        curves, strokes = self._curves(view, scale, pen, samples)
+        pen = scale * max(1.15, 0.0066 * view.short) - 0.7  # polygons come out a little larger
+        curves, strokes = self._curves(view, scale, pen, 5 if view.short < 112 else 9)
         size = (view.width * scale, view.height * scale)
         slots, lines = Image.new("P", size), Image.new("P", size)
         paint, pencil = ImageDraw.Draw(slots), ImageDraw.Draw(lines)
@@ -207,15 +212,16 @@ class Scene:
 
 def supersampling(short: int) -> int:
     """How many times larger a picture with this short side is drawn."""
-    return 4 if short <= 96 else 3 if short <= 384 else 2
+    return 4 if short <= 288 else 3 if short <= 640 else 2
 
 
-def _repaint(slots: Image.Image, shape: np.ndarray, table: Sequence[int]) -> None:
-    low = np.maximum(np.floor(shape.min(axis=0)).astype(int), 0)
-    high = np.minimum(np.ceil(shape.max(axis=0)).astype(int) + 1, slots.size)
-    if (low >= high).any():
+def _repaint(slots: Image.Image, shape: np.ndarray, table: np.ndarray) -> None:
+    width, height = slots.size
+    left, top = shape.min(axis=0).tolist()
+    right, low = shape.max(axis=0).tolist()
+    box = (max(int(left), 0), max(int(top), 0), min(int(right) + 2, width), min(int(low) + 2, height))
+    if box[0] >= box[2] or box[1] >= box[3]:
         return
-    box = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
     inside = Image.new("1", (box[2] - box[0], box[3] - box[1]))
-    ImageDraw.Draw(inside).polygon(shape - low.astype(np.float32), fill=1)
-    slots.paste(slots.crop(box).point(table), box, inside)
+    ImageDraw.Draw(inside).polygon(shape - np.array(box[:2], np.float32), fill=1)
+    slots.paste(Image.fromarray(table[np.asarray(slots.crop(box))]), box, inside)
