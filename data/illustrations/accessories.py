@@ -52,17 +52,17 @@ def draw_behind_head(scene: Scene, worn: Accessories) -> None:
         band = [
             (-0.34, 1.28, 1), (0.0, 1.4), (0.34, 1.28, 1), (0.35, 1.44, 1), (0.0, 1.56),
             (-0.35, 1.44, 1),
-        ]
+        ]  # fmt: skip
         scene.fill(ACCESSORY, band, BODY, stroke=0.8)
     if worn.large == "scarf":
         wrap = [
             (-0.75, 1.3), (0.0, 1.2), (0.75, 1.3), (0.95, 1.65), (0.6, 2.0), (0.0, 2.12),
             (-0.6, 2.0), (-0.95, 1.65),
-        ]
+        ]  # fmt: skip
         end = [
             (0.25, 1.8, 1), (0.7, 1.8, 1), (0.85, 2.5), (0.9, 3.3, 1), (0.4, 3.35, 1),
             (0.38, 2.5),
-        ]
+        ]  # fmt: skip
         scene.fill(ACCESSORY, _sided(end, worn.side), BODY)
         scene.fill(ACCESSORY, wrap, BODY, stroke=1.1)
         _shade(scene, [(-0.6, 1.3), (0.0, 1.5), (0.6, 1.3), (0.5, 1.15), (-0.5, 1.15)], BODY)
@@ -84,7 +84,7 @@ def _hair_ribbon(scene: Scene, side: int) -> None:
         loop = [
             (x, y, 1), (x + turn * 0.25, y - 0.42), (x + turn * 0.62, y - 0.38),
             (x + turn * 0.62, y + 0.22), (x + turn * 0.28, y + 0.25),
-        ]
+        ]  # fmt: skip
         scene.fill(ACCESSORY, _sided(loop, side), BACK)
         _shade(
             scene,
@@ -96,14 +96,14 @@ def _hair_ribbon(scene: Scene, side: int) -> None:
                 side,
             ),
             BACK,
-        )
+        )  # fmt: skip
         scene.line(
             _sided([(x + turn * 0.1, y - 0.02), (x + turn * 0.35, y - 0.08)], side), BACK, 0.6
         )
         tail = [
             (x, y, 1), (x + turn * 0.2, y + 0.3), (x + turn * 0.42, y + 0.62, 1),
             (x + turn * 0.1, y + 0.55, 1),
-        ]
+        ]  # fmt: skip
         scene.fill(ACCESSORY, _sided(tail, side), BACK)
     knot = [(x - 0.12, y - 0.13), (x + 0.12, y - 0.13), (x + 0.13, y + 0.13), (x - 0.13, y + 0.13)]
     scene.fill(ACCESSORY, _sided(knot, side), BACK)
@@ -113,11 +113,11 @@ def _hairband(scene: Scene, side: int) -> None:
     band = [
         (-1.2, -0.25, 1), (-0.95, -0.88), (-0.5, -1.2), (0.0, -1.3), (0.5, -1.2), (0.95, -0.88),
         (1.2, -0.25, 1),
-    ]
+    ]  # fmt: skip
     band += [
         (1.12, -0.1, 1), (0.86, -0.68), (0.45, -0.98), (0.0, -1.08), (-0.45, -0.98),
         (-0.86, -0.68), (-1.12, -0.1, 1),
-    ]
+    ]  # fmt: skip
     scene.fill(ACCESSORY, band)
     _shade(
         scene,
@@ -130,7 +130,7 @@ def _beret(scene: Scene, side: int) -> None:
     cap = [
         (-1.2, -0.62), (-1.28, -1.1), (-0.75, -1.6), (0.1, -1.75), (0.95, -1.5), (1.3, -1.0),
         (1.12, -0.66), (0.6, -0.98), (0.0, -1.06), (-0.6, -0.96),
-    ]
+    ]  # fmt: skip
     scene.fill(ACCESSORY, _sided(cap, side), BACK, stroke=1.15)
     _shade(
         scene,
@@ -142,7 +142,7 @@ def _beret(scene: Scene, side: int) -> None:
             side,
         ),
         BACK,
-    )
+    )  # fmt: skip
     scene.fill(
         ACCESSORY, _sided([(0.05, -1.72), (0.1, -1.9), (0.2, -1.92), (0.2, -1.7)], side), BACK
     )
@@ -152,11 +152,11 @@ def _headphones(scene: Scene, side: int) -> None:
     band = [
         (-1.26, 0.0, 1), (-1.18, -0.9), (-0.6, -1.42), (0.0, -1.54), (0.6, -1.42), (1.18, -0.9),
         (1.26, 0.0, 1),
-    ]
+    ]  # fmt: skip
     band += [
-        (1.14, 0.0, 1), (1.05, -0.8), (0.52, -1.28), (0.0, -1.38), (-0.52, -1.28),
-        (-1.05, -0.8), (-1.14, 0.0, 1),
-    ]
+        (1.14, 0.0, 1), (1.05, -0.8), (0.52, -1.28), (0.0, -1.38), (-0.52, -1.28), (-1.05, -0.8),
+        (-1.14, 0.0, 1),
+    ]  # fmt: skip
     scene.fill(ACCESSORY, band, BACK)
     for turn in (-1, 1):
         cup = [(1.08, -0.25), (1.34, -0.18), (1.4, 0.2), (1.34, 0.58), (1.08, 0.64), (1.0, 0.2)]
@@ -172,7 +172,7 @@ def _hair_flower(scene: Scene, side: int) -> None:
         petal = [
             (cx + 0.2, cy), (cx + 0.14, cy - 0.15), (cx, cy - 0.2), (cx - 0.15, cy - 0.14),
             (cx - 0.2, cy), (cx - 0.14, cy + 0.15), (cx, cy + 0.2), (cx + 0.14, cy + 0.15),
-        ]
+        ]  # fmt: skip
         scene.fill(ACCESSORY, _sided(petal, side), stroke=0.9)
     heart = [(x + 0.11, y), (x, y - 0.11), (x - 0.11, y), (x, y + 0.11)]
     scene.fill(ACCESSORY + SHADE, _sided(heart, side), stroke=0.8)
@@ -183,12 +183,12 @@ def _cat_ears(scene: Scene, side: int) -> None:
         ear = [
             (0.36, -1.2, 1), (0.55, -1.6), (0.98, -1.95, 1), (1.14, -1.4), (1.1, -0.72, 1),
             (0.72, -1.0),
-        ]
+        ]  # fmt: skip
         scene.fill(HAIR, _sided(ear, turn), BACK, stroke=(1.1, 1.1, 0.0))
         inner = [
             (0.56, -1.22, 1), (0.68, -1.5), (0.93, -1.76, 1), (1.02, -1.35), (1.0, -0.96, 1),
             (0.78, -1.08),
-        ]
+        ]  # fmt: skip
         scene.fill(ACCESSORY, _sided(inner, turn), BACK, stroke=0.8)
 
 
@@ -196,7 +196,7 @@ def _witch_hat(scene: Scene, side: int) -> None:
     cone = [
         (-0.95, -0.95, 1), (-0.6, -1.7), (-0.1, -2.3), (0.55, -2.6, 1), (0.5, -2.1),
         (0.75, -1.5), (0.95, -0.95, 1),
-    ]
+    ]  # fmt: skip
     scene.fill(ACCESSORY, _sided(cone, side), BACK, stroke=1.1)
     _shade(
         scene,
@@ -208,7 +208,7 @@ def _witch_hat(scene: Scene, side: int) -> None:
     brim = [
         (-1.75, -0.78), (-1.0, -1.05), (0.0, -1.12), (1.0, -1.05), (1.75, -0.78), (1.0, -0.72),
         (0.0, -0.8), (-1.0, -0.72),
-    ]
+    ]  # fmt: skip
     scene.fill(ACCESSORY, brim, BACK, stroke=1.1)
     _shade(
         scene,
@@ -221,8 +221,14 @@ def _glasses(scene: Scene, side: int) -> None:
     for turn in (-1, 1):
         ring = []
         for x, y in (
-            (0.82, 0.2), (0.84, 0.5), (0.62, 0.66), (0.3, 0.64), (0.14, 0.46), (0.16, 0.18),
-            (0.4, 0.08), (0.66, 0.08),
+            (0.82, 0.2),
+            (0.84, 0.5),
+            (0.62, 0.66),
+            (0.3, 0.64),
+            (0.14, 0.46),
+            (0.16, 0.18),
+            (0.4, 0.08),
+            (0.66, 0.08),
         ):
             ring.append((turn * x, y))
         ring.append(ring[0])

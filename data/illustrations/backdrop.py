@@ -9,6 +9,9 @@ from data.illustrations.seeds import Dice
 
 PATTERNS = {"circle": 2.0, "stripes": 1.2, "dots": 1.2, "horizon": 1.5, "stars": 1.2, "window": 1.2}
 
+BANDS = range(BACKDROP, BACKDROP + BACKDROP_STEPS)
+"""The paint of an empty page, from top to bottom."""
+
 
 @dataclass(frozen=True)
 class Backdrop:
@@ -24,11 +27,7 @@ def backdrop_of(dice: Dice) -> Backdrop:
 
 
 def draw_backdrop(scene: Scene, backdrop: Backdrop, across: float, down: float) -> None:
-    """Covers a page of `across` by `down` short sides."""
-    for i in range(BACKDROP_STEPS):
-        top, low = down * i / BACKDROP_STEPS, down * (i + 1) / BACKDROP_STEPS
-        box = [(0.0, top), (across, top), (across, low), (0.0, low)]
-        scene.fill(BACKDROP + i, box, PAGE, stroke=0, straight=True)
+    """Draws the pattern on a page of `across` by `down` short sides."""
     n = backdrop.numbers
     {
         "circle": _circle,

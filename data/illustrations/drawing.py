@@ -12,9 +12,10 @@ from data.illustrations.accessories import (
     draw_behind_head,
     draw_on_head,
 )
-from data.illustrations.backdrop import Backdrop, backdrop_of, draw_backdrop
+from data.illustrations.backdrop import BANDS, Backdrop, backdrop_of, draw_backdrop
 from data.illustrations.clothes import Clothes, clothes_of, draw_body
 from data.illustrations.face import Face, draw_features, draw_head, face_of
+from data.illustrations.gesture import Gesture, draw_gesture, gesture_of
 from data.illustrations.hair import (
     Hair,
     draw_back_hair,
@@ -66,6 +67,7 @@ class Geometry:
     hair: Hair
     clothes: Clothes
     worn: Accessories
+    gesture: Gesture
     backdrop: Backdrop
     pose: tuple[float, ...]
 
@@ -90,6 +92,7 @@ def geometry_of(seed: int) -> Geometry:
         hair=hair_of(Dice(seed, 101)),
         clothes=clothes_of(Dice(seed, 102)),
         worn=accessories_of(Dice(seed, 103)),
+        gesture=gesture_of(Dice(seed, 107)),
         backdrop=backdrop_of(Dice(seed, 104)),
         pose=tuple(pose.unit() for _ in range(8)),
     )
@@ -97,8 +100,8 @@ def geometry_of(seed: int) -> Geometry:
 
 def _view(geometry: Geometry, height: int, width: int) -> View:
     tilt, lean, yaw, pitch, unit, x, y, shift = geometry.pose
-    unit = 0.175 + 0.045 * unit
     short = min(height, width)
+    unit = (0.175 + 0.045 * unit) * min(height / short, 1.7) ** 0.4  # closer on tall pages
     center = width / short / 2 + 0.08 * (x - 0.5)
     top = 0.4 + 0.06 * (y - 0.5) + 0.12 * (height / short - 1)
     tilt = math.radians(22 * (tilt - 0.5))
@@ -116,11 +119,11 @@ def _view(geometry: Geometry, height: int, width: int) -> View:
 
 
 def _scene(geometry: Geometry, view: View) -> Scene:
-    scene = Scene()
+    scene = Scene(BANDS)
     short = view.short
     draw_backdrop(scene, geometry.backdrop, view.width / short, view.height / short)
     draw_back_hair(scene, geometry.hair)
-    draw_body(scene, geometry.clothes)
+    draw_body(scene, geometry.clothes, geometry.gesture.raised)
     draw_behind_head(scene, geometry.worn)
     draw_hanging_hair(scene, geometry.hair)
     draw_head(scene, geometry.face)
@@ -128,6 +131,7 @@ def _scene(geometry: Geometry, view: View) -> Scene:
     draw_side_locks(scene, geometry.hair)
     draw_bangs(scene, geometry.hair)
     draw_on_head(scene, geometry.worn)
+    draw_gesture(scene, geometry.gesture, geometry.clothes.bare_arms)
     return scene
 
 
@@ -181,8 +185,14 @@ def _tags(geometry: Geometry, identity: Identity) -> tuple[str, ...]:
     names, face = identity.names, geometry.face
     tags = [f"{names['hair']}_hair", f"{names['eyes']}_eyes", geometry.hair.style]
     tags += [geometry.hair.bangs, geometry.clothes.cut, *geometry.worn.tags]
+    tags += [geometry.gesture.name] if geometry.gesture.name else []
     tags += [face.mouth, f"{names['background']}_background"]
-    optional = {"ahoge": geometry.hair.ahoge, "wink": face.wink, "blush": face.blush}
+    optional = {
+        "ahoge": geometry.hair.ahoge,
+        "wink": len(face.closed) == 1,
+        "closed_eyes": len(face.closed) == 2,
+        "blush": face.blush,
+    }
     tags += [tag for tag, present in optional.items() if present]
     return tuple(tags)
 

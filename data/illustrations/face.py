@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from data.illustrations.palette import (
     BLUSH,
     GLINT,
@@ -38,7 +36,7 @@ class Face:
         eye_gap: distance of an eye from the middle.
         slant: outer corners up (negative) or down.
         open: how far the lids are open, 1 is usual.
-        wink: side whose eye is closed: -1, 0 (none), 1.
+        closed: sides whose eyes are closed: any of -1 and 1.
         gaze: (x, y) shift of the irises.
         mouth, brows: names of shapes.
         blush: 0 none, 1 soft, 2 strong.
@@ -51,7 +49,7 @@ class Face:
     eye_gap: float
     slant: float
     open: float
-    wink: int
+    closed: tuple[int, ...]
     gaze: tuple[float, float]
     mouth: str
     brows: str
@@ -60,13 +58,15 @@ class Face:
 
 MOUTHS = {
     "smile": 5,
-    "open_smile": 4,
+    "open_smile": 3,
+    "laugh": 2,
     "small_open": 2,
     "flat": 2,
     "cat": 1.2,
     "frown": 1.2,
     "grin": 1.5,
     "smirk": 1.2,
+    "pout": 1,
 }
 BROWS = {"calm": 5, "raised": 3, "worried": 2, "stern": 2}
 
@@ -80,8 +80,8 @@ def face_of(dice: Dice) -> Face:
         eye_height=dice.uniform(0.27, 0.34),
         eye_gap=dice.uniform(0.44, 0.48),
         slant=dice.uniform(-0.05, 0.04),
-        open=dice.weighted({1.0: 6, 0.78: 1.6, 1.1: 1.4}),
-        wink=dice.weighted({0: 12, 1: 1, -1: 1}),
+        open=dice.weighted({1.0: 6, 0.72: 1.6, 1.12: 1.4}),
+        closed=dice.weighted({(): 12, (1,): 1, (-1,): 1, (-1, 1): 1.6}),
         gaze=(dice.uniform(-0.045, 0.045), dice.uniform(-0.015, 0.03)),
         mouth=dice.weighted(MOUTHS),
         brows=dice.weighted(BROWS),
@@ -93,14 +93,9 @@ def head_outline(face: Face) -> list[tuple[float, ...]]:
     """Closed outline of the head, with the chin a soft corner."""
     jaw, chin = face.jaw, face.chin
     right = [
-        (0.0, -1.2),
-        (0.72, -0.98),
-        (1.0, -0.3),
-        (0.99, 0.22),
-        (0.86 * jaw, 0.64),
-        (0.52 * jaw, 0.98),
-        (0.16 * jaw, chin - 0.035),
-    ]
+        (0.0, -1.2), (0.72, -0.98), (1.0, -0.3), (0.99, 0.22), (0.86 * jaw, 0.64),
+        (0.52 * jaw, 0.98), (0.16 * jaw, chin - 0.035),
+    ]  # fmt: skip
     return [*right, *[(-x, y) for x, y in reversed(right[1:])]]
 
 
@@ -132,15 +127,15 @@ def draw_features(scene: Scene, face: Face) -> None:
     scene.line([(0.03, 0.63), (0.055, 0.7), (-0.005, 0.725)], weight=0.6)
     _draw_mouth(scene, face.mouth)
     for side in (-1, 1):
-        if face.wink == side:
+        if side in face.closed:
             _draw_closed_eye(scene, face, side)
         else:
             _draw_eye(scene, face, side)
         _draw_brow(scene, face, side)
 
 
-def _blush_table(tone: int) -> np.ndarray:
-    table = np.arange(256, dtype=np.uint8)
+def _blush_table(tone: int) -> list[int]:
+    table = list(range(256))
     for slot in (SKIN, SKIN + SHADE, BLUSH + LIGHT):
         table[slot] = BLUSH + tone
     return table
@@ -263,37 +258,38 @@ def _draw_mouth(scene: Scene, mouth: str) -> None:
     y = 0.93
     if mouth == "open_smile":
         lip = [
-            (-0.2, y - 0.06, 1),
-            (0, y - 0.02),
-            (0.2, y - 0.06, 1),
-            (0.12, y + 0.1),
+            (-0.2, y - 0.06, 1), (0, y - 0.02), (0.2, y - 0.06, 1), (0.12, y + 0.1),
             (0, y + 0.14),
-        ]
+        ]  # fmt: skip
         scene.fill(MOUTH, [*lip, (-0.12, y + 0.1)], stroke=0.8)
         scene.fill(TONGUE, _ellipse(0, y + 0.1, 0.09, 0.04), stroke=0)
+    elif mouth == "laugh":
+        lip = [
+            (-0.27, y - 0.1, 1), (0, y - 0.06), (0.27, y - 0.1, 1), (0.19, y + 0.1),
+            (0, y + 0.18),
+        ]  # fmt: skip
+        scene.fill(MOUTH, [*lip, (-0.19, y + 0.1)], stroke=0.9)
+        teeth = [(-0.2, y - 0.08), (0.2, y - 0.08), (0.17, y - 0.02), (-0.17, y - 0.02)]
+        scene.fill(SCLERA, teeth, stroke=0, straight=True)
+        scene.fill(TONGUE, _ellipse(0, y + 0.12, 0.12, 0.05), stroke=0)
     elif mouth == "small_open":
         scene.fill(MOUTH, _ellipse(0, y, 0.07, 0.06), stroke=0.8)
     elif mouth == "grin":
         lip = [
-            (-0.2, y - 0.06, 1),
-            (0, y - 0.03),
-            (0.2, y - 0.06, 1),
-            (0.1, y + 0.05),
+            (-0.2, y - 0.06, 1), (0, y - 0.03), (0.2, y - 0.06, 1), (0.1, y + 0.05),
             (-0.1, y + 0.05),
-        ]
+        ]  # fmt: skip
         scene.fill(SCLERA, lip, stroke=0.8)
     else:
         lines = {
             "smile": [(-0.17, y - 0.04), (0, y + 0.025), (0.17, y - 0.04)],
             "flat": [(-0.11, y), (0, y - 0.005), (0.11, y)],
             "frown": [(-0.12, y + 0.03), (0, y - 0.02), (0.12, y + 0.03)],
+            "pout": [(-0.09, y + 0.02), (-0.02, y - 0.02), (0.09, y + 0.03)],
             "smirk": [(-0.12, y + 0.01), (0.04, y + 0.015), (0.17, y - 0.05)],
             "cat": [
-                (-0.18, y - 0.03),
-                (-0.09, y + 0.03),
-                (0, y - 0.02),
-                (0.09, y + 0.03),
+                (-0.18, y - 0.03), (-0.09, y + 0.03), (0, y - 0.02), (0.09, y + 0.03),
                 (0.18, y - 0.03),
             ],
-        }
+        }  # fmt: skip
         scene.line(lines[mouth], weight=0.9)

@@ -1,4 +1,4 @@
-"""Hair: what lies behind the body, what hangs before it, side locks, bangs and strands that stand up."""
+"""Hair: behind the body, hanging before it, side locks, bangs and strands that stand up."""
 
 from dataclasses import dataclass
 
@@ -117,33 +117,20 @@ def _rest(right: Points) -> list[tuple[float, ...]]:
 def _bob(hair: Hair) -> Points:
     v, j = 1.18 * hair.volume, hair.jitter
     right = [
-        (v * 0.8, -1.0),
-        (v, -0.3),
-        (v * 1.14, 0.45),
-        (v * 1.14, 1.05),
-        (v * 0.86, 1.42 + 0.05 * j[0], 1),
-        (v * 0.72, 1.3),
-        (v * 0.56, 1.34, 1),
-        (v * 0.5, 1.42),
+        (v * 0.8, -1.0), (v, -0.3), (v * 1.14, 0.45), (v * 1.14, 1.05),
+        (v * 0.86, 1.42 + 0.05 * j[0], 1), (v * 0.72, 1.3), (v * 0.56, 1.34, 1), (v * 0.5, 1.42),
         (v * 0.34, 1.44, 1),
-    ]
+    ]  # fmt: skip
     return [(0, -1.25), *right, (0, 1.36), *mirrored(right)]
 
 
 def _medium(hair: Hair) -> Points:
     v, j, w = 1.18 * hair.volume, hair.jitter, hair.wave
     right = [
-        (v * 0.8, -1.0),
-        (v, -0.3),
-        (v * 1.12, 0.5),
-        (v * (1.08 + 0.08 * w), 1.2),
-        (v * (1.2 + 0.12 * w), 2.05 + 0.1 * j[0], 1),
-        (v * 1.02, 1.9),
-        (v * 0.96, 1.85, 1),
-        (v * 0.9, 2.1),
-        (v * 0.8, 2.25 + 0.08 * j[1], 1),
-        (v * 0.6, 2.1),
-    ]
+        (v * 0.8, -1.0), (v, -0.3), (v * 1.12, 0.5), (v * (1.08 + 0.08 * w), 1.2),
+        (v * (1.2 + 0.12 * w), 2.05 + 0.1 * j[0], 1), (v * 1.02, 1.9), (v * 0.96, 1.85, 1),
+        (v * 0.9, 2.1), (v * 0.8, 2.25 + 0.08 * j[1], 1), (v * 0.6, 2.1),
+    ]  # fmt: skip
     return [(0, -1.25), *right, (0, 2.1), *mirrored(right)]
 
 
@@ -153,19 +140,11 @@ def _long(hair: Hair) -> Points:
     for s in (1, -1):
         j = hair.jitter[:6] if s > 0 else hair.jitter[6:12]
         side = [
-            (v * 0.8, -1.0),
-            (v, -0.3),
-            (v * 1.13, 0.6),
-            (v * (1.22 - 0.08 * w), 1.5),
-            (v * (1.3 + 0.12 * w), 2.5),
-            (v * (1.28 - 0.05 * w), 3.4),
-            (v * (1.3 + 0.08 * j[0]), 4.2 + 0.2 * j[1], 1),
-            (v * 1.05, 3.9),
-            (v * 0.98, 3.7, 1),
-            (v * 0.9, 4.1),
-            (v * (0.75 + 0.08 * j[2]), 4.5 + 0.2 * j[3], 1),
-            (v * 0.5, 4.2),
-        ]
+            (v * 0.8, -1.0), (v, -0.3), (v * 1.13, 0.6), (v * (1.22 - 0.08 * w), 1.5),
+            (v * (1.3 + 0.12 * w), 2.5), (v * (1.28 - 0.05 * w), 3.4),
+            (v * (1.3 + 0.08 * j[0]), 4.2 + 0.2 * j[1], 1), (v * 1.05, 3.9), (v * 0.98, 3.7, 1),
+            (v * 0.9, 4.1), (v * (0.75 + 0.08 * j[2]), 4.5 + 0.2 * j[3], 1), (v * 0.5, 4.2),
+        ]  # fmt: skip
         sides.append(side)
     return [(0, -1.25), *sides[0], (0, 4.1), *mirrored(sides[1])]
 
@@ -174,35 +153,18 @@ def _draw_ponytail(scene: Scene, hair: Hair) -> None:
     s, j, w = hair.side, hair.jitter, hair.wave
     if hair.style == "ponytail":
         tail = [
-            (0.35, -1.15, 1),
-            (0.95, -1.62),
-            (1.7, -1.2),
-            (1.98 + 0.1 * w, -0.2),
-            (1.82 - 0.1 * w, 0.9),
-            (1.95 + 0.2 * j[0], 2.1 + 0.2 * j[1], 1),
-            (1.6, 1.7),
-            (1.5, 1.45, 1),
-            (1.42, 1.75),
-            (1.38 + 0.1 * j[2], 1.95, 1),
-            (1.2, 0.9),
-            (1.25, 0.0),
+            (0.35, -1.15, 1), (0.95, -1.62), (1.7, -1.2), (1.98 + 0.1 * w, -0.2),
+            (1.82 - 0.1 * w, 0.9), (1.95 + 0.2 * j[0], 2.1 + 0.2 * j[1], 1), (1.6, 1.7),
+            (1.5, 1.45, 1), (1.42, 1.75), (1.38 + 0.1 * j[2], 1.95, 1), (1.2, 0.9), (1.25, 0.0),
             (0.9, -0.7, 1),
-        ]
+        ]  # fmt: skip
         strands = [[(1.62, 1.1), (1.72, 0.1), (1.35, -0.9)], [(1.4, 0.9), (1.5, 0.1), (1.2, -0.75)]]
     else:
         tail = [
-            (0.9, -0.75, 1),
-            (1.45, -0.95),
-            (1.85, -0.4),
-            (1.95 + 0.1 * w, 0.6),
-            (1.8 - 0.1 * w, 1.6),
-            (1.9 + 0.15 * j[0], 2.7 + 0.2 * j[1], 1),
-            (1.6, 2.3),
-            (1.45 + 0.1 * j[2], 2.5, 1),
-            (1.25, 1.5),
-            (1.3, 0.5),
-            (1.05, -0.2, 1),
-        ]
+            (0.9, -0.75, 1), (1.45, -0.95), (1.85, -0.4), (1.95 + 0.1 * w, 0.6),
+            (1.8 - 0.1 * w, 1.6), (1.9 + 0.15 * j[0], 2.7 + 0.2 * j[1], 1), (1.6, 2.3),
+            (1.45 + 0.1 * j[2], 2.5, 1), (1.25, 1.5), (1.3, 0.5), (1.05, -0.2, 1),
+        ]  # fmt: skip
         strands = [[(1.65, 1.9), (1.6, 0.7), (1.4, -0.4)]]
     scene.fill(HAIR, [(s * x, *rest) for x, *rest in tail], BACK, stroke=1.15)
     shade = [(1.35, -0.5), (1.5, 0.3), (1.45, 1.3), (1.6, 2.2), (1.2, 2.2), (1.0, 0.5), (0.9, -0.5)]
@@ -213,22 +175,11 @@ def _draw_ponytail(scene: Scene, hair: Hair) -> None:
 def _draw_twintail(scene: Scene, hair: Hair, side: int) -> None:
     j, w = hair.jitter[4 if side > 0 else 8 :], hair.wave
     tail = [
-        (0.95, -0.85, 1),
-        (1.45, -1.05),
-        (1.95, -0.5),
-        (2.12 + 0.1 * w, 0.5),
-        (1.98 - 0.12 * w, 1.5),
-        (2.05 + 0.1 * w, 2.2),
-        (1.9 + 0.2 * j[0], 3.1 + 0.25 * j[1], 1),
-        (1.7, 2.5),
-        (1.62, 2.3, 1),
-        (1.58, 2.6),
-        (1.45 + 0.1 * j[2], 2.85, 1),
-        (1.38, 1.9),
-        (1.42, 0.9),
-        (1.35, 0.1),
-        (1.05, -0.35, 1),
-    ]
+        (0.95, -0.85, 1), (1.45, -1.05), (1.95, -0.5), (2.12 + 0.1 * w, 0.5),
+        (1.98 - 0.12 * w, 1.5), (2.05 + 0.1 * w, 2.2), (1.9 + 0.2 * j[0], 3.1 + 0.25 * j[1], 1),
+        (1.7, 2.5), (1.62, 2.3, 1), (1.58, 2.6), (1.45 + 0.1 * j[2], 2.85, 1), (1.38, 1.9),
+        (1.42, 0.9), (1.35, 0.1), (1.05, -0.35, 1),
+    ]  # fmt: skip
     scene.fill(HAIR, [(side * x, *rest) for x, *rest in tail], BACK, stroke=1.15)
     shade = [(1.2, -0.4), (1.5, 0.3), (1.6, 1.2), (1.6, 2.4), (1.3, 2.4), (1.2, 0.9)]
     scene.tone(tone_table(SHADE, HAIR), [(side * x, y) for x, y in shade], BACK)
@@ -259,17 +210,10 @@ def draw_hanging_hair(scene: Scene, hair: Hair) -> None:
 def _draw_low_tail(scene: Scene, hair: Hair, side: int) -> None:
     j = hair.jitter[4 if side > 0 else 8 :]
     tail = [
-        (0.82, 1.02, 1),
-        (1.25, 1.15),
-        (1.42, 1.8),
-        (1.32, 2.6),
-        (1.2 + 0.1 * j[0], 3.4 + 0.2 * j[1], 1),
-        (1.02, 2.9),
-        (0.9, 3.1 + 0.1 * j[2], 1),
-        (0.82, 2.3),
-        (0.86, 1.6),
-        (0.8, 1.2, 1),
-    ]
+        (0.82, 1.02, 1), (1.25, 1.15), (1.42, 1.8), (1.32, 2.6),
+        (1.2 + 0.1 * j[0], 3.4 + 0.2 * j[1], 1), (1.02, 2.9), (0.9, 3.1 + 0.1 * j[2], 1),
+        (0.82, 2.3), (0.86, 1.6), (0.8, 1.2, 1),
+    ]  # fmt: skip
     scene.fill(HAIR, [(side * x, *rest) for x, *rest in tail], BACK, stroke=1.15)
     shade = [(0.95, 1.1), (1.05, 1.8), (1.0, 2.8), (0.8, 2.8), (0.75, 1.4)]
     scene.tone(tone_table(SHADE, HAIR), [(side * x, y) for x, y in shade], BACK)
@@ -282,16 +226,12 @@ def _draw_tie(scene: Scene, x: float, y: float, frame: int = BACK) -> None:
     scene.fill(
         ACCESSORY,
         [
-            (x - r, y - 0.09),
-            (x, y - 0.13),
-            (x + r, y - 0.09),
-            (x + r, y + 0.09),
-            (x, y + 0.13),
-            (x - r, y + 0.09),
+            (x - r, y - 0.09), (x, y - 0.13), (x + r, y - 0.09), (x + r, y + 0.09),
+            (x, y + 0.13), (x - r, y + 0.09),
         ],
         frame,
         stroke=0.8,
-    )
+    )  # fmt: skip
 
 
 def _draw_braid(scene: Scene, side: int) -> None:
@@ -303,20 +243,14 @@ def _draw_braid(scene: Scene, side: int) -> None:
         size = r * (1.0 - 0.05 * i)
         lean = 0.07 if i % 2 else -0.07
         knot = [
-            (x - size, cy - 0.1 + lean),
-            (x, cy - 0.17),
-            (x + size, cy - 0.1 - lean),
-            (x + size * 0.7, cy + 0.14),
-            (x, cy + 0.2),
-            (x - size * 0.7, cy + 0.14),
-        ]
+            (x - size, cy - 0.1 + lean), (x, cy - 0.17), (x + size, cy - 0.1 - lean),
+            (x + size * 0.7, cy + 0.14), (x, cy + 0.2), (x - size * 0.7, cy + 0.14),
+        ]  # fmt: skip
         scene.fill(HAIR, [(side * a, b) for a, b in knot], BACK)
         low = [
-            (x - size * 0.8, cy + 0.05),
-            (x, cy + 0.08),
-            (x + size * 0.8, cy + 0.05),
+            (x - size * 0.8, cy + 0.05), (x, cy + 0.08), (x + size * 0.8, cy + 0.05),
             (x, cy + 0.22),
-        ]
+        ]  # fmt: skip
         scene.tone(tone_table(SHADE, HAIR), [(side * a, b) for a, b in low], BACK)
     _draw_tie(scene, side * x, 2.83)
 
@@ -329,24 +263,15 @@ def draw_side_locks(scene: Scene, hair: Hair) -> None:
     for side in (-1, 1):
         j = hair.jitter[3 if side > 0 else 9]
         lock = [
-            (0.72, -0.55, 1),
-            (1.16, -0.25),
-            (1.2, 0.3),
-            (1.12 + 0.06 * hair.wave, length * 0.7),
-            (1.0 + 0.08 * j, length + 0.05 * j, 1),
-            (0.92, length * 0.7),
-            (0.83, 0.35),
+            (0.72, -0.55, 1), (1.16, -0.25), (1.2, 0.3), (1.12 + 0.06 * hair.wave, length * 0.7),
+            (1.0 + 0.08 * j, length + 0.05 * j, 1), (0.92, length * 0.7), (0.83, 0.35),
             (0.86, -0.1, 1),
-        ]
+        ]  # fmt: skip
         scene.fill(HAIR, [(side * x, *rest) for x, *rest in lock], HEAD, stroke=(1.1, 0.9, 0.0))
         shade = [
-            (1.14, length * 0.55),
-            (1.06, length * 0.8),
-            (1.0, length * 1.05),
-            (0.9, length * 0.7),
-            (0.85, 0.4),
-            (0.98, 0.5),
-        ]
+            (1.14, length * 0.55), (1.06, length * 0.8), (1.0, length * 1.05),
+            (0.9, length * 0.7), (0.85, 0.4), (0.98, 0.5),
+        ]  # fmt: skip
         scene.tone(tone_table(SHADE, HAIR), [(side * x, y) for x, y in shade])
         _strands(
             scene, [[(side * 1.02, length * 0.75), (side * 1.04, 0.2), (side * 0.98, -0.2)]], HEAD
@@ -364,25 +289,16 @@ def _tips(hair: Hair) -> tuple[list[tuple[float, float]], float]:
         tips = [(0.78, 0.34), (0.36, 0.12), (0.04 * s, 0.42), (-0.34, 0.1), (-0.78, 0.34)]
     elif hair.bangs == "parted_bangs":
         tips = [
-            (0.92, 0.5),
-            (0.66, 0.26),
-            (0.36, -0.12),
-            (-0.36, -0.12),
-            (-0.66, 0.26),
+            (0.92, 0.5), (0.66, 0.26), (0.36, -0.12), (-0.36, -0.12), (-0.66, 0.26),
             (-0.92, 0.5),
-        ]
+        ]  # fmt: skip
     elif hair.bangs == "swept_bangs":
         tips = [(0.85, 0.3), (0.6, -0.05), (0.15, 0.05), (-0.3, 0.2), (-0.78, 0.42)]
     else:
         tips = [
-            (0.84, 0.2),
-            (0.56, 0.3),
-            (0.26, 0.08),
-            (-0.02, 0.32),
-            (-0.36, 0.12),
-            (-0.6, 0.34),
+            (0.84, 0.2), (0.56, 0.3), (0.26, 0.08), (-0.02, 0.32), (-0.36, 0.12), (-0.6, 0.34),
             (-0.86, 0.2),
-        ]
+        ]  # fmt: skip
     tips = [(x + 0.05 * j[i], y + 0.05 * j[i + 7]) for i, (x, y) in enumerate(tips)]
     if s < 0 and hair.bangs == "swept_bangs":
         tips = [(-x, y) for x, y in reversed(tips)]
@@ -439,10 +355,20 @@ def draw_bangs(scene: Scene, hair: Hair) -> None:
     scene.fill(HAIR, outline, stroke=[1.2] + [0.9] * 40, taper=(0.8, 0.5))
     rim = [(0.85, -1.1), (1.3, -0.5), (1.3, 0.4), (0.98, 0.45), (1.0, -0.1), (0.9, -0.6)]
     scene.tone(tone_table(SHADE, HAIR), rim)
+    scene.tone(tone_table(SHADE, HAIR), _between_bangs(strands))
     _draw_gloss(scene, hair)
     _strands(scene, strands, HEAD)
     if hair.ahoge:
         _draw_ahoge(scene, hair)
+
+
+def _between_bangs(strands: list[Points]) -> Points:
+    """The shadow where two bangs part: a peak up every strand, joined below the tips."""
+    outline: list[tuple[float, ...]] = [(0.8, 0.75, 1)]
+    for (x, y), _, (top_x, top_y) in strands:
+        outline += [(x + 0.11, y + 0.2, 1), (0.5 * (x + top_x), 0.5 * (y + top_y) - 0.08, 1)]
+        outline += [(x - 0.03, y + 0.2, 1), (x - 0.03, 0.75, 1), (x - 0.06, 0.75, 1)]
+    return [*outline, (-0.8, 0.75, 1)]
 
 
 def _draw_gloss(scene: Scene, hair: Hair) -> None:
@@ -458,12 +384,7 @@ def _draw_gloss(scene: Scene, hair: Hair) -> None:
 def _draw_ahoge(scene: Scene, hair: Hair) -> None:
     s = hair.ahoge
     strand = [
-        (-0.1, -1.28, 1),
-        (-0.05, -1.62),
-        (0.28, -1.86),
-        (0.62, -1.72, 1),
-        (0.32, -1.7),
-        (0.12, -1.5),
-        (0.08, -1.28, 1),
-    ]
+        (-0.1, -1.28, 1), (-0.05, -1.62), (0.28, -1.86), (0.62, -1.72, 1), (0.32, -1.7),
+        (0.12, -1.5), (0.08, -1.28, 1),
+    ]  # fmt: skip
     scene.fill(HAIR, [(s * x, *rest) for x, *rest in strand], BACK, stroke=(1.0, 1.0, 0.0))

@@ -1,4 +1,4 @@
-"""Identity: the colours and the shading style of one character, and the tables that paint with them.
+"""Identity: colours and shading style of one character, and the tables that paint with them.
 
 A slot is one byte: four tones of each material, then the backdrop's steps from top to bottom.
 """
@@ -70,12 +70,12 @@ FOREGROUND_OF_SLOT = np.where(PART_NAMES.index("skin") <= PART_OF_SLOT, 255, 0).
 
 
 @lru_cache(maxsize=64)
-def tone_table(tone: int, *slots: int) -> np.ndarray:
+def tone_table(tone: int, *slots: int) -> list[int]:
     """Table for `Scene.tone`: moves the base and light tones of the given materials to `tone`.
 
     Shading what is already shaded leaves it so.
     """
-    table = np.arange(256, dtype=np.uint8)
+    table = list(range(256))
     for slot in slots:
         table[slot + BASE] = slot + tone
         if tone in (SHADE, DEEP):

@@ -1,8 +1,8 @@
 """A drawing as an ordered list of operations, and its rasters.
 
-Two indexed rasters are drawn side by side, a few times larger than asked for: `slots`, which names the
-paint of every pixel, and `lines`, the pen. Every filled shape rubs out the pen below it, so that only
-visible outlines stay. Colours come later, by table: the geometry never sees a colour.
+Two indexed rasters are drawn side by side, a few times larger than asked for: `slots`, which names
+the paint of every pixel, and `lines`, the pen. Every filled shape rubs out the pen below it, so
+that only visible outlines stay. Colours come later, by table: the geometry never sees a colour.
 """
 
 import math
@@ -17,12 +17,15 @@ from data.illustrations.curves import CLOSED, OPEN, STRAIGHT, basis, stroke_poly
 HEAD, BACK, BODY, PAGE = range(4)
 """Frames: HEAD turns with the face, BACK tilts with the head only, BODY leans, PAGE is the picture.
 
-HEAD, BACK and BODY are measured in half face widths from the middle of the face; PAGE in the picture's
-short side from its top left corner.
+HEAD, BACK and BODY are measured in half face widths from the middle of the face; PAGE in the
+picture's short side from its top left corner.
 """
 
 Points = Sequence[tuple[float, ...]]
 """Control points (x, y); a third member, `1`, makes the point a corner."""
+
+Table = Sequence[int]
+"""What each of the 256 slots becomes."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Raster:
 class Scene:
     """Collects shapes from back to front; `rasterise` draws them all."""
 
-    def __init__(self) -> None:
+    def __init__(self, bands: Sequence[int]) -> None:
+        """An empty page whose paint, from top to bottom, is `bands`, in equally high stripes."""
+        self._bands = bands
         self._points: list[tuple[float, float]] = []
         self._runs: list[tuple[int, int, int, str, float, tuple[float, float]]] = []
         self._operations: list[tuple] = []
@@ -107,15 +112,15 @@ class Scene:
             slot: paint.
             points: closed outline; smooth but at corners.
             frame: one of HEAD, BACK, BODY, PAGE.
-            stroke: pen weight, 1 is the usual one, 0 none; or one weight for each run between corners,
-                starting at the first corner.
+            stroke: pen weight, 1 is the usual one, 0 none; or one weight for each run between
+                corners, starting at the first corner.
             taper: width at the ends of each run, as a share of the weight.
             straight: join the points by straight lines.
         """
         runs = self._outline(points, frame, stroke, taper, straight)
         self._operations.append(("fill", slot, runs))
 
-    def tone(self, table: np.ndarray, points: Points, frame: int = HEAD) -> None:
+    def tone(self, table: Table, points: Points, frame: int = HEAD) -> None:
         """Repaints the inside of a shape: every slot s below becomes table[s]. Leaves the pen."""
         self._operations.append(("tone", table, self._outline(points, frame, 0.0, (1, 1), False)))
 
@@ -193,7 +198,10 @@ class Scene:
         pen = scale * max(1.15, 0.0066 * view.short) - 0.7  # polygons come out a little larger
         curves, strokes = self._curves(view, scale, pen, 5 if view.short < 112 else 9)
         size = (view.width * scale, view.height * scale)
-        slots, lines = Image.new("P", size), Image.new("P", size)
+        rows = np.array(self._bands, np.uint8)[np.arange(size[1]) * len(self._bands) // size[1]]
+        slots = Image.fromarray(np.repeat(rows[:, None], size[0], axis=1))
+        slots.putpalette(bytes(768))  # makes it an indexed picture; the colours come later
+        lines = Image.new("P", size)
         paint, pencil = ImageDraw.Draw(slots), ImageDraw.Draw(lines)
         for name, *arguments, runs in self._operations:
             if name != "line":
@@ -215,13 +223,14 @@ def supersampling(short: int) -> int:
     return 4 if short <= 288 else 3 if short <= 640 else 2
 
 
-def _repaint(slots: Image.Image, shape: np.ndarray, table: np.ndarray) -> None:
+def _repaint(slots: Image.Image, shape: np.ndarray, table: Table) -> None:
     width, height = slots.size
     left, top = shape.min(axis=0).tolist()
     right, low = shape.max(axis=0).tolist()
-    box = (max(int(left), 0), max(int(top), 0), min(int(right) + 2, width), min(int(low) + 2, height))
+    right, low = min(int(right) + 2, width), min(int(low) + 2, height)
+    box = (max(int(left), 0), max(int(top), 0), right, low)
     if box[0] >= box[2] or box[1] >= box[3]:
         return
     inside = Image.new("1", (box[2] - box[0], box[3] - box[1]))
     ImageDraw.Draw(inside).polygon(shape - np.array(box[:2], np.float32), fill=1)
-    slots.paste(Image.fromarray(table[np.asarray(slots.crop(box))]), box, inside)
+    slots.paste(slots.crop(box).point(table), box, inside)

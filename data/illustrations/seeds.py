@@ -14,7 +14,7 @@ _SPLIT_SHIFT = 60
 def example_seed(split: str, stream: str, seed: int, index: int) -> int:
     """Seed of one example's `stream` ("geometry", "identity", ...), uniform below 2**61.
 
-    Bit 60 holds the split, so that a held-out seed differs from every training seed by construction.
+    Bit 60 holds the split: a held-out seed differs from every training seed by construction.
 
     Raises:
         ValueError: if the split is not one of `SPLITS`.

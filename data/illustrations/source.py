@@ -1,4 +1,4 @@
-"""Random-access sources that render on the fly: aligned examples for training, cross pairs for evaluation."""
+"""Sources that render on the fly: aligned examples for training, cross pairs for evaluation."""
 
 import math
 import operator
