@@ -2,14 +2,18 @@
 
 from data.illustrations.drawing import PART_NAMES, Drawing, Illustration, draw, paint, render
 from data.illustrations.source import CrossPairSource, IllustrationSource
+from data.illustrations.tags import TAG_NAMES, decode_tags, encode_tags
 
 __all__ = [
     "PART_NAMES",
+    "TAG_NAMES",
     "CrossPairSource",
     "Drawing",
     "Illustration",
     "IllustrationSource",
+    "decode_tags",
     "draw",
+    "encode_tags",
     "paint",
     "render",
 ]

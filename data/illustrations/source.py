@@ -10,6 +10,7 @@ from PIL import Image
 from data.errors import DataError
 from data.illustrations.drawing import Illustration, draw, paint, render
 from data.illustrations.seeds import Dice, example_seed
+from data.illustrations.tags import encode_tags
 
 Record = dict[str, np.ndarray]
 
@@ -50,8 +51,14 @@ class _Source:
         resized = np.asarray(bands.resize((size, size), Image.Resampling.LANCZOS))
         return resized[..., None] if resized.ndim == 2 else resized
 
-    def _conditioning(self, drawn: Illustration) -> Record:
+    def _target(self, drawn: Illustration) -> Record:
+        """What a record says of its own picture."""
         return {
+            "image": drawn.image,
+            "sketch": drawn.sketch,
+            "sketch_mask": drawn.mask,
+            "parts": drawn.parts,
+            "tags": encode_tags(drawn.tags),
             "size": np.float32(math.sqrt(self.height * self.width)),
             "aesthetic_score": np.float32(drawn.aesthetic_score),
         }
@@ -100,7 +107,9 @@ class IllustrationSource(_Source):
 
         Returns:
             image (H, W, 3), sketch (H, W, 1; paper 255, line 0), sketch_mask (H, W, 1), reference
-            (h, w, 3), reference_mask (h, w, 1), all uint8; size (px) and aesthetic_score, float32.
+            (h, w, 3), reference_mask (h, w, 1), parts (H, W, 1; indices into `PART_NAMES`) and tags
+            (T,; 1 where the picture has that one of `TAG_NAMES`), all uint8; size (px) and
+            aesthetic_score, float32.
         """
         index = self._checked(index)
         geometry, identity, choice, other = (
@@ -111,12 +120,9 @@ class IllustrationSource(_Source):
         if self.same_identity_rate and Dice(choice).chance(self.same_identity_rate):
             reference = render(other, identity, self.height, self.width)
         return {
-            "image": drawn.image,
-            "sketch": drawn.sketch,
-            "sketch_mask": drawn.mask,
+            **self._target(drawn),
             "reference": self._as_reference(reference.image),
             "reference_mask": self._as_reference(reference.mask),
-            **self._conditioning(drawn),
         }
 
 
@@ -149,10 +155,10 @@ class CrossPairSource(_Source):
         )
 
     def __getitem__(self, index: SupportsIndex) -> Record:
-        """Record of pair `index`: a training record whose `image` is the truth, and
+        """Record of pair `index`: a training record whose `image` is the truth.
 
         Returns:
-            parts: (H, W, 1) uint8 part map of the truth, indices into `PART_NAMES`.
+            what `IllustrationSource` returns, with
             reference: identity p in geometry g2; the truth is p in the sketch's geometry g.
             aligned_reference: the truth itself as a reference.
             moved_reference: p in a third geometry g3.
@@ -167,14 +173,10 @@ class CrossPairSource(_Source):
         truth = paint(draw(g, height, width), p)
         reference = render(g2, p, height, width)
         return {
-            "image": truth.image,
-            "sketch": truth.sketch,
-            "sketch_mask": truth.mask,
-            "parts": truth.parts,
+            **self._target(truth),
             "reference": self._as_reference(reference.image),
             "reference_mask": self._as_reference(reference.mask),
             "aligned_reference": self._as_reference(truth.image),
             "moved_reference": self._as_reference(render(g3, p, height, width).image),
             "other_reference": self._as_reference(render(g4, q, height, width).image),
-            **self._conditioning(truth),
         }
