@@ -8,18 +8,23 @@ its tensors is there and must then be complete; networks that a file lacks are l
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.errors import UserError
 from colorize_jax.io import architectures, diffusers_folder, torch_names
+from colorize_jax.io.architectures import Config
+from colorize_jax.io.detection import detect_config
+from colorize_jax.io.hub_configs import config_beside
 from colorize_jax.io.readers import Checkpoint, open_checkpoint
-from colorize_jax.io.tensors import LazyTensor
+from colorize_jax.io.tensors import LazyTensor, all_finite
 from colorize_jax.io.weights import WeightsMetadata, save_weights
+from colorize_jax.types import Params
 
 # Kind -> networks of the whole system that such a file can hold and is judged by.
 SYSTEMS = {
@@ -33,18 +38,28 @@ SINGLE_NETWORKS = {
     "clip_vision": re.compile(r"(vision_model\.|visual_projection\.).*"),
     "tagger": re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.cpb_mlp\..*"),
     "vae": re.compile(r"encoder\.down\.0\.block\.0\..*"),
+    "unet": re.compile(r"output_blocks\.0\.0\..*"),
 }
 
 # Files that people have beside the ones we read, by a name in them.
 FOREIGN = {
+    "one file of a diffusers folder (name the folder)": re.compile(
+        r"(conv_in|down_blocks\.\d+|encoder\.down_blocks\.\d+)\..*"
+    ),
+    "a CLIP in open_clip's layout (transformers' is needed)": re.compile(
+        r"visual\.transformer\.resblocks\..*"
+    ),
     "a LoRA file": re.compile(r"(lora_(unet|te\d?)_.*|.*\.lora_[AB]\.weight)"),
     "a text encoder": re.compile(r"(text_model|transformer\.text_model)\..*"),
     "a ControlNet": re.compile(r"(control_model|controlnet_cond_embedding|zero_convs)\..*"),
-    "Stable Diffusion 1 or 2": re.compile(r"cond_stage_model\.(transformer|model\.transformer)\..*"),
+    "Stable Diffusion 1 or 2": re.compile(
+        r"cond_stage_model\.(transformer|model\.transformer)\..*"
+    ),
 }
 
 LABEL_EMBEDDING = "label_emb.0.0.weight"  # of the UNet: the layer that --fit changes
 SDXL_VECTOR_CHANNELS = 2816
+CONFIG_KEY = "colorize_jax.config"  # of safetensors metadata: JSON, network -> configuration
 
 PREDICTION_TYPES = {
     "v": "v",
@@ -66,6 +81,7 @@ class Source:
         tensors: published name -> lazily read tensor, everything in the file.
         prefixes: network that is there -> what its names begin with.
         configs: network that is there -> its configuration.
+        file_names: published name -> the file's own, where the file has another layout.
         prediction_type: "v", "eps", or None where the file does not say.
         scaling_factor: of its latents, or None.
         left_out: networks of the whole system that are not there.
@@ -76,7 +92,8 @@ class Source:
     form: str
     tensors: dict[str, LazyTensor]
     prefixes: dict[str, str]
-    configs: dict[str, dict[str, Any]]
+    configs: dict[str, Config]
+    file_names: dict[str, str] = field(default_factory=dict)
     prediction_type: str | None = None
     scaling_factor: float | None = None
     left_out: list[str] = field(default_factory=list)
@@ -95,18 +112,30 @@ class Source:
             for component, config in self.configs.items()
         }
 
+    def shapes(self) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+        """Shapes that the file has and that its networks need, both under the file's names."""
+        found = {self._own(name): tensor.shape for name, tensor in self.tensors.items()}
+        tables = self.expected().values()
+        needed = {self._own(name): shape for table in tables for name, shape in table.items()}
+        return found, needed
 
-def open_source(path: str | Path) -> Source:
+    def _own(self, name: str) -> str:
+        return self.file_names.get(name, name)
+
+
+def open_source(path: str | Path, configs: Mapping[str, Mapping[str, Any]] | None = None) -> Source:
     """Open a published checkpoint and find out what it is, without loading it.
 
     Args:
         path: colorizer, plugin or SDXL file, diffusers folder, CLIP or tagger file or folder, or a
             file that `export` wrote.
+        configs: network -> fields of its configuration that somebody says; they win over what the
+            file says.
 
     Raises:
         UserError: it cannot be read, or is nothing that we import (the message says what it is).
     """
-    path = Path(path)
+    path, configs = Path(path), configs or {}
     folder = diffusers_folder.read(path)
     if folder is not None:
         prefixes = {name: torch_names.PREFIXES[name] for name in folder.configs}
@@ -117,6 +146,7 @@ def open_source(path: str | Path) -> Source:
             folder.tensors,
             prefixes,
             folder.configs,
+            folder.file_names,
             normal_prediction_type(folder.prediction_type),
             folder.scaling_factor,
             _left_out("sdxl", prefixes),
@@ -129,10 +159,10 @@ def open_source(path: str | Path) -> Source:
         checkpoint.form,
         checkpoint.tensors,
         prefixes,
-        _configs(checkpoint, prefixes),
-        _prediction_type(checkpoint),
-        _scaling_factor(checkpoint, prefixes),
-        _left_out(kind, prefixes),
+        _configs(checkpoint, prefixes, configs),
+        prediction_type=_prediction_type(checkpoint),
+        scaling_factor=_scaling_factor(checkpoint, prefixes),
+        left_out=_left_out(kind, prefixes),
     )
 
 
@@ -168,10 +198,10 @@ def import_weights(
         )
     if fit:
         source = fit_label_embedding(source)
-    shapes = {name: tensor.shape for name, tensor in source.tensors.items()}
+    found, needed = source.shapes()
+    torch_names.check_tensors(found, needed, str(source.path))
     tables = source.expected()
-    expected = {name: shape for table in tables.values() for name, shape in table.items()}
-    torch_names.check_tensors(shapes, expected, str(source.path))
+    used = {name: _checked(source.tensors[name]) for table in tables.values() for name in table}
     metadata = WeightsMetadata(
         source.kind,
         source.configs,
@@ -181,14 +211,14 @@ def import_weights(
         source.left_out,
     )
 
-    def networks():
+    def networks() -> Iterator[tuple[str, Params]]:
         for component, config in source.configs.items():
-            used = {name: source.tensors[name] for name in tables[component]}
+            own = {name: used[name] for name in tables[component]}
             abstract = architectures.abstract_params(component, config)
             prefix = source.prefixes[component]
-            yield component, torch_names.from_torch(component, used, abstract, prefix=prefix)
+            yield component, torch_names.from_torch(component, own, abstract, prefix=prefix)
 
-    nbytes = sum(source.tensors[name].nbytes for name in expected)
+    nbytes = sum(tensor.nbytes for tensor in used.values())
     save_weights(output, networks(), metadata, nbytes=nbytes, overwrite=overwrite)
     return metadata
 
@@ -196,8 +226,11 @@ def import_weights(
 def fit_label_embedding(source: Source) -> Source:
     """Give a UNet's label embedding the colorizer's number of inputs, as the published code does.
 
-    Column j of the new kernel is column j modulo the old width, divided by how often that old column
-    is used; rows likewise without division. Where the width is right already nothing changes.
+    Column j of the new kernel is column j modulo the old width, divided by how often that old
+    column is used. Where the width is right already nothing changes.
+
+    Raises:
+        UserError: there is no UNet.
     """
     if "unet" not in source.configs:
         raise UserError(
@@ -207,9 +240,9 @@ def fit_label_embedding(source: Source) -> Source:
     name = source.prefixes["unet"] + LABEL_EMBEDDING
     if name not in source.tensors:
         return source
-    target = architectures.published_config("unet")["adm_in_channels"]
+    target = architectures.published_config("unet")["vector_channels"]
     old = source.tensors[name]
-    config = source.configs["unet"] | {"adm_in_channels": target}
+    config = source.configs["unet"] | {"vector_channels": target}
 
     def load() -> np.ndarray:
         return fit_columns(np.asarray(old), target)
@@ -276,23 +309,57 @@ def _identify(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
     return "colorizer", prefixes
 
 
-def _configs(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Take configurations from the file's metadata, from the folder's config.json, or published."""
-    try:
-        stored = json.loads(checkpoint.metadata.get("config", "{}"))
-    except ValueError as error:
+def _checked(tensor: LazyTensor) -> LazyTensor:
+    """Make a tensor that raises when it is read and holds something else than finite floats."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise UserError(
-            f"got {checkpoint.path} whose metadata holds a damaged config ({error}), expected JSON; "
-            "export it again"
+            f"got {tensor.name} as {tensor.dtype.name}, expected floating-point weights; "
+            "quantised models cannot be converted, get the original"
+        )
+
+    def load() -> np.ndarray:
+        array = np.asarray(tensor)
+        if not all_finite(array):
+            raise UserError(
+                f"got NaN or infinity in {tensor.name}, expected finite weights; get another copy "
+                "of the file, or an earlier one"
+            )
+        return array
+
+    return dataclasses.replace(tensor, load=load)
+
+
+def _configs(
+    checkpoint: Checkpoint,
+    prefixes: Mapping[str, str],
+    given: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Config]:
+    """Find configurations: what the user says, the metadata, a config.json, then the shapes."""
+    try:
+        stored = dict(json.loads(checkpoint.metadata.get(CONFIG_KEY, "{}")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"got {checkpoint.path} whose metadata holds a damaged config ({error}), expected a "
+            "JSON dictionary; export it again"
         ) from error
-    configs = {}
-    for component, prefix in prefixes.items():
-        if component in stored:
-            configs[component] = architectures.check_config(component, stored[component])
-        else:
-            found = architectures.detect_config(component, checkpoint, prefix)
-            configs[component] = architectures.published_config(component) | found
-    return configs
+    absent = sorted(set(given) - set(prefixes))
+    if absent:
+        raise UserError(
+            f"got a config of {', '.join(absent)}, expected only networks that {checkpoint.path} "
+            f"holds ({', '.join(prefixes)}); remove it"
+        )
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    return {
+        component: detect_config(
+            component,
+            shapes,
+            prefix,
+            config_beside(checkpoint.path, component)
+            | stored.get(component, {})
+            | dict(given.get(component, {})),
+        )
+        for component, prefix in prefixes.items()
+    }
 
 
 def _prediction_type(checkpoint: Checkpoint) -> str | None:
@@ -307,7 +374,13 @@ def _prediction_type(checkpoint: Checkpoint) -> str | None:
 def _scaling_factor(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> float | None:
     said = checkpoint.metadata.get("scaling_factor")
     if said is not None:
-        return float(said)
+        try:
+            return float(said)
+        except ValueError as error:
+            raise UserError(
+                f"got {checkpoint.path} with scaling_factor {said!r} in its metadata, expected a "
+                "number; export it again"
+            ) from error
     return architectures.SCALING_FACTOR if "unet" in prefixes or "vae" in prefixes else None
 
 

@@ -30,6 +30,10 @@ FOLDER_FILES = tuple(
     )
     for variant in ("", ".fp16")
     for index in ("", ".index.json")
+) + tuple(
+    # How newer programs name the index of a variant.
+    f"{stem}.safetensors.index.fp16.json"
+    for stem in ("diffusion_pytorch_model", "model")
 )
 
 # First bytes of files that people take for checkpoints.
@@ -88,7 +92,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     if start.startswith(b"PK\x03\x04"):
         return Checkpoint(path, "PyTorch zip", read_torch_zip(path))
-    if path.name.endswith(".index.json"):
+    if ".index." in path.name and path.name.endswith(".json"):
         return _open_index(path)
     for signature, what in SIGNATURES.items():
         if start.startswith(signature):

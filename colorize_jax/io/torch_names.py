@@ -70,6 +70,8 @@ SKIPPED = tuple(
     for pattern in (
         # Schedule constants of latent-diffusion trainers.
         r"(denoiser\.)?(betas|sigmas|alphas_cumprod(_prev)?|log_one_minus_alphas_cumprod)",
+        # Flags of trainers: the model predicts v, its schedule ends in pure noise.
+        r"(v_pred|ztsnr)",
         r"sqrt_(one_minus_|recip_|recipm1_)?alphas_cumprod",
         r"(posterior_(variance|log_variance_clipped|mean_coef[12])|lvlb_weights|logvar|scale_factor)",
         # Averaged copies, text encoders and the losses that trained an autoencoder.
@@ -212,6 +214,35 @@ def from_torch_many(
     }
 
 
+@dataclass(frozen=True)
+class Misfits:
+    """How the tensors of a file differ from those of an architecture.
+
+    Attributes:
+        missing: expected names that the file lacks.
+        unexpected: names of the file that nothing expects and no rule skips.
+        misshapen: names whose shape is another.
+    """
+
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+
+def compare_tensors(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]
+) -> Misfits:
+    """Compare names and shapes of a file with the expected ones; see `check_tensors`."""
+    return Misfits(
+        [name for name in expected if name not in found],
+        [name for name in found if name not in expected and not is_skipped(name)],
+        [name for name in expected if name in found and found[name] != expected[name]],
+    )
+
+
 def check_tensors(
     found: Mapping[str, tuple[int, ...]],
     expected: Mapping[str, tuple[int, ...]],
@@ -224,12 +255,24 @@ def check_tensors(
         expected: name -> shape of what we need, PyTorch layout.
         source: what the message calls the file.
     """
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected and not is_skipped(name)]
-    misshapen = [name for name in expected if name in found and found[name] != expected[name]]
-    if not (missing or unexpected or misshapen):
-        return
+    misfits = compare_tensors(found, expected)
+    if misfits:
+        parts = describe_misfits(misfits, found, expected)
+        raise UserError(
+            f"got {source} with tensors that do not fit ({'; '.join(parts)}), expected exactly the "
+            f"{len(expected)} tensors of this architecture; check that file and config belong "
+            "together"
+        )
+
+
+def describe_misfits(
+    misfits: Misfits,
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+) -> list[str]:
+    """One phrase for each sort of misfit: how many, and the first few with their nearest names."""
     parts = []
+    missing, unexpected, misshapen = misfits.missing, misfits.unexpected, misfits.misshapen
     if missing:
         hints = [name + _nearest(name, unexpected) for name in missing[:MAX_LISTED]]
         parts.append(f"{len(missing)} missing: {_listing(hints, len(missing))}")
@@ -241,10 +284,7 @@ def check_tensors(
             f"{name} is {found[name]}, expected {expected[name]}" for name in misshapen[:MAX_LISTED]
         ]
         parts.append(f"{len(misshapen)} misshapen: {_listing(hints, len(misshapen))}")
-    raise UserError(
-        f"got {source} with tensors that do not fit ({'; '.join(parts)}), expected exactly the "
-        f"{len(expected)} tensors of this architecture; check that file and config belong together"
-    )
+    return parts
 
 
 def _leaves(tree: Params, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

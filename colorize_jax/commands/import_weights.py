@@ -1,0 +1,61 @@
+"""`import`: published checkpoints -> a folder of our weights."""
+
+import argparse
+
+HELP = "convert a PyTorch checkpoint to a folder of weights"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--input",
+        required=True,
+        metavar="PATH",
+        help="colorizer, plugin, SDXL, CLIP or tagger file (.safetensors, .ckpt, .pt, .bin, "
+        ".index.json), or a diffusers or CLIP folder",
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--fit",
+        action="store_true",
+        help="change the label embedding of an SDXL UNet to the colorizer's number of inputs, "
+        "to start training from it",
+    )
+    parser.add_argument(
+        "--prediction-type",
+        metavar="TYPE",
+        help="what the UNet predicts, v or eps, where the file does not say",
+    )
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="JSON, network -> fields that cannot be seen in the file, such as "
+        '{"unet": {"head_dim": 16}}',
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace DIR where it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, and print what was converted."""
+    from colorize_jax.commands.files import read_config_file, use_cpu
+    from colorize_jax.io.pretrained import import_weights, open_source
+
+    use_cpu()
+    source = open_source(args.input, read_config_file(args.config))
+    metadata = import_weights(
+        source,
+        args.output,
+        fit=args.fit,
+        prediction_type=args.prediction_type,
+        overwrite=args.overwrite,
+    )
+    print(f"{args.input}: {source.kind} ({source.form})")
+    for component, table in source.expected().items():
+        parameters = sum(source.tensors[name].size for name in table)
+        print(f"  {component:<22}{len(table):>6} tensors{parameters:>16,} parameters")
+    if metadata.left_out:
+        print(f"  not in it: {', '.join(metadata.left_out)}")
+    if "unet" in metadata.configs and metadata.prediction_type is None:
+        print("  it does not say what the UNet predicts: import again with --prediction-type")
+    print(f"wrote {args.output}")
+    return 0

@@ -1,0 +1,50 @@
+"""One way to open whatever holds parameters of ours."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from colorize_jax.errors import UserError
+from colorize_jax.io.weights import METADATA_FILE, WeightsMetadata, WeightsReader, is_weights_dir
+from colorize_jax.types import Params
+
+
+class Weights(Protocol):
+    """Parameters that are read network by network, or module by module.
+
+    Attributes:
+        metadata: what they are.
+        abstract: network -> tree of `jax.ShapeDtypeStruct`.
+    """
+
+    metadata: WeightsMetadata
+    abstract: Mapping[str, Params]
+
+    def read(self, component: str, module: str | None = None) -> Params:
+        """Read one network, or the tree with one top-level module of it, as NumPy arrays."""
+        ...
+
+
+def open_weights(path: str | Path, *, raw: bool = False) -> Weights:
+    """Open a folder of weights without loading it.
+
+    Args:
+        path: a folder that `import` made.
+        raw: of a training run, the parameters themselves and not their running average.
+
+    Raises:
+        UserError: there is nothing of this kind, it is damaged, or `raw` has no meaning for it.
+    """
+    if is_weights_dir(path):
+        if raw:
+            raise UserError(
+                f"got --raw for {path}, expected it only for training runs: imported weights have "
+                "no running average; leave it out"
+            )
+        return WeightsReader(path)
+    found = sorted(item.name for item in Path(path).iterdir()) if Path(path).is_dir() else []
+    what = f"a folder with {', '.join(found[:6]) or 'nothing in it'}" if found else "no such folder"
+    raise UserError(
+        f"got {path} ({what}), expected a folder with {METADATA_FILE} as `import` makes it; "
+        "import a checkpoint first"
+    )
