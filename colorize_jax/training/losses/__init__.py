@@ -1,0 +1,1 @@
+"""What training minimises: the diffusion loss and the Gram regularization."""
