@@ -1,0 +1,189 @@
+"""Sketch -> hints: a convolutional pyramid whose levels read each other by scale-causal attention.
+
+    level   resolution   channels   tokens at 1024 px     (published sizes)
+      0        H/8          320         16,384
+      1        H/16         320          4,096
+      2        H/32         640          1,024
+      3        H/32       1,280          1,024 and one global token
+
+Tokens are ordered coarse to fine, [global, level 3, ..., level 0], so that what a level may see is
+a prefix: every coarser level and itself. One attention call a level needs no mask.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.errors import UserError
+from colorize_jax.nn.attention import attention
+from colorize_jax.nn.layers import Conv, RMSNorm, near_zero_init
+from colorize_jax.types import Array
+
+# SiLU halves the variance: without the gain a sketch would fade through eleven convolutions.
+he_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+
+
+class SketchEncoder(nn.Module):
+    """The published multi-scale attention encoder.
+
+    Attributes:
+        model_channels: width of level 0.
+        channel_mult: widths of the following levels over `model_channels`; the attention is as wide
+            as the last one.
+        head_dim: D, a multiple of 4.
+        strides: of the stem's three striding convolutions; their product is pixels per latent.
+        dtype: of convolutions and products; norms and softmax stay in float32.
+        implementation: see `nn.attention`.
+    """
+
+    model_channels: int = 320
+    channel_mult: Sequence[int] = (1, 2, 4)
+    head_dim: int = 128
+    strides: Sequence[int] = (2, 2, 2)
+    dtype: Any = jnp.float32
+    implementation: str = "auto"
+
+    def __post_init__(self) -> None:
+        width = self.model_channels * self.channel_mult[-1]
+        if self.head_dim % 4 or width % self.head_dim:
+            raise UserError(
+                f"got head_dim {self.head_dim} for an attention of {width} channels, expected a "
+                "multiple of 4 that divides them; change head_dim"
+            )
+        if len(self.strides) != 3:
+            raise UserError(f"got strides {self.strides}, expected three numbers; give 1 or 2 each")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, sketch: Array) -> tuple[Array, ...]:
+        """Encode a sketch.
+
+        Args:
+            sketch: (B, H, W, 3) in [-1, 1], line = +1, paper = -1.
+
+        Returns:
+            Hints, finest first: len(channel_mult) + 1 arrays (B, h_i, w_i, C_i).
+        """
+        levels = self._pyramid(sketch)
+        width = self.model_channels * self.channel_mult[-1]
+        tokens = [
+            Conv(width, 1, dtype=self.dtype, name=f"proj_ins_{i}")(level)
+            for i, level in enumerate(levels)
+        ]
+        mean = jnp.mean(levels[-1], axis=(1, 2), keepdims=True, dtype=jnp.float32)
+        everywhere = Conv(width, 1, dtype=self.dtype, name=f"proj_ins_{len(levels)}")(mean)
+        tokens = ScaleCausalAttention(
+            self.head_dim, self.dtype, self.implementation, name="attn_layer"
+        )(tokens, everywhere)
+        return tuple(
+            Conv(
+                level.shape[-1],
+                1,
+                kernel_init=near_zero_init,
+                dtype=self.dtype,
+                name=f"proj_outs_{i}",
+            )(x)
+            for i, (level, x) in enumerate(zip(levels, tokens, strict=True))
+        )
+
+    def _pyramid(self, sketch: Array) -> list[Array]:
+        """(B, H, W, 3) -> feature maps of every level, finest first."""
+
+        def conv(x: Array, features: int, stride: int, name: str) -> Array:
+            layer = Conv(features, stride=stride, kernel_init=he_init, dtype=self.dtype, name=name)
+            return layer(x)
+
+        s = self.strides
+        chain = ((16, 1), (16, 1), (32, s[0]), (32, 1), (96, s[1]), (96, 1), (256, s[2]))
+        x = sketch
+        for i, (features, stride) in enumerate(chain):
+            x = nn.silu(conv(x, features, stride, f"model_{2 * i}"))
+        levels = [conv(x, self.model_channels, 1, f"model_{2 * len(chain)}")]
+        for i, mult in enumerate(self.channel_mult):
+            stride = 1 if i == len(self.channel_mult) - 1 else 2
+            x = nn.silu(levels[-1])
+            features = self.model_channels * mult
+            levels.append(conv(x, features, stride, f"downsample_layers_{i}_1"))
+        return levels
+
+
+class ScaleCausalAttention(nn.Module):
+    """Attention in which a level sees itself and every coarser level, with a residual.
+
+    Attributes:
+        head_dim: D.
+        dtype: of the products.
+        implementation: see `nn.attention`.
+    """
+
+    head_dim: int
+    dtype: Any = jnp.float32
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, levels: list[Array], everywhere: Array) -> list[Array]:
+        """Attend.
+
+        Args:
+            levels: feature maps (B, h_i, w_i, C), finest first.
+            everywhere: (B, 1, 1, C) the global token, which no position turns.
+
+        Returns:
+            Feature maps like `levels`; the global token is only read.
+        """
+        channels = everywhere.shape[-1]
+        maps = [everywhere, *reversed(levels)]
+        tokens = jnp.concatenate([x.reshape(x.shape[0], -1, channels) for x in maps], axis=1)
+        angles = [np.zeros((1, self.head_dim // 2)), *(self._angles(x) for x in reversed(levels))]
+        angles = jnp.asarray(np.concatenate(angles), jnp.float32)
+
+        def dense(name: str) -> Array:
+            return nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(tokens)
+
+        def heads(x: Array) -> Array:
+            return x.reshape(*x.shape[:2], -1, self.head_dim)
+
+        # The norms run over all heads at once, before the split.
+        q = rotate(heads(RMSNorm(self.dtype, name="q_norm")(dense("to_q"))), angles)
+        k = rotate(heads(RMSNorm(self.dtype, name="k_norm")(dense("to_k"))), angles)
+        v = heads(dense("to_v"))
+        out = nn.Dense(channels, dtype=self.dtype, name="to_out_0")
+
+        results, start = [], 1
+        for level in reversed(levels):
+            end = start + level.shape[1] * level.shape[2]
+            own = attention(
+                q[:, start:end], k[:, :end], v[:, :end], implementation=self.implementation
+            )
+            results.append(level + out(own.reshape(level.shape)))
+            start = end
+        return results[::-1]
+
+    def _angles(self, level: Array) -> np.ndarray:
+        """(h w, D/2) turns of a map's positions: the first half by row, the second by column."""
+        rows, columns = np.mgrid[: level.shape[1], : level.shape[2]]
+        quarter = self.head_dim // 4
+        frequencies = 10_000.0 ** (-np.arange(quarter) / quarter)
+        turns = np.stack([rows, columns], axis=-1)[..., None] * frequencies
+        return turns.reshape(-1, 2 * quarter)
+
+
+def rotate(x: Array, angles: Array) -> Array:
+    """Turn adjacent channel pairs, as complex numbers, by their angles (Su et al. 2021).
+
+    Args:
+        x: (B, N, K, D).
+        angles: (N, D/2) radians.
+
+    Returns:
+        (B, N, K, D) in the dtype of `x`, computed in float32.
+    """
+    real, imaginary = jnp.moveaxis(
+        x.astype(jnp.float32).reshape(*x.shape[:-1], x.shape[-1] // 2, 2), -1, 0
+    )
+    cos, sin = jnp.cos(angles)[:, None, :], jnp.sin(angles)[:, None, :]
+    turned = jnp.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
