@@ -85,6 +85,7 @@ PUBLISHED: Mapping[str, Config] = {
         "head_dim": 64,
         "vector_channels": 1024,
         "in_channels": 6,
+        "num_output_blocks": 7,
     },
     "foreground_encoder": {
         "model_channels": 320,
@@ -102,9 +103,12 @@ MODULES: Mapping[str, tuple[str, str]] = {
     "vae": ("vae", "Vae"),
     "clip_vision": ("clip_vision", "ClipVision"),
     "tagger": ("tagger", "Tagger"),
-    "background_encoder": ("background_encoder", "BackgroundEncoder"),
-    "foreground_encoder": ("background_encoder", "ForegroundEncoder"),
+    "background_encoder": ("unet", "UNet"),
+    "foreground_encoder": ("foreground_encoder", "ForegroundEncoder"),
 }
+
+# Fields that make a module this network, whatever its configuration.
+FIXED: Mapping[str, Config] = {"background_encoder": {"context_channels": 0}}
 
 # Widths of inputs: shapes of parameters follow from them, but they are no fields of the module.
 INPUT_WIDTHS = frozenset({"clip_channels", "tagger_channels"})
@@ -159,7 +163,7 @@ def build(component: str, config: Mapping[str, Any], *, dtype: Any = jnp.float32
     module, name = MODULES[component]
     constructor = getattr(import_module(f"colorize_jax.models.{module}"), name)
     own = {key: _tuples(value) for key, value in fields.items() if key not in INPUT_WIDTHS}
-    return constructor(**own, dtype=dtype)
+    return constructor(**own, **FIXED.get(component, {}), dtype=dtype)
 
 
 def abstract_params(component: str, config: Mapping[str, Any]) -> Params:
@@ -195,11 +199,12 @@ def _inputs(component: str, config: Config) -> tuple[Any, ...]:
 
     if component in ("unet", "background_encoder", "foreground_encoder"):
         side = 2 ** (len(config["channel_mult"]) - 1)
-        latents, timesteps = array(side, side, config["in_channels"]), array()
-        vector = array(config["vector_channels"])
-        if component == "unet":
-            return latents, timesteps, array(1, config["context_channels"]), None, vector
-        return latents, timesteps, vector
+        latents = array(side, side, config["in_channels"])
+        vector = array(config["vector_channels"]) if config["vector_channels"] else None
+        if component == "foreground_encoder":
+            return latents, array(), vector
+        context = array(1, config["context_channels"]) if component == "unet" else None
+        return latents, array(), context, None, vector
     if component == "sketch_encoder":
         return (array(64, 64, 3),)
     if component == "reference_projection":

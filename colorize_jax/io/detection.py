@@ -164,9 +164,12 @@ def _detect_unet(shapes: Shapes) -> Config:
 
 
 def _detect_foreground_encoder(shapes: Shapes) -> Config:
-    found = _unet_trunk(shapes)
-    found.pop("transformer_depth", None)
-    return found
+    return {k: v for k, v in _unet_trunk(shapes).items() if k != "transformer_depth"}
+
+
+def _detect_background_encoder(shapes: Shapes) -> Config:
+    num_output_blocks = _count(shapes, r"output_blocks\.(\d+)\..*") or None
+    return _unet_trunk(shapes) | {"num_output_blocks": num_output_blocks}
 
 
 def _detect_sketch_encoder(shapes: Shapes) -> Config:
@@ -179,7 +182,7 @@ def _detect_sketch_encoder(shapes: Shapes) -> Config:
                 _axis(shapes, f"proj_outs.{i + 1}.bias", 0),
             ]
         )
-        for i in range(3)
+        for i in range(_count(shapes, r"downsample_layers\.(\d+)\..*"))
     ]
     return {"model_channels": base, "channel_mult": _multiples(widths, base)}
 
@@ -255,7 +258,7 @@ def _detect_tagger(shapes: Shapes) -> Config:
 
 DETECTORS: Mapping[str, Callable[[Shapes], Config]] = {
     "unet": _detect_unet,
-    "background_encoder": lambda shapes: _unet_trunk(shapes),
+    "background_encoder": _detect_background_encoder,
     "foreground_encoder": _detect_foreground_encoder,
     "sketch_encoder": _detect_sketch_encoder,
     "reference_projection": _detect_reference_projection,
