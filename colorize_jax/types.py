@@ -3,8 +3,9 @@
     B batch            H W pixels           h w latents        N query tokens    S context tokens
     K attention heads  D channels a head    C channels         L transformer blocks of one stack
 
-Images are NHWC float32 in [-1, 1]; masks are (B, H, W, 1) float32 in [0, 1]; a sketch has lines at +1 on paper
-at -1. Loaders yield uint8 pictures; `training.augment.to_batch` converts them, once, at the border.
+Images are NHWC float32 in [-1, 1]; masks are (B, H, W, 1) float32 in [0, 1]; a sketch has lines at
++1 on paper at -1. Loaders yield uint8 pictures; `training.augment.to_batch` converts them, once, at
+the border.
 """
 
 from typing import Any

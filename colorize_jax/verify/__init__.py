@@ -24,13 +24,14 @@ RUNNERS = {
     "size_embedding": ("networks", "run_size_embedding"),
     "sketch_encoder": ("networks", "run_sketch_encoder"),
     "reference_projection": ("networks", "run_reference_projection"),
-    "unet": ("networks", "run_unet"),
-    "unet_split_attention": ("networks", "run_unet_split_attention"),
+    "unet": ("unet", "run_unet"),
+    "unet_split_attention": ("unet", "run_unet_split_attention"),
     "plugin": ("plugin", "run_plugin"),
-    "lora": ("networks", "run_lora"),
+    "lora": ("unet", "run_lora"),
     "vae": ("encoders", "run_vae"),
     "clip_vision": ("encoders", "run_clip_vision"),
     "tagger": ("encoders", "run_tagger"),
+    "gram": ("training", "run_gram"),
 }
 
 # Largest relative error by component; "*" where an output has none of its own. The longest prefix

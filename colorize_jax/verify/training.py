@@ -1,4 +1,4 @@
-"""Runs the golden cases of training: Gram losses."""
+"""Run the golden cases of training: Gram losses."""
 
 import re
 
@@ -17,7 +17,7 @@ GRAM_NAME = re.compile(r"(?P<standardized>standardized_)?gram_(?P<layer>\d+)")
 
 
 def run_gram(case: GoldenCase) -> dict[str, np.ndarray]:
-    """Computes every loss that the case's outputs name; unknown names are left out."""
+    """Compute every loss that the case's outputs name; unknown names are left out."""
     aligned, misaligned = (
         {
             name.removeprefix(side): jnp.asarray(value)

@@ -1,0 +1,157 @@
+"""The UNet: golden cases, manifests at full size, and the ways to share its prefix."""
+
+import gzip
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from colorize_jax.io import torch_names
+from colorize_jax.models.unet import Controls, UNet, touch
+from colorize_jax.verify import verify_folder
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+MANIFESTS = Path(__file__).parents[1] / "io" / "manifests"
+TINY = UNet(
+    model_channels=32,
+    channel_mult=(1, 2, 2),
+    transformer_depth=(0, 1, 2),
+    head_dim=16,
+    context_channels=24,
+    vector_channels=16,
+)
+
+
+def apply(params, *args, module=TINY, **options):
+    """A compiled `module.apply`; what is no array is static."""
+    return jax.jit(lambda params, args: module.apply(params, *args, **options))(params, args)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[dict, tuple]:
+    """Parameters with noise everywhere, and (latents, timesteps, context, hints, vector)."""
+    random = np.random.default_rng(0)
+
+    def normal(shape, scale=1.0):
+        return jnp.asarray(scale * random.standard_normal(shape), jnp.float32)
+
+    params = jax.jit(lambda: TINY.init(jax.random.key(0), *touch(TINY)))()
+    params = jax.tree.map(lambda p: p + normal(p.shape, 0.1), params)
+    shapes = ((8, 32), (4, 32), (2, 64), (2, 64))
+    hints = tuple(normal((2, size, size, channels)) for size, channels in shapes)
+    latents, context, vector = normal((2, 8, 8, 4)), normal((2, 6, 24)), normal((2, 16))
+    return params, (latents, jnp.array([3.0, 700.0]), context, hints, vector)
+
+
+@pytest.mark.parametrize("case", ["unet", "unet_split_attention", "lora"])
+def test_golden(case: str) -> None:
+    checks = list(verify_folder(GOLDEN, case))
+    assert checks and all(check.passed for check in checks), checks
+
+
+@pytest.mark.slow
+def test_golden_plugin() -> None:
+    checks = list(verify_folder(GOLDEN, "plugin"))
+    assert checks and all(check.passed for check in checks), checks
+
+
+def _names(module: UNet, prefix: str) -> dict[str, tuple[int, ...]]:
+    abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), *touch(module)))["params"]
+    return {slot.name: slot.shape for slot in torch_names.slots("unet", abstract, prefix=prefix)}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "prefix", "module"),
+    [
+        ("colorizer_xl", "model.diffusion_model.", UNet()),
+        (
+            "colorizer_xl_plugin",
+            "model.diffusion_model.",
+            UNet(loras=(("background", 4),), foreground_channels=4),
+        ),
+        (
+            "colorizer_xl_plugin",
+            "bg_encoder.",
+            UNet(in_channels=6, context_channels=0, vector_channels=1024, num_output_blocks=7),
+        ),
+    ],
+)
+def test_full_size_names_and_shapes(manifest: str, prefix: str, module: UNet) -> None:
+    tensors = json.loads(gzip.open(MANIFESTS / f"{manifest}.json.gz").read())["tensors"]
+    expected = {n: tuple(s) for n, s in tensors.items() if n.startswith(prefix)}
+    assert _names(module, prefix) == expected
+
+
+def test_blocks_are_counted_from_one() -> None:
+    unet = UNet()
+    assert sum(unet.stacks().values()) == 70
+    assert unet.locate(23) == ("input_blocks_8_1", 8)
+    assert unet.locate(63) == ("output_blocks_2_1", 8)
+    with pytest.raises(ValueError, match=r"got transformer block 71, expected 1\.\.70"):
+        unet.locate(71)
+
+
+def test_prefix_does_not_see_the_context_and_serves_two_bodies(tiny) -> None:
+    params, (latents, timesteps, context, hints, vector) = tiny
+    trunk = apply(params, latents, timesteps, vector, hints, method="prefix")
+    for tokens in (context, context[::-1]):
+        kv = apply(params, tokens, method="project_context")
+        shared, _ = apply(params, trunk, kv, hints, method="body")
+        alone, _ = apply(params, latents, timesteps, tokens, hints, vector)
+        np.testing.assert_allclose(shared, alone, atol=1e-4)
+
+
+def test_no_context_is_the_zero_context_in_whole_or_in_part(tiny) -> None:
+    params, (latents, timesteps, context, hints, vector) = tiny
+    zeros, _ = apply(params, latents, timesteps, jnp.zeros_like(context), hints, vector)
+    without, _ = apply(params, latents, timesteps, None, hints, vector)
+    np.testing.assert_allclose(without, zeros, atol=1e-5)
+
+    trunk = apply(params, latents, timesteps, vector, hints, method="prefix")
+    kv = apply(params, context[:1], method="project_context")
+    mixed, _ = apply(params, trunk, kv, hints, method="body")
+    full, _ = apply(params, latents, timesteps, context, hints, vector)
+    np.testing.assert_allclose(mixed[0], full[0], atol=1e-5)
+    np.testing.assert_allclose(mixed[1], zeros[1], atol=1e-5)
+
+
+def test_until_returns_the_same_features_without_a_prediction(tiny) -> None:
+    params, inputs = tiny
+    stack, index = TINY.locate(4)
+    wanted = ((stack, "ff"), ("output_blocks_2_1", "attn1"))
+    _, whole = apply(params, *inputs, collect=wanted)
+    until = ("output_blocks_2_1", 1)
+    prediction, part = apply(params, *inputs, collect=wanted, until=until)
+    assert prediction is None
+    np.testing.assert_allclose(part[wanted[0]][index], whole[wanted[0]][index], atol=1e-6)
+    assert part[wanted[1]].shape[0] == 1
+    np.testing.assert_allclose(part[wanted[1]][0], whole[wanted[1]][0], atol=1e-6)
+
+
+def test_rematerialization_changes_memory_and_nothing_else(tiny) -> None:
+    params, inputs = tiny
+    frugal = TINY.clone(remat=jax.checkpoint_policies.nothing_saveable)
+
+    def loss(params, module):
+        return jnp.sum(module.apply(params, *inputs)[0] ** 2)
+
+    plain = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, TINY)
+    saved = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, frugal)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4), plain, saved)
+
+
+def test_strength_of_each_block(tiny) -> None:
+    params, inputs = tiny
+    total = sum(TINY.stacks().values())
+
+    def predict(strength):
+        return apply(params, *inputs, controls=Controls(reference_strength=strength))[0]
+
+    plain = apply(params, *inputs)[0]
+    np.testing.assert_allclose(predict(jnp.ones(total)), plain, atol=1e-6)
+    np.testing.assert_allclose(predict(jnp.float32(0.3)), predict(jnp.full(total, 0.3)), atol=1e-6)
+    last = predict(jnp.ones(total).at[-1].set(0.0))
+    assert float(jnp.abs(last - plain).max()) > 1e-4
