@@ -1,19 +1,10 @@
 """Records kept in memory once rendered or decoded: for small pictures on a laptop."""
 
-import operator
-from typing import Protocol, SupportsIndex
+from typing import SupportsIndex
 
 import numpy as np
 
-Record = dict[str, np.ndarray]
-
-
-class Source(Protocol):
-    """Random access to records."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
+from data.records import Record, Source, checked_index
 
 
 class CachedSource:
@@ -40,9 +31,7 @@ class CachedSource:
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         """The source's record `index`, as a new dictionary of the same read-only arrays."""
-        index = operator.index(index)
-        if not 0 <= index < len(self):
-            raise IndexError(f"got index {index}, expected 0 <= index < {len(self)}")
+        index = checked_index(index, len(self))
         record = self._records[index]
         if record is None:
             made = self.source[index]

@@ -1,24 +1,15 @@
 """Checkpointable iterator of batches: the same global batches for any number of shards."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import grain
 import numpy as np
 from absl import flags
 
 from data.errors import DataError
+from data.records import Record, Source
 
-Example = dict[str, np.ndarray]
-Transform = Callable[[np.random.Generator, Example], Example]
-
-
-class Source(Protocol):
-    """Random access to records."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
+Transform = Callable[[np.random.Generator, Record], Record]
 
 
 class _Rows:
@@ -27,12 +18,12 @@ class _Rows:
     def __init__(self, source: Source, transforms: Sequence[Transform], seed: int, rows: slice):
         self._source, self._transforms, self._seed, self._rows = source, transforms, seed, rows
 
-    def __call__(self, places: np.ndarray) -> Example:
+    def __call__(self, places: np.ndarray) -> Record:
         """(B, 2) pairs of (epoch, index) -> batch of arrays with a leading axis."""
         examples = [self._example(int(epoch), int(i)) for epoch, i in places[self._rows]]
         return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
-    def _example(self, epoch: int, index: int) -> Example:
+    def _example(self, epoch: int, index: int) -> Record:
         example = self._source[index]
         for number, transform in enumerate(self._transforms):
             example = transform(np.random.default_rng((self._seed, epoch, index, number)), example)

@@ -1,4 +1,9 @@
-"""Contact sheets and the speed of the drawing: `python -m data.illustrations --sheet out.png`."""
+"""Contact sheets, stored sets, and the speed of the drawing.
+
+python -m data.illustrations --sheet out.png
+python -m data.illustrations --build DIR --size 64 --count 20000
+python -m data.illustrations --benchmark
+"""
 
 import argparse
 import time
@@ -6,8 +11,10 @@ import time
 import numpy as np
 from PIL import Image
 
+from data.errors import DataError
 from data.illustrations.drawing import PART_NAMES, draw, paint, render
 from data.illustrations.seeds import example_seed
+from data.illustrations.stored import build
 
 _PART_COLORS = np.array(
     [
@@ -49,15 +56,36 @@ def benchmark(size: int, seconds: float = 3.0) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m data.illustrations", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m data.illustrations",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--sheet", metavar="PNG", help="write a contact sheet")
     parser.add_argument("--size", type=int, default=256, help="size of one picture, px")
     parser.add_argument("--count", type=int, default=24, help="number of examples")
     parser.add_argument("--benchmark", action="store_true", help="print examples a second")
+    parser.add_argument("--build", metavar="DIR", help="store a set (needs the tfds extra)")
+    parser.add_argument("--kind", choices=("train", "heldout"), default="train", help="what set")
+    parser.add_argument("--seed", type=int, default=0, help="of the stored set")
     options = parser.parse_args()
+    try:
+        run(options)
+    except DataError as error:
+        parser.exit(2, f"{parser.prog}: error: {error}\n")
+
+
+def run(options: argparse.Namespace) -> None:
+    """What the options ask for."""
     if options.sheet:
         sheet(options.size, options.count).save(options.sheet)
         print(f"wrote {options.sheet}; parts: {', '.join(PART_NAMES)}")
+    if options.build:
+        built = build(
+            options.build, kind=options.kind, seed=options.seed, num_examples=options.count,
+            height=options.size, width=options.size,
+        )  # fmt: skip
+        print(f"stored {options.count} examples in {built}")
     if options.benchmark:
         for size in (64, 256):
             print(f"{size} px: {benchmark(size):.0f} examples/s on one core")

@@ -1,18 +1,15 @@
 """Sources that render on the fly: aligned examples for training, cross pairs for evaluation."""
 
 import math
-import operator
 from typing import SupportsIndex
 
 import numpy as np
-from PIL import Image
 
 from data.errors import DataError
 from data.illustrations.drawing import Illustration, draw, paint, render
 from data.illustrations.seeds import Dice, example_seed
 from data.illustrations.tags import encode_tags
-
-Record = dict[str, np.ndarray]
+from data.records import Record, checked_index, resize
 
 
 class _Source:
@@ -37,19 +34,9 @@ class _Source:
     def __len__(self) -> int:
         return self._length
 
-    def _checked(self, index: SupportsIndex) -> int:
-        index = operator.index(index)
-        if not 0 <= index < self._length:
-            raise IndexError(f"got index {index}, expected 0 <= index < {self._length}")
-        return index
-
-    def _as_reference(self, image: np.ndarray) -> np.ndarray:
+    def _as_reference(self, picture: np.ndarray) -> np.ndarray:
         size = self.reference_size
-        if size is None or image.shape[:2] == (size, size):
-            return image
-        bands = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-        resized = np.asarray(bands.resize((size, size), Image.Resampling.LANCZOS))
-        return resized[..., None] if resized.ndim == 2 else resized
+        return picture if size is None else resize(picture, size, size)
 
     def _target(self, drawn: Illustration) -> Record:
         """What a record says of its own picture."""
@@ -111,7 +98,7 @@ class IllustrationSource(_Source):
             (T,; 1 where the picture has that one of `TAG_NAMES`), all uint8; size (px) and
             aesthetic_score, float32.
         """
-        index = self._checked(index)
+        index = checked_index(index, len(self))
         geometry, identity, choice, other = (
             example_seed("train", stream, self.seed, index)
             for stream in ("geometry", "identity", "choice", "reference")
@@ -164,7 +151,7 @@ class CrossPairSource(_Source):
             moved_reference: p in a third geometry g3.
             other_reference: another identity q in a fourth geometry g4.
         """
-        index = self._checked(index)
+        index = checked_index(index, len(self))
         g, g2, g3, g4, p, q = (
             example_seed("heldout", stream, self.seed, index)
             for stream in ("geometry", "reference", "moved", "other", "identity", "stranger")
