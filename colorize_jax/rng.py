@@ -13,7 +13,7 @@ from colorize_jax.types import Array
 
 
 def stream(key_or_seed: Array | int, step: Array | int, name: str) -> Array:
-    """Returns the key of one use of randomness in one step.
+    """Return the key of one use of randomness in one step.
 
     Args:
         key_or_seed: the run's key or seed.

@@ -32,7 +32,7 @@ def diffusion_loss(
 
 
 def cell_means(mask: Array, grid: tuple[int, int]) -> Array:
-    """Averages a mask over the cells of a coarser grid: (B, H, W, 1) -> (B, h, w, 1) float32."""
+    """Average a mask over the cells of a coarser grid: (B, H, W, 1) -> (B, h, w, 1) float32."""
     batch, height, width, _ = mask.shape
     h, w = grid
     if height % h or width % w:

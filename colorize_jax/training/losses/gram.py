@@ -51,7 +51,7 @@ def gram_loss(
     mask: Array | None = None,
     mask_threshold: float = 0.05,
 ) -> tuple[Array, dict[str, Array]]:
-    """Compares the Gram matrices of both branches; no gradient flows into the aligned one.
+    """Compare the Gram matrices of both branches; no gradient flows into the aligned one.
 
     Args:
         misaligned: block -> (B, N, C) features under another sample's reference.
@@ -94,7 +94,7 @@ def gram_loss(
 
 
 def unit_tokens(features: Array, standardize: bool = False) -> Array:
-    """Scales every token to unit length over channels: (B, N, C) -> (B, N, C) float32.
+    """Scale every token to unit length over channels: (B, N, C) -> (B, N, C) float32.
 
     Args:
         features: (B, N, C) of any float dtype.
@@ -113,7 +113,7 @@ def gram_matrix(x: Array) -> Array:
 
 
 def token_mask(mask: Array, num_tokens: int, threshold: float) -> Array:
-    """Says which tokens of a grid lie inside a mask of the picture.
+    """Say which tokens of a grid lie inside a mask of the picture.
 
     Args:
         mask: (B, H, W, 1) in [0, 1].
@@ -176,7 +176,7 @@ def _compact_energy(x: Array, y: Array, row_l2: bool, inside: Array | None) -> A
 
 
 def _scale_gram_rows(x: Array) -> Array:
-    """Divides token i by the length of row i of X X^T, found without that matrix."""
+    """Divide token i by the length of row i of X X^T, found without that matrix."""
     inner = jnp.einsum("bnc,bnd->bcd", x, x, precision=PRECISION)
     squared = jnp.einsum("bnc,bcd,bnd->bn", x, inner, x, precision=PRECISION)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))[..., None]
@@ -230,6 +230,6 @@ def _deviation(x: Array, axis: int) -> Array:
 
 
 def _unit_rows(x: Array) -> Array:
-    """Scales the last axis to unit length; zeros stay zeros, with finite gradients."""
+    """Scale the last axis to unit length; zeros stay zeros, with finite gradients."""
     squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

@@ -1,0 +1,102 @@
+"""What training carries from step to step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from colorize_jax.training import trees
+from colorize_jax.training.optim import update_ema
+from colorize_jax.types import Array, Params
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The state of a run, without what never changes shape or meaning (optimizer, modules).
+
+    Attributes:
+        step: () int32, updates done.
+        params: trained parameters, float32; the frozen ones' places are missing.
+        frozen: parameters that are never trained; no other part of the state knows them.
+        opt_state: the optimizer's state, of `params` only.
+        ema: running average of `params`, float32; None where none is kept.
+    """
+
+    step: Array
+    params: Params
+    frozen: Params
+    opt_state: Any
+    ema: Params | None
+
+
+def create_state(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    trainable: Sequence[str] = ("",),
+    ema: bool = True,
+    frozen_dtype: Any = jnp.float32,
+) -> TrainState:
+    """Build the state of step 0; may be jitted, so that every part is born where it belongs.
+
+    Args:
+        params: component -> parameters of every network, trained or not.
+        optimizer: of the trained ones.
+        trainable: rules (see `trees`) that name what is trained; "" names everything.
+        ema: keep a running average.
+        frozen_dtype: float dtype in which frozen parameters are kept.
+
+    Raises:
+        UserError: a rule names nothing.
+    """
+    trained, frozen = trees.split(params, trainable)
+    trained = _cast(trained, jnp.float32)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=trained,
+        frozen=_cast(frozen, frozen_dtype),
+        opt_state=optimizer.init(trained),
+        # A copy: a donated state must not hold one buffer twice.
+        ema=jax.tree.map(jnp.copy, trained) if ema else None,
+    )
+
+
+def all_params(state: TrainState, *, ema: bool = False) -> Params:
+    """Join trained and frozen parameters: component -> parameters.
+
+    Args:
+        state: of any step.
+        ema: take the running average of the trained ones (the parameters where none is kept).
+    """
+    trained = state.ema if ema and state.ema is not None else state.params
+    return trees.merge(trained, state.frozen)
+
+
+def apply_gradients(
+    state: TrainState, grads: Params, optimizer: optax.GradientTransformation, ema_decay: float
+) -> TrainState:
+    """Return the state after one update.
+
+    Args:
+        state: before it.
+        grads: of `state.params`.
+        optimizer: that made `state.opt_state`.
+        ema_decay: largest decay of the running average, where one is kept.
+    """
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        ema = update_ema(ema, params, state.step, ema_decay)
+    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+
+
+def _cast(params: Params, dtype: Any) -> Params:
+    def cast(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        return leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(cast, params)
