@@ -17,11 +17,13 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 MANIFESTS = Path(__file__).parents[1] / "io" / "manifests"
 TINY = UNet(
     model_channels=32,
-    channel_mult=(1, 2, 2),
-    transformer_depth=(0, 1, 2),
+    channel_mult=(1, 2),
+    num_res_blocks=1,
+    transformer_depth=(0, 2),
     head_dim=16,
     context_channels=24,
     vector_channels=16,
+    hint_blocks=(0, 2),
 )
 
 
@@ -38,10 +40,9 @@ def tiny() -> tuple[dict, tuple]:
     def normal(shape, scale=1.0):
         return jnp.asarray(scale * random.standard_normal(shape), jnp.float32)
 
-    params = jax.jit(lambda: TINY.init(jax.random.key(0), *touch(TINY)))()
-    params = jax.tree.map(lambda p: p + normal(p.shape, 0.1), params)
-    shapes = ((8, 32), (4, 32), (2, 64), (2, 64))
-    hints = tuple(normal((2, size, size, channels)) for size, channels in shapes)
+    abstract = jax.eval_shape(lambda: TINY.init(jax.random.key(0), *touch(TINY)))
+    params = jax.tree.map(lambda p: normal(p.shape, 0.2), abstract)
+    hints = tuple(normal((2, size, size, 32)) for size in (8, 4))
     latents, context, vector = normal((2, 8, 8, 4)), normal((2, 6, 24)), normal((2, 16))
     return params, (latents, jnp.array([3.0, 700.0]), context, hints, vector)
 
@@ -80,7 +81,8 @@ def _names(module: UNet, prefix: str) -> dict[str, tuple[int, ...]]:
     ],
 )
 def test_full_size_names_and_shapes(manifest: str, prefix: str, module: UNet) -> None:
-    tensors = json.loads(gzip.open(MANIFESTS / f"{manifest}.json.gz").read())["tensors"]
+    content = gzip.decompress((MANIFESTS / f"{manifest}.json.gz").read_bytes())
+    tensors = json.loads(content)["tensors"]
     expected = {n: tuple(s) for n, s in tensors.items() if n.startswith(prefix)}
     assert _names(module, prefix) == expected
 
@@ -121,14 +123,14 @@ def test_no_context_is_the_zero_context_in_whole_or_in_part(tiny) -> None:
 def test_until_returns_the_same_features_without_a_prediction(tiny) -> None:
     params, inputs = tiny
     stack, index = TINY.locate(4)
-    wanted = ((stack, "ff"), ("output_blocks_2_1", "attn1"))
+    wanted = ((stack, "ff"), ("output_blocks_0_1", "attn1"))
     _, whole = apply(params, *inputs, collect=wanted)
-    until = ("output_blocks_2_1", 1)
+    until = ("output_blocks_0_1", 1)
     prediction, part = apply(params, *inputs, collect=wanted, until=until)
     assert prediction is None
-    np.testing.assert_allclose(part[wanted[0]][index], whole[wanted[0]][index], atol=1e-6)
+    np.testing.assert_allclose(part[wanted[0]][index], whole[wanted[0]][index], atol=1e-5)
     assert part[wanted[1]].shape[0] == 1
-    np.testing.assert_allclose(part[wanted[1]][0], whole[wanted[1]][0], atol=1e-6)
+    np.testing.assert_allclose(part[wanted[1]][0], whole[wanted[1]][0], atol=1e-5)
 
 
 def test_rematerialization_changes_memory_and_nothing_else(tiny) -> None:
