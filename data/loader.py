@@ -6,6 +6,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from data.buckets import BucketSampler
 from data.errors import DataError
 from data.records import Record, Source
 
@@ -19,15 +20,45 @@ class _Rows:
         self._source, self._transforms, self._seed, self._rows = source, transforms, seed, rows
 
     def __call__(self, places: np.ndarray) -> Record:
-        """(B, 2) pairs of (epoch, index) -> batch of arrays with a leading axis."""
-        examples = [self._example(int(epoch), int(i)) for epoch, i in places[self._rows]]
+        """(B, 4) rows of (epoch, index, bucket height and width) -> arrays with a leading axis."""
+        examples = [self._example(*row) for row in places[self._rows].tolist()]
+        shapes = {tuple((name, np.shape(value)) for name, value in e.items()) for e in examples}
+        if len(shapes) > 1:
+            raise DataError(
+                f"got records of {len(shapes)} different shapes in one batch, expected equal ones; "
+                "add BucketCrop to the transforms, or a sampler"
+            )
         return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
-    def _example(self, epoch: int, index: int) -> Record:
+    def _example(self, epoch: int, index: int, height: int, width: int) -> Record:
         example = self._source[index]
+        if height:
+            example = {**example, "bucket": np.array((height, width), np.int64)}
         for number, transform in enumerate(self._transforms):
             example = transform(np.random.default_rng((self._seed, epoch, index, number)), example)
         return example
+
+
+class _Place:
+    """Turns the n-th index of an endless order into a row for `_Rows`, without a bucket."""
+
+    def __init__(self, length: int):
+        self._length = length
+
+    def __call__(self, n: int, index: int) -> np.ndarray:
+        return np.array((n // self._length, index, 0, 0), np.int64)
+
+
+class _Places:
+    """Turns the n-th batch of an endless order into a sampler's rows for `_Rows`."""
+
+    def __init__(self, sampler: BucketSampler):
+        self._sampler = sampler
+
+    def __call__(self, n: int, number: int) -> np.ndarray:
+        epoch = n // len(self._sampler)
+        indices, (height, width) = self._sampler.batch(epoch, number)
+        return np.array([(epoch, index, height, width) for index in indices], np.int64)
 
 
 def make_loader(
@@ -35,6 +66,7 @@ def make_loader(
     batch_size: int,
     seed: int,
     *,
+    sampler: BucketSampler | None = None,
     transforms: Sequence[Transform] = (),
     shuffle: bool = True,
     num_epochs: int | None = None,
@@ -51,9 +83,11 @@ def make_loader(
     batches, concatenated, do not depend on n. Randomness comes from (seed, epoch, index) only.
 
     Args:
-        source: random-access records, equal shapes under equal names.
+        source: random-access records; equal shapes under equal names, after the transforms.
         batch_size: global batch size B.
         seed: orders the examples (anew in each epoch) and feeds the transforms.
+        sampler: forms the batches instead, each of one bucket, for `transforms.BucketCrop`; its
+            batch size must be B. `shuffle` and `drop_remainder` are then its own affair.
         transforms: applied in order, each with a generator of its own.
         shuffle: keep the source's order if False.
         num_epochs: forever if None.
@@ -67,15 +101,18 @@ def make_loader(
         DataError: when the batch does not divide or would never be full.
     """
     _check(len(source), batch_size, num_epochs, shard_index, shard_count, drop_remainder)
-    length, share = len(source), batch_size // shard_count
-    order = grain.MapDataset.range(length).seed(seed)
-    if shuffle:
-        order = order.shuffle()
-    order = order.repeat(num_epochs).map_with_index(
-        lambda place, index: np.array((place // length, index), np.int64)
-    )
+    share = batch_size // shard_count
+    if sampler is None:
+        order = grain.MapDataset.range(len(source)).seed(seed)
+        order = order.shuffle() if shuffle else order
+        places = order.repeat(num_epochs).map_with_index(_Place(len(source)))
+        places = places.batch(batch_size, drop_remainder=drop_remainder)
+    else:
+        _check_sampler(sampler, batch_size)
+        order = grain.MapDataset.range(len(sampler)).repeat(num_epochs)
+        places = order.map_with_index(_Places(sampler))
     rows = _Rows(source, transforms, seed, slice(shard_index * share, (shard_index + 1) * share))
-    batches = order.batch(batch_size, drop_remainder=drop_remainder).map(rows)
+    batches = places.map(rows)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
     dataset = batches.to_iter_dataset(options)
     if worker_count:
@@ -83,6 +120,14 @@ def make_loader(
             flags.FLAGS(["data.loader"])
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
     return iter(dataset)
+
+
+def _check_sampler(sampler: BucketSampler, batch_size: int) -> None:
+    if sampler.batch_size != batch_size:
+        raise DataError(
+            f"got a sampler of batches of {sampler.batch_size} for a loader of {batch_size}, "
+            "expected the same number; build the sampler for this batch size"
+        )
 
 
 def _check(

@@ -52,10 +52,15 @@ def checked_index(index: SupportsIndex, length: int) -> int:
     return index
 
 
-def resize(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, C) uint8, C 1 or 3, resized with Lanczos' filter; itself where it fits already."""
+def resize(
+    picture: np.ndarray,
+    height: int,
+    width: int,
+    method: Image.Resampling = Image.Resampling.LANCZOS,
+) -> np.ndarray:
+    """(H, W, C) uint8, C 1 or 3 -> (height, width, C); itself where it fits already."""
     if picture.shape[:2] == (height, width):
         return picture
     bands = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-    resized = np.asarray(bands.resize((width, height), Image.Resampling.LANCZOS))
+    resized = np.asarray(bands.resize((width, height), method))
     return resized[..., None] if resized.ndim == 2 else resized

@@ -1,0 +1,232 @@
+"""Augmentations of one record, each a pure `(rng, record) -> record` on uint8 arrays.
+
+Lengths in pixels are the published trainer's at 1024 px and scale with the picture's size,
+sqrt(height * width). Give `make_loader` fresh instances in the order of this module.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from data.errors import DataError
+from data.records import Record, resize
+
+PUBLISHED_SIZE = 1024
+PAPER = 255
+
+_FILTERS = {
+    "image": Image.Resampling.LANCZOS,
+    "sketch": Image.Resampling.LANCZOS,
+    "sketch_mask": Image.Resampling.BILINEAR,
+    "parts": Image.Resampling.NEAREST,
+    "reference": Image.Resampling.LANCZOS,
+    "reference_mask": Image.Resampling.BILINEAR,
+}
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not 0.0 <= rate <= 1.0:
+        raise DataError(f"got {name} {rate}, expected 0..1; give a probability")
+
+
+def _scaled(pixels: float, shape: tuple[int, ...]) -> int:
+    """A length at the published size -> at the size of an (H, W, ...) picture, px."""
+    return round(pixels * math.sqrt(shape[0] * shape[1]) / PUBLISHED_SIZE)
+
+
+@dataclass(frozen=True)
+class BucketCrop:
+    """Resizes until the short side fits the bucket, and crops the long side at random.
+
+    All pictures of equal shape get the same window, so that a reference that is the image stays
+    so. A picture of the other orientation is resized until it covers the bucket.
+
+    Sets `size` to sqrt(h w) * min(H, W) / load_size, with h w the crop, H W the picture as it came
+    and load_size its short side after resizing: the side of the crop in the picture's own pixels.
+
+    Args:
+        height, width: the bucket, px; None takes them from the record's `bucket`, an (h, w) that
+            the loader puts there when it batches by buckets.
+    """
+
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.height is None) != (self.width is None):
+            raise DataError(
+                f"got a bucket of {self.height}x{self.width}, expected both sides or neither; "
+                "give the other side"
+            )
+
+    def __call__(self, rng: np.random.Generator, record: Record) -> Record:
+        """The record with all its pictures (h, w, C), without `bucket`.
+
+        Raises:
+            DataError: if neither the transform nor the record knows the bucket.
+        """
+        record = dict(record)
+        bucket = record.pop("bucket", None)
+        if self.height is not None:
+            bucket = (self.height, self.width)
+        if bucket is None:
+            raise DataError(
+                "got a record without a bucket, expected one for BucketCrop(); "
+                "give it a height and width, or the loader a sampler"
+            )
+        height, width = (int(side) for side in bucket)
+        offset = rng.random(2)
+        original = record["image"].shape
+        for name, method in _FILTERS.items():
+            if name in record:
+                record[name] = _cover(record[name], height, width, offset, method)
+        load_size = min(_covering(original, height, width))
+        record["size"] = np.float32(
+            math.sqrt(height * width) * min(original[0], original[1]) / load_size
+        )
+        return record
+
+
+def _covering(shape: tuple[int, ...], height: int, width: int) -> tuple[int, int]:
+    """The smallest (H', W') of the same aspect as (H, W, ...) that covers height x width."""
+    scale = max(height / shape[0], width / shape[1])
+    return max(height, round(shape[0] * scale)), max(width, round(shape[1] * scale))
+
+
+def _cover(picture: np.ndarray, height: int, width: int, offset, method) -> np.ndarray:
+    """Resizes to cover (height, width) and crops it out at `offset`, shares of the slack."""
+    covering = _covering(picture.shape, height, width)
+    top = int(offset[0] * (covering[0] - height + 1))
+    left = int(offset[1] * (covering[1] - width + 1))
+    return resize(picture, *covering, method)[top : top + height, left : left + width]
+
+
+@dataclass(frozen=True)
+class ResizeReference:
+    """Squeezes the reference and its mask to a square, as the reference encoders do anyway.
+
+    Args:
+        size: side of the square, px.
+    """
+
+    size: int
+
+    def __call__(self, rng: np.random.Generator, record: Record) -> Record:
+        names = ("reference", "reference_mask")
+        squares = {n: resize(record[n], self.size, self.size, _FILTERS[n]) for n in names}
+        return {**record, **squares}
+
+
+@dataclass(frozen=True)
+class BlankMargins:
+    """Blanks the sketch's margins, so that the model learns to paint beyond a sketch.
+
+    Args:
+        rate: share of the records it changes.
+        margin: most of each of the four margins, px at 1024.
+    """
+
+    rate: float
+    margin: int = 201
+
+    def __post_init__(self) -> None:
+        _check_rate("rate of blank margins", self.rate)
+
+    def __call__(self, rng: np.random.Generator, record: Record) -> Record:
+        sketch = record["sketch"]
+        happens = rng.random() < self.rate
+        top, low, left, right = rng.integers(0, _scaled(self.margin, sketch.shape) + 1, 4)
+        if not happens:
+            return record
+        height, width = sketch.shape[:2]
+        blank = np.full_like(sketch, PAPER)
+        inner = slice(top, height - low), slice(left, width - right)
+        blank[inner] = sketch[inner]
+        return {**record, "sketch": blank}
+
+
+@dataclass(frozen=True)
+class DilateReferenceMask:
+    """Widens the reference's foreground, so that no rim of it counts as background.
+
+    Args:
+        kernel: side of the square kernel, px at 1024.
+    """
+
+    kernel: int = 21
+
+    def __call__(self, rng: np.random.Generator, record: Record) -> Record:
+        mask = record["reference_mask"]
+        reach = _scaled(self.kernel // 2, mask.shape)
+        return {**record, "reference_mask": dilate(mask, reach)}
+
+
+def dilate(mask: np.ndarray, reach: int) -> np.ndarray:
+    """(H, W, 1) -> the greatest value within `reach` px along both axes."""
+    for axis in (0, 1):
+        widths = [(0, 0)] * mask.ndim
+        widths[axis] = (reach, reach)
+        length = mask.shape[axis]
+        wide, span = np.pad(mask, widths), 1  # wide[i]: the greatest of `span` values from i on
+        while span < 2 * reach + 1:
+            step = min(span, 2 * reach + 1 - span)
+            count = wide.shape[axis] - step
+            wide = np.maximum(
+                wide.take(range(count), axis), wide.take(range(step, step + count), axis)
+            )
+            span += step
+        mask = wide.take(range(length), axis)
+    return mask
+
+
+@dataclass(frozen=True)
+class CoarsenReferenceMask:
+    """Makes the reference's mask as rough as a user's: grown to whole blocks, or partly erased.
+
+    Args:
+        grow_rate: share of the records whose mask grows to all blocks that it touches.
+        erase_rate: share of the other kind, with a rectangle of the mask erased. It covers 2..33 %
+            of the picture at an aspect of 0.3..3.3, as random erasing does (Zhong et al. 2017).
+        block: (height, width) of a block, px at 1024.
+    """
+
+    grow_rate: float = 0.33
+    erase_rate: float = 0.33
+    block: tuple[int, int] = (60, 40)
+
+    def __post_init__(self) -> None:
+        _check_rate("grow_rate", self.grow_rate)
+        _check_rate("grow_rate + erase_rate", self.grow_rate + self.erase_rate)
+
+    def __call__(self, rng: np.random.Generator, record: Record) -> Record:
+        mask = record["reference_mask"]
+        draw = rng.random()
+        if draw < self.grow_rate:
+            sides = [max(1, _scaled(side, mask.shape)) for side in self.block]
+            return {**record, "reference_mask": grow_to_blocks(mask, *sides)}
+        if draw < self.grow_rate + self.erase_rate:
+            return {**record, "reference_mask": _erase(rng, mask)}
+        return record
+
+
+def grow_to_blocks(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W, 1) -> the greatest value within each block of a grid from the top left corner."""
+    rows, columns = mask.shape[:2]
+    padded = np.pad(mask, ((0, -rows % height), (0, -columns % width), (0, 0)))
+    blocks = padded.reshape(padded.shape[0] // height, height, -1, width)
+    greatest = blocks.max(axis=(1, 3))
+    return greatest.repeat(height, 0).repeat(width, 1)[:rows, :columns, None]
+
+
+def _erase(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    rows, columns = mask.shape[:2]
+    area = rng.uniform(0.02, 0.33) * rows * columns
+    aspect = math.exp(rng.uniform(math.log(0.3), math.log(3.3)))
+    height = min(rows, max(1, round(math.sqrt(area * aspect))))
+    width = min(columns, max(1, round(math.sqrt(area / aspect))))
+    top, left = rng.integers(rows - height + 1), rng.integers(columns - width + 1)
+    erased = mask.copy()
+    erased[top : top + height, left : left + width] = 0
+    return erased
