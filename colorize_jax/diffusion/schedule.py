@@ -34,7 +34,7 @@ class NoiseSchedule:
         signal_rates: sqrt(abar_t).
         noise_rates: sqrt(1 - abar_t).
         sigmas: noise over signal, ascending; finite also with zero terminal SNR.
-        log_sigmas: natural logarithm of `sigmas`.
+        log_sigmas: their logarithms as samplers know them, from abar rounded to float32.
     """
 
     betas: np.ndarray
@@ -87,8 +87,18 @@ def make_schedule(
         signal_rates=np.sqrt(alphas_cumprod),
         noise_rates=np.sqrt(1.0 - alphas_cumprod),
         sigmas=sigmas,
-        log_sigmas=np.log(sigmas),
+        log_sigmas=_sampler_log_sigmas(bounded),
     )
+
+
+def _sampler_log_sigmas(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """Logarithms of the levels that published samplers start from and end at.
+
+    They keep abar in float32, which moves the smallest sigma by 1e-5 of itself, enough to change
+    where stochastic samplers arrive.
+    """
+    rounded = alphas_cumprod.astype(np.float32).astype(np.float64)
+    return 0.5 * np.log((1.0 - rounded) / rounded)
 
 
 def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
