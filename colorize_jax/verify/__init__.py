@@ -21,6 +21,7 @@ Runner = Callable[[GoldenCase], dict[str, np.ndarray]]
 # Component -> module and function that run it; modules load only when a case needs them.
 RUNNERS = {
     "schedule": ("diffusion", "run_schedule"),
+    "samplers": ("diffusion", "run_samplers"),
     "size_embedding": ("networks", "run_size_embedding"),
     "sketch_encoder": ("networks", "run_sketch_encoder"),
     "reference_projection": ("networks", "run_reference_projection"),
@@ -32,6 +33,7 @@ RUNNERS = {
     "clip_vision": ("encoders", "run_clip_vision"),
     "tagger": ("encoders", "run_tagger"),
     "gram": ("training", "run_gram"),
+    "training_step": ("training_step", "run_training_step"),
 }
 
 # Largest relative error by component; "*" where an output has none of its own. The longest prefix
