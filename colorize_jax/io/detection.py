@@ -152,7 +152,13 @@ def _detect_unet(shapes: Shapes) -> Config:
     labels = sorted({match[1] for match, _ in downs})
     return _unet_trunk(shapes) | {
         "context_channels": _vote(shape[-1] for _, shape in keys),
-        "out_channels": _vote([_axis(shapes, f"out.2.{leaf}", 0) for leaf in ("weight", "bias")]),
+        "out_channels": _vote(
+            [
+                _axis(shapes, "out.2.weight", 0),
+                _axis(shapes, "out.2.bias", 0),
+                _axis(shapes, "input_blocks.0.0.weight", 1),
+            ]
+        ),
         "loras": [
             [label, _vote(shape[0] for match, shape in downs if match[1] == label)]
             for label in labels
@@ -173,7 +179,9 @@ def _detect_background_encoder(shapes: Shapes) -> Config:
 
 
 def _detect_sketch_encoder(shapes: Shapes) -> Config:
-    base = _vote(_axis(shapes, f"model.14.{leaf}", 0) for leaf in ("weight", "bias"))
+    base = _vote(
+        _axis(shapes, name, 0) for name in ("model.14.weight", "model.14.bias", "proj_outs.0.bias")
+    )
     widths = [
         _vote(
             [
@@ -200,7 +208,10 @@ def _detect_reference_projection(shapes: Shapes) -> Config:
 
 
 def _detect_vae(shapes: Shapes) -> Config:
-    base = _vote(_axis(shapes, f"encoder.conv_in.{leaf}", 0) for leaf in ("weight", "bias"))
+    base = _vote(
+        _axis(shapes, name, 0)
+        for name in ("encoder.conv_in.weight", "encoder.conv_in.bias", "decoder.norm_out.bias")
+    )
     level = r"encoder\.down\.(\d+)\.block\."
     widths = [
         _vote(_axis(shapes, f"encoder.down.{i}.block.0.conv{c}.weight", 0) for c in (1, 2))

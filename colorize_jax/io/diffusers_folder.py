@@ -242,10 +242,12 @@ def _unet_config(folder: Path, content: Mapping[str, Any]) -> Config:
         heads = _per_level(
             content.get("num_attention_heads") or content["attention_head_dim"], len(channels)
         )
-        sizes = {c / k for c, k, cross in zip(channels, heads, crossed, strict=True) if cross}
+        crossing = [(c, k) for c, k, cross in zip(channels, heads, crossed, strict=True) if cross]
+        sizes = {c // k for c, k in crossing if c % k == 0}
+        even = len(sizes) == 1 and all(c % k == 0 for c, k in crossing)
         symmetric = crossed == mirrored and crossed[-1] and {*down, *up} <= plain
         multiples = all(c % channels[0] == 0 for c in channels)
-        if not (symmetric and multiples and len(sizes) == 1):
+        if not (symmetric and multiples and even):
             raise ValueError("levels, heads or blocks that are not SDXL's kind")
         config = {
             "model_channels": channels[0],
@@ -254,7 +256,7 @@ def _unet_config(folder: Path, content: Mapping[str, Any]) -> Config:
             "transformer_depth": [
                 d if cross else 0 for d, cross in zip(depth, crossed, strict=True)
             ],
-            "head_dim": int(sizes.pop()),
+            "head_dim": sizes.pop(),
             "context_channels": content["cross_attention_dim"],
             "vector_channels": content["projection_class_embeddings_input_dim"],
             "in_channels": content["in_channels"],

@@ -349,17 +349,18 @@ def _configs(
             f"holds ({', '.join(prefixes)}); remove it"
         )
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    return {
-        component: detect_config(
-            component,
-            shapes,
-            prefix,
-            config_beside(checkpoint.path, component)
-            | stored.get(component, {})
-            | dict(given.get(component, {})),
-        )
-        for component, prefix in prefixes.items()
-    }
+    configs = {}
+    for component, prefix in prefixes.items():
+        said: Config = {}
+        for fields in (
+            config_beside(checkpoint.path, component),
+            stored.get(component, {}),
+            given.get(component, {}),
+        ):
+            architectures.check_config(component, fields)
+            said |= fields
+        configs[component] = detect_config(component, shapes, prefix, said)
+    return configs
 
 
 def _prediction_type(checkpoint: Checkpoint) -> str | None:

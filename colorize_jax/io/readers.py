@@ -95,13 +95,19 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if ".index." in path.name and path.name.endswith(".json"):
         return _open_index(path)
     for signature, what in SIGNATURES.items():
-        if start.startswith(signature):
+        # The length that begins a safetensors file can look like any signature.
+        if start.startswith(signature) and not _begins_safetensors(start):
             raise UserError(
                 f"got {path}, which is {what}, expected safetensors or PyTorch's zip format; "
                 "convert it with the program that wrote it"
             )
     tensors, metadata = _read_safetensors(path)
     return Checkpoint(path, "safetensors", tensors, metadata)
+
+
+def _begins_safetensors(start: bytes) -> bool:
+    """Whether these first bytes are a plausible length and the beginning of a JSON header."""
+    return start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= MAX_HEADER_BYTES
 
 
 def _open_folder(folder: Path) -> Checkpoint:
@@ -150,15 +156,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]
     """Parse a safetensors header: 8 bytes of length, JSON, then the data."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        first = file.read(1)
-        if first != b"{" or length > MAX_HEADER_BYTES:
+        start = file.read(9)
+        if not _begins_safetensors(start):
             raise UserError(
                 f"got {path} ({size} bytes) that is no checkpoint by its first bytes, expected "
                 "safetensors or PyTorch's zip format; check that the download is complete"
             )
-        header_bytes = first + file.read(length - 1)
+        length = struct.unpack("<Q", start[:8])[0]
+        header_bytes = start[8:] + file.read(length - 1)
     if len(header_bytes) < length:
         raise truncated_error(path, size, 8 + length)
     try:

@@ -121,8 +121,8 @@ class WeightsReader:
             ) from error
         self.abstract: dict[str, Params] = {}
         for component in self.metadata.configs:
-            with self._damage(component):
-                tree = _checkpointer().metadata(self.directory / component).item_metadata.tree
+            with self._damage(component), _checkpointer() as checkpointer:
+                tree = checkpointer.metadata(self.directory / component).item_metadata.tree
             self.abstract[component] = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
             )
@@ -149,8 +149,8 @@ class WeightsReader:
         restore = ocp.args.PyTreeRestore(
             item=item, restore_args=arguments, partial_restore=module is not None
         )
-        with self._damage(component):
-            tree = _checkpointer().restore(self.directory / component, args=restore)
+        with self._damage(component), _checkpointer() as checkpointer:
+            tree = checkpointer.restore(self.directory / component, args=restore)
         return jax.tree.map(np.asarray, tree)
 
     @contextmanager
@@ -197,7 +197,8 @@ def _save_tree(path: Path, tree: Params) -> None:
         return leaf if leaf.dtype.itemsize > 4 else jax.device_put(leaf, device)
 
     try:
-        _checkpointer().save(path.absolute(), jax.tree.map(to_jax, tree))
+        with _checkpointer() as checkpointer:
+            checkpointer.save(path.absolute(), jax.tree.map(to_jax, tree))
     except ValueError as error:
         # TensorStore reports a full disk as a ValueError that quotes the system's message.
         if os.strerror(errno.ENOSPC) in str(error):

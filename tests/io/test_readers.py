@@ -83,6 +83,19 @@ def test_an_index_cannot_name_files_elsewhere(tmp_path, file):
         open_checkpoint(tmp_path)
 
 
+def test_a_header_length_may_look_like_another_kind_of_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    tensors = {"a": np.ones(2, np.float32)}
+    safetensors.numpy.save_file(tensors, path)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    padding = 0x0280 - length  # the first bytes of a pickle: 80 02
+    header = content[8 : 8 + length] + b" " * padding
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    assert path.read_bytes().startswith(b"\x80\x02")
+    np.testing.assert_array_equal(open_checkpoint(path).tensors["a"], tensors["a"])
+
+
 @pytest.mark.parametrize("keep", [4, 8, 40, -1])
 def test_truncated_safetensors(tmp_path, keep):
     path = tmp_path / "model.safetensors"
