@@ -33,6 +33,8 @@ from colorize_jax.nn.transformer import (
 )
 from colorize_jax.types import Array
 
+Features = dict[tuple[str, str], Array]  # (stack, feature) -> (L, B, N, C)
+
 
 @flax.struct.dataclass
 class Trunk:
@@ -295,7 +297,7 @@ class UNet(nn.Module):
         controls: Controls | None = None,
         collect: tuple[tuple[str, str], ...] = (),
         until: tuple[str, int] | None = None,
-    ) -> tuple[Array | None, dict[tuple[str, str], Array]]:
+    ) -> tuple[Array | None, Features]:
         """Run everything from the first transformer on.
 
         Args:
@@ -313,7 +315,7 @@ class UNet(nn.Module):
         """
         controls = controls or Controls()
         x, skips = trunk.x, list(trunk.skips)
-        features: dict[tuple[str, str], Array] = {}
+        features: Features = {}
         block = None
         for piece in self.pieces()[self._first_transformer() :]:
             if piece.block.startswith("output_blocks") and piece.block != block:
@@ -354,7 +356,7 @@ class UNet(nn.Module):
         controls: Controls | None = None,
         collect: tuple[tuple[str, str], ...] = (),
         until: tuple[str, int] | None = None,
-    ) -> tuple[Array | None, dict[tuple[str, str], Array]]:
+    ) -> tuple[Array | None, Features]:
         """The whole forward; arguments and results as in `prefix` and `body`.
 
         Args:

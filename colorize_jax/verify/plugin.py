@@ -11,7 +11,8 @@ from colorize_jax.io.golden import GoldenCase
 from colorize_jax.models.foreground_encoder import ForegroundEncoder
 from colorize_jax.models.unet import Controls, Injection, UNet
 from colorize_jax.nn.transformer import Bank, Regions
-from colorize_jax.verify.unet import hints_of, nchw, nhwc, unet_from, unet_params
+from colorize_jax.verify.networks import nchw, nhwc
+from colorize_jax.verify.unet import hints_of, unet_from, unet_params
 
 MASK_THRESHOLD = 0.05
 MERGE_WHERE_MASKED = 0.3  # of the case's cross-attention

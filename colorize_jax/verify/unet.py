@@ -12,6 +12,7 @@ from colorize_jax.models.unet import Controls, UNet, touch
 from colorize_jax.nn.lora import LoRADense, merge_loras
 from colorize_jax.nn.transformer import Regions
 from colorize_jax.types import Params
+from colorize_jax.verify.networks import nchw, nhwc
 
 
 def unet_from(config: dict[str, Any], **changes: Any) -> UNet:
@@ -46,16 +47,6 @@ def unet_params(module: UNet, tensors: dict[str, np.ndarray], *, prefix: str = "
     """Import a UNet's weights."""
     abstract = jax.eval_shape(lambda: module.init(jax.random.key(0), *touch(module)))["params"]
     return torch_names.from_torch("unet", tensors, abstract, prefix=prefix)
-
-
-def nhwc(x: np.ndarray) -> jax.Array:
-    """(B, C, H, W) -> (B, H, W, C)."""
-    return jnp.moveaxis(jnp.asarray(x), 1, -1)
-
-
-def nchw(x: jax.Array) -> np.ndarray:
-    """(B, H, W, C) -> (B, C, H, W)."""
-    return np.moveaxis(np.asarray(x), -1, 1)
 
 
 def hints_of(inputs: dict[str, np.ndarray]) -> tuple[jax.Array, ...]:

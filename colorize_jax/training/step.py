@@ -1,0 +1,327 @@
+"""The training step: two branches over one noisy latent, on one page.
+
+    encode    batch -> latents, reference tokens            frozen, outside the gradient
+    corrupt   latents + noise -> noisy, once                 both branches see the same
+    aligned   noisy, hints, own reference -> prediction      diffusion loss, Gram constants
+    misaligned noisy, hints, another's reference -> features Gram loss
+    update    AdamW, running average
+
+The branches share everything before the first cross-attention, and the misaligned one ends with the
+last Gram block. While the Gram weight is zero it does not run at all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from colorize_jax.conditioning import FrozenEncoders
+from colorize_jax.diffusion import schedule as diffusion
+from colorize_jax.diffusion.schedule import NoiseSchedule
+from colorize_jax.models.colorizer import Colorizer
+from colorize_jax.rng import stream
+from colorize_jax.training import augment, trees
+from colorize_jax.training.augment import Draws
+from colorize_jax.training.losses.diffusion import diffusion_loss
+from colorize_jax.training.losses.gram import gram_loss, gram_weight
+from colorize_jax.training.optim import accumulate
+from colorize_jax.training.state import TrainState, apply_gradients
+from colorize_jax.types import Array, Batch, Conditions, Encoded, Params
+
+Metrics = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class GramOptions:
+    """The Gram regularization.
+
+    Attributes:
+        blocks: transformer blocks whose Grams are compared, counted from 1.
+        feature: "ff" (a block's output), "attn1" or "attn2".
+        weight: lambda at the end of the run; 0 switches the misaligned branch off for good.
+        zero_share: share of the run before lambda leaves zero.
+        context_gradient: whether the Gram loss reaches the reference projection.
+        masked: weigh by the sketch's foreground mask.
+        external_anchor: the aligned Grams come from frozen weights, {"anchor": colorizer}.
+        loss: further arguments of `gram_loss`.
+    """
+
+    blocks: tuple[int, ...] = (23, 63)
+    feature: str = "ff"
+    weight: float = 1.0
+    zero_share: float = 0.33
+    context_gradient: bool = True
+    masked: bool = False
+    external_anchor: bool = False
+    loss: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a step needs beside state, batch and key; nothing of it changes during a run.
+
+    Attributes:
+        colorizer: the trained networks.
+        encoders: the frozen ones.
+        schedule: of the noise.
+        optimizer: of the trained parameters.
+        total_steps: length of the run.
+        prediction_type: "v" or "eps".
+        gram: the Gram regularization.
+        min_snr_gamma: of the loss weights; 0 leaves them at 1.
+        masked_loss: count errors only inside the sketch's foreground mask.
+        offset_noise: deviation of the noise shared by a channel's places.
+        reference_dropout, hint_dropout, inpaint_rate: probabilities.
+        accumulation: micro-batches a step.
+        ema_decay: largest decay of the running average.
+    """
+
+    colorizer: Colorizer
+    encoders: FrozenEncoders
+    schedule: NoiseSchedule
+    optimizer: optax.GradientTransformation
+    total_steps: int
+    prediction_type: str = "v"
+    gram: GramOptions = GramOptions()
+    min_snr_gamma: float = 0.0
+    masked_loss: bool = False
+    offset_noise: float = 0.05
+    reference_dropout: float = 0.2
+    hint_dropout: float = 0.1
+    inpaint_rate: float = 0.1
+    accumulation: int = 1
+    ema_decay: float = 0.9999
+
+
+@flax.struct.dataclass
+class Inputs:
+    """What the gradient is taken over: constants, every leaf with a leading batch axis.
+
+    Attributes:
+        latents: (B, h, w, C) clean.
+        tokens: CLIP and tagger tokens of the sample's own reference.
+        other_tokens: those of another sample's.
+        other_kept: (B,) whether that sample's context is kept.
+        sketch: (B, H, W, 3).
+        vector: (B, E) size embedding.
+        mask: (B, H, W, 1) foreground, or None.
+        draws: random numbers.
+    """
+
+    latents: Array
+    tokens: tuple[Array, Array]
+    other_tokens: tuple[Array, Array]
+    other_kept: Array
+    sketch: Array
+    vector: Array
+    mask: Array | None
+    draws: Draws
+
+
+def train_step(
+    recipe: Recipe, state: TrainState, record: Mapping[str, Array], key: Array
+) -> tuple[TrainState, Metrics]:
+    """Do one update.
+
+    Args:
+        recipe: static.
+        state: before the update; may be donated.
+        record: the loader's batch (see `augment.to_batch`), globally B samples.
+        key: of the run; the state's step is folded in.
+
+    Returns:
+        The state after the update, and float32 scalars: losses, norms, Gram weight.
+    """
+    inputs = prepare(recipe, state.frozen, augment.to_batch(record), key, state.step)
+    weight = gram_weight(
+        state.step, recipe.total_steps, recipe.gram.zero_share, recipe.gram.weight
+    )
+    grads, metrics = gradients(recipe, state.params, state.frozen, inputs, weight)
+    metrics |= {
+        "gram_weight": weight,
+        "gradient_norm": optax.global_norm(grads),
+        "parameter_norm": optax.global_norm(state.params),
+    }
+    return apply_gradients(state, grads, recipe.optimizer, recipe.ema_decay), metrics
+
+
+def prepare(recipe: Recipe, frozen: Params, batch: Batch, key: Array, step: Array) -> Inputs:
+    """Encode a batch and draw its random numbers, all for the global batch."""
+    batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), recipe.inpaint_rate)
+    encoded = recipe.encoders.encode(frozen, batch, stream(key, step, "posterior"))
+    encoded = jax.lax.stop_gradient(encoded)
+    draws = augment.draw(
+        key,
+        step,
+        encoded.latents.shape,
+        num_timesteps=recipe.schedule.num_timesteps,
+        offset_noise=recipe.offset_noise,
+        reference_dropout=recipe.reference_dropout,
+        hint_dropout=recipe.hint_dropout,
+        num_hints=len(recipe.colorizer.unet.hint_blocks),
+    )
+    vector = recipe.colorizer.vector(batch.size, batch.aesthetic_score)
+    return pair(encoded, batch.sketch, vector, draws, batch.sketch_mask)
+
+
+def pair(
+    encoded: Encoded, sketch: Array, vector: Array, draws: Draws, mask: Array | None = None
+) -> Inputs:
+    """Give every sample the reference of its neighbour in the global batch as the misaligned one.
+
+    The encoders' tokens are rolled, before the projection, instead of the contexts behind it: the
+    result is the same, no gradient has to cross devices, and micro-batches need no neighbours.
+    """
+    tokens = (encoded.clip_tokens, encoded.tagger_tokens)
+    other_tokens, other_kept = jax.tree.map(
+        lambda x: jnp.roll(x, 1, axis=0), (tokens, draws.keep_reference)
+    )
+    return Inputs(
+        latents=encoded.latents,
+        tokens=tokens,
+        other_tokens=other_tokens,
+        other_kept=other_kept,
+        sketch=sketch,
+        vector=vector,
+        mask=mask,
+        draws=draws,
+    )
+
+
+def gradients(
+    recipe: Recipe, params: Params, frozen: Params, inputs: Inputs, weight: Array
+) -> tuple[Params, Metrics]:
+    """Gradients of the trained parameters; the misaligned branch runs where `weight` > 0."""
+
+    def of(dual: bool) -> Any:
+        def branch() -> tuple[Params, Metrics]:
+            def micro(inputs: Inputs) -> tuple[Params, Metrics]:
+                def loss(params: Params) -> tuple[Array, Metrics]:
+                    return total_loss(recipe, params, frozen, inputs, weight, dual=dual)
+
+                (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+                return grads, metrics
+
+            return accumulate(micro, inputs, recipe.accumulation)
+
+        return branch
+
+    if not recipe.gram.weight:
+        return of(dual=False)()
+    return jax.lax.cond(weight > 0, of(dual=True), of(dual=False))
+
+
+def total_loss(
+    recipe: Recipe, params: Params, frozen: Params, inputs: Inputs, weight: Array, *, dual: bool
+) -> tuple[Array, Metrics]:
+    """Diffusion loss plus `weight` times the Gram loss, and the terms.
+
+    Args:
+        recipe: static.
+        params: trained parameters.
+        frozen: the others.
+        inputs: of one micro-batch.
+        weight: () of the Gram loss.
+        dual: whether to run the misaligned branch; without it the Gram loss is reported as 0.
+    """
+    networks, draws = trees.merge(params, frozen), inputs.draws
+    colorizer, gram = recipe.colorizer, recipe.gram
+    noisy = diffusion.corrupt(recipe.schedule, inputs.latents, draws.noise, draws.timesteps)
+    conditions = embed(colorizer, networks, inputs)
+    trunk = colorizer.prefix(networks, noisy, draws.timesteps, conditions)
+
+    def run(context: Array, **options: Any) -> Any:
+        keys_values = colorizer.project_context(networks, context)
+        return colorizer.body(networks, trunk, keys_values, conditions.hints, **options)
+
+    taps = Taps(colorizer, gram) if dual else None
+    prediction, aligned = run(conditions.context, collect=taps.collect if taps else ())
+    target = diffusion.target(
+        recipe.schedule, inputs.latents, draws.noise, draws.timesteps, recipe.prediction_type
+    )
+    loss = diffusion_loss(
+        prediction,
+        target,
+        weights=snr_weights(recipe, draws.timesteps),
+        mask=inputs.mask if recipe.masked_loss else None,
+    )
+    if taps is None:
+        return loss, {"loss": loss, "diffusion_loss": loss, "gram_loss": jnp.float32(0)}
+
+    other = augment.drop_context(
+        colorizer.context(networks, *inputs.other_tokens), inputs.other_kept
+    )
+    other = other if gram.context_gradient else jax.lax.stop_gradient(other)
+    _, misaligned = run(other, collect=taps.collect, until=taps.last)
+    if gram.external_anchor:
+        aligned = anchor_features(colorizer, frozen["anchor"], inputs, noisy, taps)
+    gram_total, _ = gram_loss(
+        taps.select(misaligned),
+        taps.select(aligned),
+        mask=inputs.mask if gram.masked else None,
+        **gram.loss,
+    )
+    total = loss + weight * gram_total
+    return total, {"loss": total, "diffusion_loss": loss, "gram_loss": gram_total}
+
+
+def embed(colorizer: Colorizer, params: Params, inputs: Inputs) -> Conditions:
+    """The aligned branch's conditions, after dropout."""
+    draws = inputs.draws
+    return Conditions(
+        context=augment.drop_context(
+            colorizer.context(params, *inputs.tokens), draws.keep_reference
+        ),
+        hints=augment.drop_hints(colorizer.hints(params, inputs.sketch), draws.keep_hints),
+        vector=inputs.vector,
+    )
+
+
+def snr_weights(recipe: Recipe, timesteps: Array) -> Array | None:
+    """Min-SNR weights (B,), or None where they are all 1."""
+    if not recipe.min_snr_gamma:
+        return None
+    return diffusion.min_snr_weight(
+        recipe.schedule, timesteps, recipe.min_snr_gamma, recipe.prediction_type
+    )
+
+
+def anchor_features(
+    colorizer: Colorizer, params: Params, inputs: Inputs, noisy: Array, taps: "Taps"
+) -> Any:
+    """The aligned branch's features as another, frozen colorizer has them."""
+    conditions = embed(colorizer, params, inputs)
+    trunk = colorizer.prefix(params, noisy, inputs.draws.timesteps, conditions)
+    keys_values = colorizer.project_context(params, conditions.context)
+    _, features = colorizer.body(
+        params, trunk, keys_values, conditions.hints, collect=taps.collect, until=taps.last
+    )
+    return jax.lax.stop_gradient(features)
+
+
+class Taps:
+    """Where the Gram blocks are in the UNet.
+
+    Attributes:
+        collect: (stack, feature) pairs that a body has to return.
+        last: stack and number of its blocks after which no Gram block follows.
+    """
+
+    def __init__(self, colorizer: Colorizer, gram: GramOptions):
+        places = {block: colorizer.unet.locate(block) for block in sorted(gram.blocks)}
+        self._places, self._feature = places, gram.feature
+        stacks = dict.fromkeys(stack for stack, _ in places.values())
+        self.collect = tuple((stack, gram.feature) for stack in stacks)
+        stack, index = places[max(places)]
+        self.last = (stack, index + 1)
+
+    def select(self, features: Mapping[tuple[str, str], Array]) -> dict[str, Array]:
+        """Block's number -> (B, N, C), from what a body returned."""
+        return {
+            str(block): features[stack, self._feature][index]
+            for block, (stack, index) in self._places.items()
+        }
