@@ -1,10 +1,12 @@
 """The small layers that every network here is made of."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from colorize_jax.types import Array
 
@@ -24,7 +26,10 @@ def sinusoid(x: Array, dim: int, max_period: float = 10_000.0) -> Array:
         (..., dim) float32.
     """
     half = dim // 2
-    frequencies = max_period ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    # A pixel size times a frequency is a large angle: the last bit of the frequency shows in the
+    # embedding. Rounding the exponents to float32 in this order keeps to the published bits.
+    exponents = np.float32(-math.log(max_period)) * np.arange(half, dtype=np.float32)
+    frequencies = np.exp((exponents / np.float32(half)).astype(np.float64)).astype(np.float32)
     angles = jnp.asarray(x, jnp.float32)[..., None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
