@@ -1,0 +1,242 @@
+"""What we write loads in PyTorch's libraries and gives the same numbers there, and vice versa."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_models
+from small_models import CONFIGS, save, tensors
+
+from colorize_jax.io import (
+    architectures,
+    diffusers_folder,
+    export,
+    golden,
+    pretrained,
+    torch_names,
+)
+from colorize_jax.io.open_weights import open_weights
+from colorize_jax.io.readers import open_checkpoint
+from colorize_jax.io.tensors import LazyTensor
+from colorize_jax.io.weights import load_weights
+from colorize_jax.models.unet import Controls
+from colorize_jax.nn.layers import sinusoid
+
+pytestmark = pytest.mark.interop
+torch = pytest.importorskip("torch")
+
+TOLERANCE = 2e-5
+
+
+def _weights(tmp_path, component, **changes):
+    """A folder with one small network in float32."""
+    arrays = tensors(component, dtype=np.float32, **changes)
+    path = save(tmp_path / "model.safetensors", arrays, {"prediction_type": "v"})
+    configs = {component: small_models.full_config(component, **changes)}
+    pretrained.import_weights(pretrained.open_source(path, configs), tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def _ours(folder, component, *arguments, **keywords):
+    module = architectures.build(component, open_weights(folder).metadata.configs[component])
+    params = load_weights(folder)[component]
+    return module.apply({"params": params}, *arguments, **keywords)
+
+
+def _random(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _close(ours, theirs):
+    return golden.relative_error(ours, theirs.detach().numpy()) < TOLERANCE
+
+
+@pytest.mark.parametrize("options", [{}, {"max_shard_bytes": 500_000}])
+def test_unet_in_diffusers(tmp_path, options):
+    diffusers = pytest.importorskip("diffusers")
+    folder = _weights(tmp_path, "unet", loras=[["background", 2]], vector_channels=32)
+    export.export_diffusers(open_weights(folder), tmp_path / "out", **options)
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "out", subfolder="unet")
+    latents, context = _random(0, 2, 8, 16, 4), _random(1, 2, 5, 24)
+    size_and_score = np.float32([[512, 7], [1024, 5.5]])
+    vector = sinusoid(size_and_score, 16).reshape(2, 32)
+    # LoRAs are extras that the folder lacks: off.
+    prediction, _ = _ours(
+        folder,
+        "unet",
+        latents,
+        np.float32([7, 900]),
+        context,
+        None,
+        vector,
+        controls=Controls(lora_scales={"background": jnp.float32(0)}),
+    )
+    with torch.no_grad():
+        answer = theirs(
+            torch.tensor(latents).permute(0, 3, 1, 2),
+            torch.tensor([7.0, 900.0]),
+            torch.tensor(context),
+            added_cond_kwargs={
+                "time_ids": torch.tensor(size_and_score),
+                "text_embeds": torch.zeros(2, 0),
+            },
+        ).sample.permute(0, 2, 3, 1)
+    assert _close(prediction, answer)
+
+
+def test_the_published_networks_in_diffusers():
+    """Names and shapes at full size, without a byte of weights."""
+    diffusers = pytest.importorskip("diffusers")
+    unet, vae = (architectures.published_config(name) for name in ("unet", "vae"))
+    with torch.device("meta"):
+        theirs = {
+            "unet": diffusers.UNet2DConditionModel.from_config(diffusers_folder.unet_json(unet)),
+            "vae": diffusers.AutoencoderKL.from_config(diffusers_folder.vae_json(vae, 0.13025)),
+        }
+    for component, config in (("unet", unet), ("vae", vae)):
+        abstract = architectures.abstract_params(component, config)
+        ours = {
+            slot.name: LazyTensor(slot.name, slot.shape, np.dtype(np.float32), lambda: None)
+            for slot in torch_names.slots(component, abstract)
+        }
+        renamed = diffusers_folder.to_diffusers(component, ours, config)
+        shapes = {name: tuple(t.shape) for name, t in theirs[component].state_dict().items()}
+        assert {tensor.name: tensor.shape for tensor in renamed} == shapes
+
+
+def test_a_unet_of_diffusers_here(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    theirs = diffusers.UNet2DConditionModel(
+        block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 4),
+        cross_attention_dim=24,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=32,
+        use_linear_projection=True,
+    )
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="500KB")
+    source = pretrained.open_source(tmp_path / "theirs")
+    pretrained.import_weights(source, tmp_path / "weights")
+    latents, context = _random(0, 1, 8, 8, 4), _random(1, 1, 5, 24)
+    text, time_ids = _random(2, 1, 16), np.float32([[512, 7]])
+    vector = np.concatenate([text, sinusoid(time_ids, 8).reshape(1, 16)], axis=-1)
+    prediction, _ = _ours(
+        tmp_path / "weights", "unet", latents, np.float32([7]), context, None, vector
+    )
+    with torch.no_grad():
+        answer = theirs(
+            torch.tensor(latents).permute(0, 3, 1, 2),
+            torch.tensor([7.0]),
+            torch.tensor(context),
+            added_cond_kwargs={
+                "time_ids": torch.tensor(time_ids),
+                "text_embeds": torch.tensor(text),
+            },
+        ).sample.permute(0, 2, 3, 1)
+    assert _close(prediction, answer)
+
+
+def test_vae_in_diffusers(tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    folder = _weights(tmp_path, "vae")
+    export.export_diffusers(open_weights(folder), tmp_path / "out")
+    theirs = diffusers.AutoencoderKL.from_pretrained(tmp_path / "out", subfolder="vae")
+    assert theirs.config.scaling_factor == pytest.approx(0.13025)
+    images, latents = _random(0, 1, 16, 24, 3), _random(1, 1, 8, 12, 4)
+    mean, logvar = _ours(folder, "vae", images, method="encode")
+    decoded = _ours(folder, "vae", latents, method="decode")
+    with torch.no_grad():
+        posterior = theirs.encode(torch.tensor(images).permute(0, 3, 1, 2)).latent_dist
+        answer = theirs.decode(torch.tensor(latents).permute(0, 3, 1, 2)).sample
+    assert _close(mean, posterior.mean.permute(0, 2, 3, 1))
+    assert _close(logvar, posterior.logvar.permute(0, 2, 3, 1))
+    assert _close(decoded, answer.permute(0, 2, 3, 1))
+
+
+def _clip_tokens(model, images):
+    with torch.no_grad():
+        hidden = model.vision_model(torch.tensor(images).permute(0, 3, 1, 2)).last_hidden_state
+        return model.visual_projection(model.vision_model.post_layernorm(hidden))
+
+
+def test_clip_in_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    arrays = tensors("clip_vision", prefix="", dtype=np.float32)
+    path = save(tmp_path / "model.safetensors", arrays)
+    configs = {"clip_vision": CONFIGS["clip_vision"]}
+    folder = tmp_path / "weights"
+    pretrained.import_weights(pretrained.open_source(path, configs), folder)
+    out = tmp_path / "out"
+    export.export_safetensors(open_weights(folder), out, max_shard_bytes=30_000)
+    theirs = transformers.CLIPVisionModelWithProjection.from_pretrained(out)
+    images = _random(0, 2, 28, 28, 3)
+    ours = _ours(folder, "clip_vision", images)
+    assert _close(ours, _clip_tokens(theirs, images))
+
+
+def test_a_clip_of_transformers_here(tmp_path):
+    """A whole CLIP model, text half and all, in shards."""
+    transformers = pytest.importorskip("transformers")
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 28,
+        "patch_size": 14,
+        "hidden_act": "gelu",
+    }
+    text = vision | {"vocab_size": 50, "max_position_embeddings": 8}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    theirs = transformers.CLIPModel(config)
+    theirs.save_pretrained(tmp_path / "theirs", max_shard_size="40KB")
+    assert (tmp_path / "theirs" / "model.safetensors.index.json").is_file()
+    source = pretrained.open_source(tmp_path / "theirs")
+    pretrained.import_weights(source, tmp_path / "weights")
+    images = _random(0, 2, 28, 28, 3)
+    ours = _ours(tmp_path / "weights", "clip_vision", images)
+    assert _close(ours, _clip_tokens(theirs, images))
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_files_of_torch_save(tmp_path, wrapped):
+    base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    content = {
+        "plain": base,
+        "view": base[1:3, ::2].t(),
+        "half": base.half(),
+        "brain": base.bfloat16(),
+        "long": torch.arange(3),
+        "parameter": torch.nn.Parameter(base.clone()),
+        "scalar": torch.tensor(2.5),
+        "empty": torch.zeros(0, 3),
+    }
+    path = tmp_path / "model.ckpt"
+    state = {"state_dict": content, "epoch": 3, "global_step": 70} if wrapped else content
+    torch.save(state, path)
+    loaded = torch.load(path, weights_only=True)
+    loaded = loaded["state_dict"] if wrapped else loaded
+    found = open_checkpoint(path).tensors
+    assert found.keys() == loaded.keys()
+    for name, theirs in loaded.items():
+        ours = np.asarray(found[name])
+        assert ours.shape == tuple(theirs.shape)
+        assert str(theirs.dtype) == f"torch.{ours.dtype.name}"
+        np.testing.assert_array_equal(
+            ours.astype(np.float64), theirs.detach().to(torch.float64).numpy()
+        )
+
+
+def test_a_model_of_torch_save_is_imported(tmp_path):
+    arrays = tensors("vae", dtype=np.float32)
+    path = tmp_path / "vae.pt"
+    torch.save({name: torch.tensor(array) for name, array in arrays.items()}, path)
+    pretrained.import_weights(pretrained.open_source(path), tmp_path / "weights")
+    tree = load_weights(tmp_path / "weights")["vae"]
+    found = torch_names.to_torch("vae", tree, prefix=torch_names.PREFIXES["vae"])
+    for name, array in found:
+        np.testing.assert_array_equal(array, arrays[name])
