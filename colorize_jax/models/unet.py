@@ -14,6 +14,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
+from colorize_jax.errors import UserError
 from colorize_jax.models.unet_pieces import (
     Piece,
     decoder_pieces,
@@ -191,19 +192,27 @@ class UNet(nn.Module):
         """Transformer stack -> depth, in order of execution."""
         return {piece.name: piece.depth for piece in self.pieces() if piece.depth}
 
-    def locate(self, number: int) -> tuple[str, int]:
-        """Where the transformer block of a 1-based number is: its stack, and its index in there.
+    def locate(self, block: int | str) -> tuple[str, int]:
+        """Where a transformer block is: its stack, and its index in there.
+
+        Args:
+            block: 1-based number, depth first, or published name, e.g.
+                "input_blocks.8.1.transformer_blocks.8".
 
         Raises:
-            ValueError: there is no block of this number.
+            UserError: there is no such block.
         """
-        left = number - 1
-        for name, depth in self.stacks().items():
-            if 0 <= left < depth:
-                return name, left
-            left -= depth
-        total = sum(self.stacks().values())
-        raise ValueError(f"got transformer block {number}, expected 1..{total}; change the number")
+        names = [(stack, i) for stack, depth in self.stacks().items() for i in range(depth)]
+        if isinstance(block, str):
+            stack, _, index = block.replace(".", "_").rpartition("_transformer_blocks_")
+            if index.isdigit() and (stack, int(index)) in names:
+                return stack, int(index)
+        elif 1 <= block <= len(names):
+            return names[block - 1]
+        raise UserError(
+            f"got transformer block {block!r}, expected 1..{len(names)} or a published name such "
+            "as input_blocks.8.1.transformer_blocks.8; change the block"
+        )
 
     def _first_transformer(self) -> int:
         kinds = [piece.kind for piece in self.pieces()]

@@ -11,7 +11,7 @@ last Gram block. While the Gram weight is zero it does not run at all.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from colorize_jax.conditioning import FrozenEncoders
+from colorize_jax.config import Config, GramConfig
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.models.colorizer import Colorizer
@@ -36,31 +37,6 @@ Metrics = dict[str, Array]
 
 
 @dataclass(frozen=True)
-class GramOptions:
-    """The Gram regularization.
-
-    Attributes:
-        blocks: transformer blocks whose Grams are compared, counted from 1.
-        feature: "ff" (a block's output), "attn1" or "attn2".
-        weight: lambda at the end of the run; 0 switches the misaligned branch off for good.
-        zero_share: share of the run before lambda leaves zero.
-        context_gradient: whether the Gram loss reaches the reference projection.
-        masked: weigh by the sketch's foreground mask.
-        external_anchor: the aligned Grams come from frozen weights, {"anchor": colorizer}.
-        loss: further arguments of `gram_loss`.
-    """
-
-    blocks: tuple[int, ...] = (23, 63)
-    feature: str = "ff"
-    weight: float = 1.0
-    zero_share: float = 0.33
-    context_gradient: bool = True
-    masked: bool = False
-    external_anchor: bool = False
-    loss: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-
-@dataclass(frozen=True)
 class Recipe:
     """All that a step needs beside state, batch and key; nothing of it changes during a run.
 
@@ -69,32 +45,14 @@ class Recipe:
         encoders: the frozen ones.
         schedule: of the noise.
         optimizer: of the trained parameters.
-        total_steps: length of the run.
-        prediction_type: "v" or "eps".
-        gram: the Gram regularization.
-        min_snr_gamma: of the loss weights; 0 leaves them at 1.
-        masked_loss: count errors only inside the sketch's foreground mask.
-        offset_noise: deviation of the noise shared by a channel's places.
-        reference_dropout, hint_dropout, inpaint_rate: probabilities.
-        accumulation: micro-batches a step.
-        ema_decay: largest decay of the running average.
+        config: every option.
     """
 
     colorizer: Colorizer
     encoders: FrozenEncoders
     schedule: NoiseSchedule
     optimizer: optax.GradientTransformation
-    total_steps: int
-    prediction_type: str = "v"
-    gram: GramOptions = GramOptions()
-    min_snr_gamma: float = 0.0
-    masked_loss: bool = False
-    offset_noise: float = 0.05
-    reference_dropout: float = 0.2
-    hint_dropout: float = 0.1
-    inpaint_rate: float = 0.1
-    accumulation: int = 1
-    ema_decay: float = 0.9999
+    config: Config
 
 
 @flax.struct.dataclass
@@ -137,8 +95,9 @@ def train_step(
         The state after the update, and float32 scalars: losses, norms, Gram weight.
     """
     inputs = prepare(recipe, state.frozen, augment.to_batch(record), key, state.step)
+    config = recipe.config
     weight = gram_weight(
-        state.step, recipe.total_steps, recipe.gram.zero_share, recipe.gram.weight
+        state.step, config.total_steps, config.gram.zero_share, config.gram.maximum
     )
     grads, metrics = gradients(recipe, state.params, state.frozen, inputs, weight)
     metrics |= {
@@ -146,22 +105,23 @@ def train_step(
         "gradient_norm": optax.global_norm(grads),
         "parameter_norm": optax.global_norm(state.params),
     }
-    return apply_gradients(state, grads, recipe.optimizer, recipe.ema_decay), metrics
+    return apply_gradients(state, grads, recipe.optimizer, config.optimizer.ema_decay), metrics
 
 
 def prepare(recipe: Recipe, frozen: Params, batch: Batch, key: Array, step: Array) -> Inputs:
     """Encode a batch and draw its random numbers, all for the global batch."""
-    batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), recipe.inpaint_rate)
+    options = recipe.config.diffusion
+    batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
     encoded = recipe.encoders.encode(frozen, batch, stream(key, step, "posterior"))
     encoded = jax.lax.stop_gradient(encoded)
     draws = augment.draw(
         key,
         step,
         encoded.latents.shape,
-        num_timesteps=recipe.schedule.num_timesteps,
-        offset_noise=recipe.offset_noise,
-        reference_dropout=recipe.reference_dropout,
-        hint_dropout=recipe.hint_dropout,
+        num_timesteps=options.num_timesteps,
+        offset_noise=options.offset_noise,
+        reference_dropout=options.reference_dropout,
+        hint_dropout=options.hint_dropout,
         num_hints=len(recipe.colorizer.unet.hint_blocks),
     )
     vector = recipe.colorizer.vector(batch.size, batch.aesthetic_score)
@@ -206,11 +166,11 @@ def gradients(
                 (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
                 return grads, metrics
 
-            return accumulate(micro, inputs, recipe.accumulation)
+            return accumulate(micro, inputs, recipe.config.optimizer.accumulation)
 
         return branch
 
-    if not recipe.gram.weight:
+    if not recipe.config.gram.maximum:
         return of(dual=False)()
     return jax.lax.cond(weight > 0, of(dual=True), of(dual=False))
 
@@ -229,7 +189,7 @@ def total_loss(
         dual: whether to run the misaligned branch; without it the Gram loss is reported as 0.
     """
     networks, draws = trees.merge(params, frozen), inputs.draws
-    colorizer, gram = recipe.colorizer, recipe.gram
+    colorizer, gram, options = recipe.colorizer, recipe.config.gram, recipe.config.diffusion
     noisy = diffusion.corrupt(recipe.schedule, inputs.latents, draws.noise, draws.timesteps)
     conditions = embed(colorizer, networks, inputs)
     trunk = colorizer.prefix(networks, noisy, draws.timesteps, conditions)
@@ -241,13 +201,13 @@ def total_loss(
     taps = Taps(colorizer, gram) if dual else None
     prediction, aligned = run(conditions.context, collect=taps.collect if taps else ())
     target = diffusion.target(
-        recipe.schedule, inputs.latents, draws.noise, draws.timesteps, recipe.prediction_type
+        recipe.schedule, inputs.latents, draws.noise, draws.timesteps, options.prediction_type
     )
     loss = diffusion_loss(
         prediction,
         target,
         weights=snr_weights(recipe, draws.timesteps),
-        mask=inputs.mask if recipe.masked_loss else None,
+        mask=inputs.mask if options.masked_loss else None,
     )
     if taps is None:
         return loss, {"loss": loss, "diffusion_loss": loss, "gram_loss": jnp.float32(0)}
@@ -257,13 +217,13 @@ def total_loss(
     )
     other = other if gram.context_gradient else jax.lax.stop_gradient(other)
     _, misaligned = run(other, collect=taps.collect, until=taps.last)
-    if gram.external_anchor:
+    if gram.anchor:
         aligned = anchor_features(colorizer, frozen["anchor"], inputs, noisy, taps)
     gram_total, _ = gram_loss(
         taps.select(misaligned),
         taps.select(aligned),
-        mask=inputs.mask if gram.masked else None,
-        **gram.loss,
+        mask=inputs.mask if gram.mask_weights else None,
+        **gram.loss_options(),
     )
     total = loss + weight * gram_total
     return total, {"loss": total, "diffusion_loss": loss, "gram_loss": gram_total}
@@ -283,10 +243,11 @@ def embed(colorizer: Colorizer, params: Params, inputs: Inputs) -> Conditions:
 
 def snr_weights(recipe: Recipe, timesteps: Array) -> Array | None:
     """Min-SNR weights (B,), or None where they are all 1."""
-    if not recipe.min_snr_gamma:
+    options = recipe.config.diffusion
+    if not options.min_snr_gamma:
         return None
     return diffusion.min_snr_weight(
-        recipe.schedule, timesteps, recipe.min_snr_gamma, recipe.prediction_type
+        recipe.schedule, timesteps, options.min_snr_gamma, options.prediction_type
     )
 
 
@@ -311,17 +272,19 @@ class Taps:
         last: stack and number of its blocks after which no Gram block follows.
     """
 
-    def __init__(self, colorizer: Colorizer, gram: GramOptions):
-        places = {block: colorizer.unet.locate(block) for block in sorted(gram.blocks)}
-        self._places, self._feature = places, gram.feature
+    def __init__(self, colorizer: Colorizer, gram: GramConfig):
+        unet = colorizer.unet
+        order = list(unet.stacks())
+        places = {block: unet.locate(block) for block in gram.blocks}
+        self._places, self._tap = places, gram.tap
         stacks = dict.fromkeys(stack for stack, _ in places.values())
-        self.collect = tuple((stack, gram.feature) for stack in stacks)
-        stack, index = places[max(places)]
+        self.collect = tuple((stack, gram.tap) for stack in stacks)
+        stack, index = max(places.values(), key=lambda place: (order.index(place[0]), place[1]))
         self.last = (stack, index + 1)
 
     def select(self, features: Mapping[tuple[str, str], Array]) -> dict[str, Array]:
         """Block's number -> (B, N, C), from what a body returned."""
         return {
-            str(block): features[stack, self._feature][index]
+            str(block): features[stack, self._tap][index]
             for block, (stack, index) in self._places.items()
         }

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 
 from colorize_jax.conditioning import FrozenEncoders
+from colorize_jax.config import Config, DiffusionConfig, GramConfig
 from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.io import golden, torch_names
 from colorize_jax.io.golden import GoldenCase
@@ -13,7 +14,7 @@ from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.training.augment import Draws, add_offset
-from colorize_jax.training.step import GramOptions, Recipe, gradients, pair
+from colorize_jax.training.step import Recipe, gradients, pair
 from colorize_jax.types import Encoded, Params
 from colorize_jax.verify.networks import nhwc, sketch_encoder
 from colorize_jax.verify.unet import unet_from
@@ -22,15 +23,16 @@ from colorize_jax.verify.unet import unet_from
 def run_training_step(case: GoldenCase) -> dict[str, np.ndarray]:
     """Losses, "gradient_norm[.COMPONENT]" and "gradient.COMPONENT.NAME"."""
     colorizer, inputs = _colorizer(case), case.inputs
+    gram = GramConfig(blocks=tuple(case.config["gram_blocks"]), tap=case.config["gram_type"])
     recipe = Recipe(
         colorizer=colorizer,
         # The case begins behind the encoders: these are never called.
         encoders=FrozenEncoders(PatchAutoencoder(), *2 * (PatchReferenceEncoder(),)),
         schedule=make_schedule(),
         optimizer=optax.identity(),
-        total_steps=1,
-        prediction_type=case.config["parameterization"],
-        gram=GramOptions(tuple(case.config["gram_blocks"]), case.config["gram_type"]),
+        config=Config(
+            gram=gram, diffusion=DiffusionConfig(prediction_type=case.config["parameterization"])
+        ),
     )
     noise = add_offset(
         nhwc(inputs["noise"]), jnp.asarray(inputs["offset_noise"]), case.config["offset_noise"]

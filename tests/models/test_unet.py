@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from colorize_jax.errors import UserError
 from colorize_jax.io import torch_names
 from colorize_jax.models.unet import Controls, UNet, touch
 from colorize_jax.verify import verify_folder
@@ -92,7 +93,8 @@ def test_blocks_are_counted_from_one() -> None:
     assert sum(unet.stacks().values()) == 70
     assert unet.locate(23) == ("input_blocks_8_1", 8)
     assert unet.locate(63) == ("output_blocks_2_1", 8)
-    with pytest.raises(ValueError, match=r"got transformer block 71, expected 1\.\.70"):
+    assert unet.locate("output_blocks.2.1.transformer_blocks.8") == unet.locate(63)
+    with pytest.raises(UserError, match=r"got transformer block 71, expected 1\.\.70"):
         unet.locate(71)
 
 
