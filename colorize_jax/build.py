@@ -1,0 +1,119 @@
+"""From a checked `Config` to the modules that it describes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from colorize_jax.conditioning import FrozenEncoders
+from colorize_jax.config import Config
+from colorize_jax.io.architectures import build, published_config
+from colorize_jax.io.torch_names import PREFIXES
+from colorize_jax.io.weights import WeightsMetadata
+from colorize_jax.models.colorizer import Colorizer
+from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+
+REMAT = {
+    "none": None,
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def build_encoders(config: Config) -> FrozenEncoders:
+    """Build the frozen encoders; CLIP and tagger are both patch encoders where patches are asked.
+
+    Raises:
+        UserError: patches do not divide the picture.
+    """
+    encoders, dtype = config.encoders, jnp.dtype(config.encoders.dtype)
+    attention = {"implementation": config.model.attention}
+    if encoders.autoencoder == "patch":
+        autoencoder = PatchAutoencoder(encoders.patch_size)
+    else:
+        autoencoder = build("vae", published_config("vae"), dtype=dtype).clone(**attention)
+    if encoders.reference == "patch":
+        clip = tagger = _patch_encoder(config)
+    else:
+        clip = build("clip_vision", published_config("clip_vision"), dtype=dtype)
+        clip = clip.clone(**attention)
+        tagger = build("tagger", published_config("tagger"), dtype=dtype)
+    return FrozenEncoders(autoencoder, clip, tagger, encoders.scaling_factor)
+
+
+def build_colorizer(config: Config) -> Colorizer:
+    """Build the trained networks.
+
+    Raises:
+        UserError: no network can have this configuration.
+    """
+    configs, dtype = network_configs(config), jnp.dtype(config.model.dtype)
+    attention = {"implementation": config.model.attention}
+    unet, sketch_encoder, projection = (
+        build(name, configs[name], dtype=dtype).clone(**attention)
+        for name in ("unet", "sketch_encoder", "reference_projection")
+    )
+    return Colorizer(unet.clone(remat=REMAT[config.model.remat]), sketch_encoder, projection)
+
+
+def network_configs(config: Config) -> dict[str, dict[str, Any]]:
+    """Return, for every network with parameters, its configuration as `io.architectures` has it."""
+    model, encoders = config.model, config.encoders
+    pictures = encoders.autoencoder == "patch"
+    latents = PatchAutoencoder(encoders.patch_size).latent_channels if pictures else 4
+    shape = {"model_channels": model.model_channels, "channel_mult": list(model.channel_mult)}
+    configs = {
+        "unet": shape
+        | {
+            "num_res_blocks": model.num_res_blocks,
+            "transformer_depth": list(model.transformer_depth),
+            "head_dim": model.head_dim,
+            "context_channels": model.context_channels,
+            "vector_channels": model.vector_channels,
+            "in_channels": latents,
+            "out_channels": latents,
+            "hint_blocks": list(model.hint_blocks),
+            "loras": [list(pair) for pair in model.loras],
+        },
+        "sketch_encoder": shape
+        | {"head_dim": model.sketch_head_dim, "strides": list(model.sketch_strides)},
+        "reference_projection": {
+            "num_tokens": model.context_tokens,
+            "context_channels": model.context_channels,
+            "head_dim": model.projection_head_dim,
+        },
+    }
+    if encoders.reference == "patch":
+        channels = _patch_encoder(config).channels
+        widths = {"clip_channels": channels, "tagger_channels": channels}
+        configs["reference_projection"] |= widths
+    else:
+        configs |= {name: published_config(name) for name in ("clip_vision", "tagger")}
+    if not pictures:
+        configs["vae"] = published_config("vae")
+    return {name: published_config(name) | own for name, own in configs.items()}
+
+
+def weights_metadata(config: Config) -> WeightsMetadata:
+    """Describe the weights of a run, for export and inference."""
+    configs = network_configs(config)
+    return WeightsMetadata(
+        kind="colorizer",
+        configs=configs,
+        prefixes={name: PREFIXES[name] for name in configs},
+        prediction_type=config.diffusion.prediction_type,
+        scaling_factor=config.encoders.scaling_factor,
+    )
+
+
+def _patch_encoder(config: Config) -> PatchReferenceEncoder:
+    """The patch encoder, its tokens filled up to whole heads of the projection's attention."""
+    encoders, head_dim = config.encoders, config.model.projection_head_dim
+    encoder = PatchReferenceEncoder(
+        image_size=encoders.reference_image_size,
+        patch_size=encoders.reference_patch_size,
+        features=encoders.reference_features,
+        positions=encoders.positions,
+        dtype=jnp.dtype(encoders.dtype),
+    )
+    return encoder.clone(channels=-(-encoder.feature_channels // head_dim) * head_dim)
