@@ -21,7 +21,7 @@ def _tfds():
     except ImportError as error:
         raise DataError(
             f"got no package {error.name}, expected tensorflow-datasets and importlib_resources; "
-            "pip install 'colorize-jax[tfds]'"
+            "pip install '.[tfds]'"
         ) from error
     return tensorflow_datasets
 
