@@ -51,7 +51,7 @@ def guide(
 
 def progress(t: Array, num_timesteps: int = 1000) -> Array:
     """Share of the denoising done at timesteps t: 0 at pure noise, 1 at the clean end."""
-    return 1 - t / (num_timesteps - 1)
+    return jnp.clip(1 - t / (num_timesteps - 1), 0, 1)
 
 
 def reference_active(
