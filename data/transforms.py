@@ -1,7 +1,7 @@
 """Augmentations of one record, each a pure `(rng, record) -> record` on uint8 arrays.
 
 Lengths in pixels are the published trainer's at 1024 px and scale with the picture's size,
-sqrt(height * width). Give `make_loader` fresh instances in the order of this module.
+sqrt(height * width). Meant to be applied in the order of this module.
 """
 
 import math
