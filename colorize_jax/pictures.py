@@ -126,8 +126,9 @@ def _place(
     scale = min(room[0] / picture.width, room[1] / picture.height)
     size = tuple(max(1, round(side * scale)) for side in picture.size)
     if size != picture.size:
-        # Whole pixels for small pictures, whose pixels one wants to see.
-        grow = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.BICUBIC
+        # At a whole factor of a small picture one wants to see its pixels.
+        is_whole = scale >= 2 and scale == int(scale)
+        grow = Image.Resampling.NEAREST if is_whole else Image.Resampling.BICUBIC
         picture = picture.resize(size, grow if scale > 1 else Image.Resampling.LANCZOS)
     left, top = (c + (r - s) // 2 for c, r, s in zip(corner, room, size, strict=True))
     sheet.paste(picture, (left, top), picture if picture.mode == "RGBA" else None)

@@ -2,6 +2,8 @@
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -93,18 +95,11 @@ def read_picture(source: PictureSource, name: str | None = None) -> Picture:
         raise UserError(f"got {name}, which cannot be read ({detail}), {_REMEDY}") from error
     if not content:
         raise UserError(f"got {name}, which is empty, {_REMEDY}")
-    with warnings.catch_warnings():
-        # The limit is checked below; large scans are no reason to worry the reader.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(BytesIO(content)) as image:
-                return _convert(image, name)
-        except Image.DecompressionBombError as error:
-            raise _too_large(name) from error
-        except Image.UnidentifiedImageError as error:
-            raise UserError(
-                f"got {name}, which is no picture that can be read, {_REMEDY}"
-            ) from error
+    with warnings.catch_warnings(), _damage_reported(name):
+        # Neither large scans nor odd tags are a reason to worry the reader.
+        warnings.simplefilter("ignore")
+        with Image.open(BytesIO(content)) as image:
+            return _convert(image, name)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -115,6 +110,23 @@ def to_array(image: Image.Image) -> np.ndarray:
     return values
 
 
+@contextmanager
+def _damage_reported(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises on a bad file into one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(name) from error
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"got {name}, which is no picture that can be read, {_REMEDY}") from error
+    except Exception as error:
+        # A damaged file can raise anything from within the decoders.
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"got {name}, which is damaged ({detail}), {_REMEDY}") from error
+
+
 def _convert(image: Image.Image, name: str) -> Picture:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name, image.size)
@@ -122,15 +134,9 @@ def _convert(image: Image.Image, name: str) -> Picture:
         raise UserError(f"got {name} of {image.width}x{image.height} px, expected some pixels")
     if image.format in _REFUSED_FORMATS:
         raise UserError(f"got {name}, a drawing in {image.format} format, {_REMEDY}")
-    try:
+    with _damage_reported(name):
         image.load()
         colors, alpha = _split_alpha(ImageOps.exif_transpose(image), name)
-    except (UserError, KeyboardInterrupt, Image.DecompressionBombError):
-        raise
-    except Exception as error:
-        # A damaged file can raise anything from within Pillow's decoders.
-        detail = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"got {name}, which is damaged ({detail}), {_REMEDY}") from error
     alpha = None if alpha is None else np.asarray(alpha)
     if alpha is not None and alpha.min() == 255:
         alpha = None

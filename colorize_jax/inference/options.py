@@ -1,0 +1,324 @@
+"""Every control of inference, with its default, its range and its meaning.
+
+`InferenceOptions` is frozen and checked; each field carries its help text and its rule, from which
+`option_flags` makes the command line.
+"""
+
+import dataclasses
+import difflib
+import json
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from colorize_jax.errors import UserError
+from colorize_jax.inference.checks import (
+    Check,
+    Choice,
+    Flag,
+    Maybe,
+    Named,
+    Real,
+    Reals,
+    Scales,
+    Whole,
+    Window,
+)
+from colorize_jax.inference.preprocess import MASK_SOURCES, PREPROCESSORS
+from colorize_jax.inference.sizes import PUBLISHED_LIMITS, SizeLimits, autofit_size, check_size
+
+MAX_STEPS = 1000
+MAX_SEED = 2**32 - 1
+
+_GUIDANCE = Real(0, 100)
+_STRENGTH = Real(0, 10)
+_SHARE = Real(0, 1)
+_SIDE = Maybe(Whole(1, 2**16))
+
+
+def _sampler_name(name: str) -> str:
+    # Samplers import jax, which help pages need not wait for.
+    from colorize_jax.diffusion.samplers import find_sampler
+
+    return find_sampler(name).name
+
+
+def _schedule_name(name: str) -> str:
+    from colorize_jax.diffusion.samplers import find_schedule
+
+    return find_schedule(name)
+
+
+def _option(default: Any, check: Check, text: str) -> Any:
+    return field(default=default, metadata={"check": check, "help": text})
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How to colour a sketch; the help text of each field says what it does.
+
+    Progress runs from 0 at the first step (most noise) to 1 at the last: 1 - t / (T - 1). Strengths
+    are factors. Sequences are kept as tuples, scales by name as sorted (name, scale) pairs.
+
+    Raises:
+        UserError: a value of the wrong type or out of its range, or two that exclude each other.
+    """
+
+    # ------------------------------------------------------------------------------- guidance
+    reference_guidance: float = _option(
+        4.0, _GUIDANCE, "scale of guidance by the reference; off at 1 or less"
+    )
+    sketch_guidance: float = _option(
+        1.0, _GUIDANCE, "scale of guidance by the sketch; off at 1 or less"
+    )
+    guidance_window: tuple[float, float] = _option(
+        (0.0, 1.0), Window(), "progress, from and to, during which the reference is used"
+    )
+    no_guidance_window: tuple[float, float] | None = _option(
+        None, Maybe(Window()), "progress, from and to, during which the reference is not used"
+    )
+    unconditional: bool = _option(False, Flag(), "colour without a reference")
+
+    # ------------------------------------------------------------------------------ strengths
+    reference_strength: float = _option(
+        1.0, _STRENGTH, "factor of the reference in every transformer block"
+    )
+    level_strengths: tuple[float, float, float] = _option(
+        (1.0, 1.0, 1.0),
+        Reals(_STRENGTH, 3),
+        "further factors at the high, the low and the bottom level (blocks 1-4 and 65-70, 5-24 "
+        "and 35-64, 25-34)",
+    )
+    block_strengths: tuple[float, ...] | None = _option(
+        None, Maybe(Reals(_STRENGTH)), "further factors, one for each block (70 in the published)"
+    )
+    sketch_strength: float = _option(1.0, _STRENGTH, "factor of the sketch")
+    sketch_strengths: tuple[float, float, float, float] = _option(
+        (1.0, 1.0, 1.0, 1.0),
+        Reals(_STRENGTH, 4),
+        "further factors of its four levels, finest first",
+    )
+
+    # -------------------------------------------------------------- foreground and background
+    split_attention: bool = _option(
+        False, Flag(), "let foreground and background attend to the reference's own"
+    )
+    foreground_strength: float = _option(1.0, _STRENGTH, "factor of the reference's foreground")
+    background_strength: float = _option(1.0, _STRENGTH, "factor of the reference's background")
+    merge: float = _option(0.0, _SHARE, "share of the background mixed into the foreground")
+    sketch_mask_threshold: float = _option(0.05, _SHARE, "above it the sketch's mask is foreground")
+    reference_mask_threshold: float = _option(
+        0.5, _SHARE, "from it on the reference's mask is foreground"
+    )
+    mask_source: str = _option(
+        "automatic", Choice(MASK_SOURCES), "where masks come from that are not given"
+    )
+    remove_foreground: bool = _option(
+        False, Flag(), "paint the reference's foreground white before it is read"
+    )
+    remove_background: bool = _option(
+        False, Flag(), "paint the reference's background white before it is read"
+    )
+    background_plugin: bool = _option(
+        False, Flag(), "transfer the reference's background by the plugin model"
+    )
+    foreground_latent: bool = _option(
+        False, Flag(), "give the plugin model the reference's foreground too"
+    )
+    background_latent_copy: bool = _option(
+        False, Flag(), "keep the reference's own background outside the sketch's mask"
+    )
+    lora_scales: tuple[tuple[str, float], ...] = _option(
+        (), Scales(Real(-10, 10)), "scales of low-rank additions; 1 where none is given"
+    )
+    merge_loras: bool = _option(False, Flag(), "add low-rank additions to the weights beforehand")
+
+    # -------------------------------------------------------------------- attention injection
+    attention_injection: bool = _option(
+        False, Flag(), "let self-attention see the noised reference in every step"
+    )
+    injection_fidelity: float = _option(
+        0.5, _SHARE, "share of the picture without injection in the unguided half"
+    )
+
+    # ------------------------------------------------------------------------------- sampling
+    steps: int = _option(20, Whole(1, MAX_STEPS), "number of denoising steps")
+    sampler: str = _option("DPM++ 3M SDE", Named(_sampler_name), "which sampler")
+    schedule: str = _option(
+        "automatic", Named(_schedule_name), "which noise levels; automatic is the sampler's own"
+    )
+    seed: int | None = _option(
+        None, Maybe(Whole(0, MAX_SEED)), "same seed, same picture; random if none is given"
+    )
+
+    # ---------------------------------------------------------------------- sketch and output
+    preprocessor: str = _option(
+        "invert",
+        Choice(PREPROCESSORS),
+        "invert: black lines on white; none: white lines on black; extract: draw the lines of a "
+        "coloured picture",
+    )
+    height: int | None = _option(None, _SIDE, "output height, px; the model's own if none is given")
+    width: int | None = _option(None, _SIDE, "output width, px; the model's own if none is given")
+    autofit: bool = _option(False, Flag(), "choose height and width by the sketch's aspect")
+    crop_to_sketch: bool = _option(True, Flag(), "cut off what was padded around the sketch")
+    aesthetic_score: float = _option(7.0, Real(0, 10), "what the picture's rating should be")
+
+    # ----------------------------------------------------------------------------------- memory
+    tiled_decode: bool = _option(False, Flag(), "decode in tiles, for large pictures")
+    low_memory: bool = _option(False, Flag(), "free the encoders before denoising")
+
+    def __post_init__(self) -> None:
+        for name, rule in _RULES.items():
+            object.__setattr__(self, name, rule(name, getattr(self, name)))
+        if self.remove_foreground and self.remove_background:
+            raise UserError(
+                "got remove_foreground and remove_background, expected one of them: together they "
+                "leave nothing; drop one"
+            )
+        if self.autofit and (self.height or self.width):
+            raise UserError(
+                f"got autofit and a size ({self.height}x{self.width}), expected one of them; drop "
+                "one"
+            )
+
+    def replace(self, **changes: Any) -> "InferenceOptions":
+        """Return a checked copy with some fields changed; unknown names raise UserError."""
+        return InferenceOptions.from_dict({**self.to_dict(), **changes})
+
+    def with_seed(self) -> "InferenceOptions":
+        """Return these options with a seed: their own (0 is one), or a random one."""
+        if self.seed is not None:
+            return self
+        return dataclasses.replace(self, seed=secrets.randbelow(MAX_SEED + 1))
+
+    def output_size(
+        self, sketch_height: int, sketch_width: int, limits: SizeLimits = PUBLISHED_LIMITS
+    ) -> tuple[int, int]:
+        """Return the output's height and width for a sketch of some size, px.
+
+        Raises:
+            UserError: a size that the model (see `SizeLimits`) does not draw.
+        """
+        if self.autofit:
+            return autofit_size(sketch_height, sketch_width, limits)
+        height, width = self.height or limits.default, self.width or limits.default
+        check_size(height, width, limits)
+        return height, width
+
+    def block_scales(self, levels: Iterable[str]) -> tuple[float, ...]:
+        """Return the factor of the reference in each transformer block.
+
+        Args:
+            levels: level of each block in order of execution, see `block_levels`.
+
+        Raises:
+            UserError: `block_strengths` are not as many as the blocks.
+        """
+        by_level = dict(zip(("high", "low", "bottom"), self.level_strengths, strict=True))
+        scales = [self.reference_strength * by_level[level] for level in levels]
+        if self.block_strengths is None:
+            return tuple(scales)
+        if len(self.block_strengths) != len(scales):
+            raise UserError(
+                f"got {len(self.block_strengths)} block_strengths, expected {len(scales)}, one "
+                "for each transformer block of the model; add or drop some"
+            )
+        return tuple(a * b for a, b in zip(scales, self.block_strengths, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all options as JSON has them."""
+        return {name: rule.plain(getattr(self, name)) for name, rule in _RULES.items()}
+
+    def to_json(self) -> str:
+        """Return all options as a JSON object."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "InferenceOptions":
+        """Build options; what is left out keeps its default.
+
+        Raises:
+            UserError: an unknown option (the nearest is named) or a bad value.
+        """
+        if not isinstance(content, Mapping):
+            raise UserError(
+                f"got options of type {type(content).__name__}, expected an object of names and "
+                "values"
+            )
+        for name in content:
+            if name not in _RULES:
+                near = difflib.get_close_matches(str(name), _RULES, n=1, cutoff=0.0)[0]
+                raise UserError(
+                    f'got unknown option "{name}", expected e.g. "{near}" (the nearest)'
+                )
+        return cls(**content)
+
+    @classmethod
+    def from_json(cls, text: str) -> "InferenceOptions":
+        """Build options from a JSON object; see `from_dict`."""
+        try:
+            content = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"got options that are no JSON ({error}), expected an object"
+            ) from error
+        return cls.from_dict(content)
+
+
+_RULES: dict[str, Check] = {
+    option.name: option.metadata["check"] for option in dataclasses.fields(InferenceOptions)
+}
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Read the options that a JSON or YAML file sets; `InferenceOptions.from_dict` checks them.
+
+    Raises:
+        UserError: the file cannot be read, or holds no object.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        # JSON is YAML, but not to every YAML reader.
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        detail = getattr(error, "strerror", None) or "not text"
+        raise UserError(f"got options file {path} ({detail}), expected JSON or YAML") from error
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"got options file {path} ({detail}), expected JSON or YAML") from error
+    if not isinstance(content, Mapping):
+        raise UserError(
+            f"got options file {path} that holds a {type(content).__name__}, expected names and "
+            "values"
+        )
+    return dict(content)
+
+
+def block_levels(transformer_depth: Iterable[int], num_res_blocks: int) -> tuple[str, ...]:
+    """Return the level of each transformer block of a UNet in order of execution.
+
+    "bottom" is the middle of the UNet, "low" its deepest level on either side, "high" all others.
+
+    Args:
+        transformer_depth: transformer blocks after each res block, by level.
+        num_res_blocks: res blocks a level in the encoder, one more in the decoder.
+    """
+    depths = tuple(transformer_depth)
+    deepest = len(depths) - 1
+
+    def side(order: Iterable[int], count: int) -> list[str]:
+        return [
+            "low" if level == deepest else "high"
+            for level in order
+            for _ in range(depths[level] * count)
+        ]
+
+    encoder = side(range(len(depths)), num_res_blocks)
+    decoder = side(reversed(range(len(depths))), num_res_blocks + 1)
+    return (*encoder, *["bottom"] * depths[-1], *decoder)
