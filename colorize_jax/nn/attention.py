@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from colorize_jax.types import Array
 
-IMPLEMENTATIONS = ("auto", "blockwise", "cudnn", "splash")
+IMPLEMENTATIONS = ("auto", "blockwise", "cudnn", "splash", "plain")
 
 # Probabilities held at once by the blockwise form, bytes a sample; float32.
 BLOCK_BYTES = 128 * 2**20
@@ -32,7 +32,8 @@ def attention(
         v: (B, S, K, D) values.
         scale: factor of the logits, 1 / sqrt(D) by default.
         implementation: "blockwise" (XLA, over blocks of queries, every platform), "cudnn" (flash
-            attention on NVIDIA GPUs, half precision), "splash" (Pallas, TPU); "auto" takes
+            attention on NVIDIA GPUs, half precision), "splash" (Pallas, TPU), "plain" (all
+            probabilities at once, nothing computed twice: what FLOPs are counted on); "auto" takes
             the best for the default backend's platform and these shapes.
 
     Returns:
@@ -48,6 +49,8 @@ def attention(
 
         if splash.takes(q, k):
             return splash.attention(q, k, v, scale)
+    if implementation == "plain":
+        return _plain(q, k, v, scale)
     return _blockwise(q, k, v, scale)
 
 
@@ -76,11 +79,10 @@ def _blockwise(q: Array, k: Array, v: Array, scale: float) -> Array:
 
 
 def block_size(queries: int, keys: int, heads: int) -> int:
-    """Number of queries whose probabilities fit `BLOCK_BYTES`: all, or a power of two."""
-    rows = BLOCK_BYTES // (4 * keys * heads)
-    if rows >= queries:
-        return queries
-    return 2 ** max(3, int(math.log2(max(rows, 1))))
+    """Queries whose probabilities fit `BLOCK_BYTES`, in blocks that hardly need padding."""
+    rows = max(8, BLOCK_BYTES // (4 * keys * heads))
+    count = -(-queries // rows)
+    return queries if count == 1 else 8 * -(-queries // (8 * count))
 
 
 def _plain(q: Array, k: Any, v: Any, scale: float) -> Array:
