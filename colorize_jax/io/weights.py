@@ -26,7 +26,7 @@ from colorize_jax.types import Params
 
 METADATA_FILE = "metadata.json"
 FORMAT = "colorize-jax weights 1"
-CONCURRENT_GB = 1  # Orbax's own buffers; without a limit it copies the whole tree
+MIN_BUFFER_BYTES = 256_000_000  # of Orbax's own buffers; see `_checkpointer`
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class WeightsReader:
             ) from error
         self.abstract: dict[str, Params] = {}
         for component in self.metadata.configs:
-            with self._damage(component), _checkpointer() as checkpointer:
+            with self._damage(component), _checkpointer({}) as checkpointer:
                 tree = checkpointer.metadata(self.directory / component).item_metadata.tree
             self.abstract[component] = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
@@ -149,7 +149,7 @@ class WeightsReader:
         restore = ocp.args.PyTreeRestore(
             item=item, restore_args=arguments, partial_restore=module is not None
         )
-        with self._damage(component), _checkpointer() as checkpointer:
+        with self._damage(component), _checkpointer(item) as checkpointer:
             tree = checkpointer.restore(self.directory / component, args=restore)
         return jax.tree.map(np.asarray, tree)
 
@@ -197,7 +197,7 @@ def _save_tree(path: Path, tree: Params) -> None:
         return leaf if leaf.dtype.itemsize > 4 else jax.device_put(leaf, device)
 
     try:
-        with _checkpointer() as checkpointer:
+        with _checkpointer(tree) as checkpointer:
             checkpointer.save(path.absolute(), jax.tree.map(to_jax, tree))
     except ValueError as error:
         # TensorStore reports a full disk as a ValueError that quotes the system's message.
@@ -206,9 +206,13 @@ def _save_tree(path: Path, tree: Params) -> None:
         raise
 
 
-def _checkpointer() -> ocp.Checkpointer:
+def _checkpointer(tree: Params) -> ocp.Checkpointer:
+    """A checkpointer whose buffers hold little more than the largest array of a tree.
+
+    Orbax by default copies the whole tree; a limit below its largest array it refuses.
+    """
+    sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    gigabytes = max(MIN_BUFFER_BYTES, 1.1 * max(sizes, default=0)) / 1e9
     return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(
-            save_concurrent_gb=CONCURRENT_GB, restore_concurrent_gb=CONCURRENT_GB
-        )
+        ocp.PyTreeCheckpointHandler(save_concurrent_gb=gigabytes, restore_concurrent_gb=gigabytes)
     )

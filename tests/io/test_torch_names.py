@@ -1,5 +1,6 @@
 """The name table on hand-made trees."""
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
@@ -96,6 +97,14 @@ def test_round_trip_keeps_dtype_and_bits(dtype):
     for name, array in tensors.items():
         assert again[name].dtype == dtype
         assert again[name].tobytes() == array.tobytes(), name
+
+
+def test_trees_share_their_memory_with_jax():
+    tensors = dict(torch_names.to_torch("unet", _tree()))
+    restored = torch_names.from_torch("unet", tensors, _tree())
+    device = jax.local_devices(backend="cpu")[0]
+    for leaf in jax.tree.leaves(restored):
+        assert jax.device_put(leaf, device).unsafe_buffer_pointer() == leaf.ctypes.data
 
 
 def test_blocks_of_mixed_dtype_share_one_that_holds_both():
