@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Protocol
 
 from colorize_jax.errors import UserError
+from colorize_jax.io.run_weights import RunWeights
 from colorize_jax.io.weights import METADATA_FILE, WeightsMetadata, WeightsReader, is_weights_dir
+from colorize_jax.io.workdir import is_workdir
 from colorize_jax.types import Params
 
 
@@ -29,7 +31,7 @@ def open_weights(path: str | Path, *, raw: bool = False) -> Weights:
     """Open a folder of weights without loading it.
 
     Args:
-        path: a folder that `import` made.
+        path: a folder that `import` made, or the workdir of a training run.
         raw: of a training run, the parameters themselves and not their running average.
 
     Raises:
@@ -42,9 +44,11 @@ def open_weights(path: str | Path, *, raw: bool = False) -> Weights:
                 "no running average; leave it out"
             )
         return WeightsReader(path)
+    if is_workdir(path):
+        return RunWeights(path, raw=raw)
     found = sorted(item.name for item in Path(path).iterdir()) if Path(path).is_dir() else []
     what = f"a folder with {', '.join(found[:6]) or 'nothing in it'}" if found else "no such folder"
     raise UserError(
-        f"got {path} ({what}), expected a folder with {METADATA_FILE} as `import` makes it; "
-        "import a checkpoint first"
+        f"got {path} ({what}), expected a folder with {METADATA_FILE} as `import` makes it, or the "
+        "workdir of a training run; import a checkpoint first"
     )

@@ -1,0 +1,119 @@
+"""The folder of a run: what lies where, and whose run it is.
+
+DIR/config.json        the run's config, and what its weights are
+DIR/checkpoints/STEP/  see `io.checkpoint`
+DIR/frozen/            parameters that are never trained, once
+DIR/metrics.jsonl, events..., samples/      see `colorize_jax.writer`
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import jax
+from etils import epath
+
+from colorize_jax.errors import UserError
+from colorize_jax.io.weights import WeightsMetadata
+
+CONFIG_FILE = "config.json"
+CHECKPOINTS = "checkpoints"
+FROZEN = "frozen"
+FORMAT = "colorize-jax run 1"
+NUM_SHOWN = 4  # keys that a message about another config names
+
+PathLike = epath.PathLike
+
+
+def claim_workdir(
+    workdir: PathLike,
+    config: Mapping[str, Any],
+    weights: WeightsMetadata,
+    *,
+    free: Sequence[str] = (),
+) -> None:
+    """Make the folder of a run, or make sure that it holds this very run.
+
+    Args:
+        workdir: a local folder or an object store's URL.
+        config: the run's whole config as plain dictionaries.
+        weights: what its parameters are.
+        free: dotted keys or sections that may differ from the run that is there.
+
+    Raises:
+        UserError: another config's run is there, or the folder cannot be read or written.
+    """
+    workdir = epath.Path(workdir)
+    try:
+        if is_workdir(workdir):
+            _check_same(workdir, json.loads(json.dumps(config)), free)
+        elif workdir.exists() and (workdir / CHECKPOINTS).exists():
+            raise UserError(
+                f"got workdir {workdir} with checkpoints but without a {CONFIG_FILE} of ours, "
+                "expected a run or an empty folder; choose another workdir"
+            )
+        if jax.process_index() == 0:
+            workdir.mkdir(parents=True, exist_ok=True)
+            content = {"format": FORMAT, "config": config, "weights": asdict(weights)}
+            temporary = workdir / f".{CONFIG_FILE}.tmp"
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+            temporary.replace(workdir / CONFIG_FILE)
+    except OSError as error:
+        raise UserError(
+            f"got workdir {workdir} that cannot be used ({error.strerror or error}), expected a "
+            "writable folder; choose another"
+        ) from error
+
+
+def is_workdir(path: PathLike) -> bool:
+    """Whether `path` is the folder of a run."""
+    try:
+        return json.loads((epath.Path(path) / CONFIG_FILE).read_text())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_workdir(workdir: PathLike) -> tuple[dict[str, Any], WeightsMetadata]:
+    """Return the config of a run and what its weights are.
+
+    Raises:
+        UserError: `workdir` is no folder of a run.
+    """
+    if not is_workdir(workdir):
+        raise UserError(
+            f"got {workdir}, expected the workdir of a training run (there is no {CONFIG_FILE} of "
+            "ours in it); check the path"
+        )
+    content = json.loads((epath.Path(workdir) / CONFIG_FILE).read_text())
+    return content["config"], WeightsMetadata(**content["weights"])
+
+
+def _check_same(workdir: epath.Path, config: Mapping[str, Any], free: Sequence[str]) -> None:
+    there, _ = read_workdir(workdir)
+    ours, theirs = dict(_flat(config, "")), dict(_flat(there, ""))
+    missing = object()
+    different = [
+        key
+        for key in dict.fromkeys([*ours, *theirs])
+        if ours.get(key, missing) != theirs.get(key, missing)
+        and not any(key == name or key.startswith(name + ".") for name in free)
+    ]
+    if different:
+        shown = "; ".join(
+            f"{key} is {theirs.get(key, 'missing')!r} there and {ours.get(key, 'missing')!r} here"
+            for key in different[:NUM_SHOWN]
+        )
+        more = f"; and {len(different) - NUM_SHOWN} more" if len(different) > NUM_SHOWN else ""
+        raise UserError(
+            f"got workdir {workdir} of a run with another config ({shown}{more}), expected the "
+            "same config or an empty folder; choose another workdir"
+        )
+
+
+def _flat(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
