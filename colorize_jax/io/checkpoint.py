@@ -149,6 +149,7 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint is of another architecture, or none is complete.
         """
+        self.wait()
         found = False
         while True:
             self._set_damaged_aside()
