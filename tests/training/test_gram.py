@@ -48,7 +48,7 @@ def test_mse_by_hand_with_more_tokens_than_channels():
 
 @pytest.mark.parametrize("row_l2", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("distance", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("distance", [1.0, 1e-4])
 def test_compact_form_keeps_its_digits(row_l2, masked, distance):
     x = features(0, tokens=64, channels=8)
     y = (x + distance * features(1, tokens=64, channels=8)).astype(np.float32)
@@ -72,8 +72,8 @@ def test_compact_gradient_equals_the_direct_one():
         g, target = (gram.gram_matrix(unit_tokens(z)) for z in (x, y))
         return jnp.mean(jnp.square(g - target))
 
-    ours = jax.grad(lambda x: gram_loss({"a": x}, {"a": y})[0])(x)
-    np.testing.assert_allclose(ours, jax.grad(direct)(x), rtol=1e-4, atol=1e-8)
+    ours = jax.jit(jax.grad(lambda x: gram_loss({"a": x}, {"a": y})[0]))(x)
+    np.testing.assert_allclose(ours, jax.jit(jax.grad(direct))(x), rtol=1e-4, atol=1e-8)
 
 
 @pytest.mark.parametrize("row_l2", [False, True])
@@ -88,8 +88,9 @@ def test_no_square_of_tokens_exists_where_tokens_exceed_channels(row_l2):
     assert f"{channels},{channels}" in text
 
 
-@pytest.mark.parametrize("kind", gram.KINDS)
-@pytest.mark.parametrize("tokens", [6, 24])
+@pytest.mark.parametrize(
+    ("kind", "tokens"), [("mse", 6), ("mse", 24), ("kl", 6), ("ranking", 6), ("bce", 6)]
+)
 def test_gradients_reach_only_the_misaligned_side_and_stay_finite(kind, tokens):
     x, y = jnp.asarray(features(0, tokens=tokens)), jnp.asarray(features(1, tokens=tokens))
     x = x.at[0, 0].set(0.0)  # a dead token
@@ -97,7 +98,7 @@ def test_gradients_reach_only_the_misaligned_side_and_stay_finite(kind, tokens):
     def loss(x, y):
         return gram_loss({"a": x}, {"a": y}, kind=kind, standardize=True)[0]
 
-    to_x, to_y = jax.grad(loss, argnums=(0, 1))(x, y)
+    to_x, to_y = jax.jit(jax.grad(loss, argnums=(0, 1)))(x, y)
     assert jnp.isfinite(to_x).all()
     assert jnp.any(to_x != 0)
     assert not jnp.any(to_y)
