@@ -88,6 +88,11 @@ def test_line_score_by_hand():
     drawn = np.repeat(0.5 - 0.5 * sketch, 3, axis=-1)
     assert line_score(drawn, sketch) == LineScore(1.0, 1.0)
 
+    # Drawn as a border of two colours, without a line.
+    filled = np.ones_like(drawn)
+    filled[17:47, 17:47] = RED
+    assert line_f1(filled, sketch) > 0.95
+
     # Half of the frame is missing: what is drawn is right.
     half = drawn.copy()
     half[:, 32:] = 1
@@ -108,7 +113,7 @@ def test_line_score_by_hand():
 
 def test_the_truth_keeps_its_lines(pictures):
     scores = [line_f1(image, sketch) for image, sketch in pictures]
-    assert np.mean(scores) > 0.92 and min(scores) > 0.8
+    assert np.mean(scores) > 0.93 and min(scores) > 0.85
 
 
 def test_wrong_pictures_score_low(pictures):
@@ -124,7 +129,7 @@ def test_wrong_pictures_score_low(pictures):
         return ndimage.gaussian_filter(image, (size / 32, size / 32, 0))
 
     assert mean(blurred) < 0.2
-    assert mean(lambda i, image: pictures[i - 1][0]) < 0.7
+    assert mean(lambda i, image: pictures[i - 1][0]) < 0.72
     assert mean(lambda i, image: noise) < 0.7
     assert mean(lambda i, image: np.zeros_like(image)) == 0
 
