@@ -221,8 +221,14 @@ class DataConfig:
         num_examples: how many are drawn.
         batch_size: global batch.
         height, width: of pictures and sketches, px.
+        buckets: batches of one aspect each, of about height * width pixels; folders only.
         reference_size: side of the references, px; 0 leaves them at their own size.
-        same_identity_rate: rate of references that show the same character in another drawing.
+        same_identity_rate: rate of references that show the same character in another picture
+            (folders: where the index lists one).
+        min_aesthetic_score, min_short_side: pictures of folders below are left out; px.
+        margin_rate: rate of sketches whose margins are blanked, by up to 201 px at 1024.
+        mask_dilation: side of the kernel that widens reference masks, px at 1024.
+        mask_grow_rate, mask_erase_rate: rates of reference masks grown to blocks, partly erased.
         cache: keep records in memory once made; for small pictures.
         num_threads: threads that prepare batches.
         num_workers: processes that prepare batches; 0 stays in this one.
@@ -236,8 +242,15 @@ class DataConfig:
     batch_size: int = 128
     height: int = 1024
     width: int = 1024
+    buckets: bool = False
     reference_size: int = 0
     same_identity_rate: float = 0.0
+    min_aesthetic_score: float = 0.0
+    min_short_side: int = 0
+    margin_rate: float = 0.0
+    mask_dilation: int = 0
+    mask_grow_rate: float = 0.0
+    mask_erase_rate: float = 0.0
     cache: bool = False
     num_threads: int = 2
     num_workers: int = 0

@@ -40,6 +40,9 @@ RATES = (
     "optimizer.final_share",
     "optimizer.ema_decay",
     "data.same_identity_rate",
+    "data.margin_rate",
+    "data.mask_grow_rate",
+    "data.mask_erase_rate",
 )
 AT_LEAST_ONE = (
     "total_steps",
