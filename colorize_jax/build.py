@@ -7,11 +7,15 @@ import jax.numpy as jnp
 
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.config import Config
+from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.io.architectures import build, published_config
 from colorize_jax.io.torch_names import PREFIXES
 from colorize_jax.io.weights import WeightsMetadata
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.training.optim import learning_rate, make_optimizer
+from colorize_jax.training.step import Recipe, Taps
+from colorize_jax.types import Array, Params
 
 REMAT = {
     "none": None,
@@ -92,6 +96,61 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
     if not pictures:
         configs["vae"] = published_config("vae")
     return {name: published_config(name) | own for name, own in configs.items()}
+
+
+def build_recipe(config: Config) -> Recipe:
+    """Build all that a training step needs beside state, batch and key.
+
+    Raises:
+        UserError: as for the networks.
+    """
+    diffusion, options = config.diffusion, config.optimizer
+    rate = learning_rate(
+        options.learning_rate,
+        config.total_steps,
+        schedule=options.schedule,
+        warmup_steps=options.warmup_steps,
+        final_share=options.final_share,
+    )
+    optimizer = make_optimizer(
+        rate,
+        b1=options.b1,
+        b2=options.b2,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        no_decay=options.no_decay,
+        groups=options.groups,
+        clip_norm=options.clip_norm,
+        moment_dtype=jnp.dtype(options.moment_dtype),
+    )
+    schedule = make_schedule(
+        diffusion.beta_start,
+        diffusion.beta_end,
+        diffusion.num_timesteps,
+        diffusion.zero_terminal_snr,
+    )
+    colorizer, encoders = build_colorizer(config), build_encoders(config)
+    recipe = Recipe(colorizer, encoders, schedule, optimizer, config)
+    if config.gram.maximum:
+        Taps(colorizer, config.gram)  # a block that does not exist is named here
+    return recipe
+
+
+def random_params(recipe: Recipe, key: Array) -> Params:
+    """Random parameters of every network, trained and frozen; to be jitted or evaluated abstractly.
+
+    Args:
+        recipe: static.
+        key: of the run.
+    """
+    encoders, colorizer = recipe.encoders, recipe.colorizer
+    tokens = jax.eval_shape(
+        lambda: encoders.encode_reference(encoders.init(key), jnp.zeros((1, 64, 64, 3)))
+    )
+    params = colorizer.init(key, *tokens) | encoders.init(key)
+    if recipe.config.gram.anchor:
+        params["anchor"] = colorizer.init(key, *tokens)
+    return params
 
 
 def weights_metadata(config: Config) -> WeightsMetadata:

@@ -118,9 +118,7 @@ def make_predict(
 
         def prefix(hints: tuple[Array, ...]) -> Any:
             conditions = Conditions(None, hints, prepared.vector)
-            return colorizer.prefix(
-                params, noisy, timesteps, conditions, foreground=foreground
-            )
+            return colorizer.prefix(params, noisy, timesteps, conditions, foreground=foreground)
 
         groups = [(prefix(prepared.hints), prepared.hints)]
         if guide_sketch:
@@ -195,9 +193,7 @@ def generate(
         controls: what steers every forward.
         after_step: see `samplers.sample`.
     """
-    prepared = prepare(
-        colorizer, params, conditions, blank_hints=blank_hints, controls=controls
-    )
+    prepared = prepare(colorizer, params, conditions, blank_hints=blank_hints, controls=controls)
     predict = make_predict(
         colorizer,
         params,

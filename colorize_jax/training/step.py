@@ -7,7 +7,8 @@
     update    AdamW, running average
 
 The branches share everything before the first cross-attention, and the misaligned one ends with the
-last Gram block. While the Gram weight is zero it does not run at all.
+last Gram block. While the Gram weight is zero it does not exist: there are two programs of a step,
+and the loop, which knows the weight's schedule, takes the one that the step needs.
 """
 
 from collections.abc import Mapping
@@ -80,8 +81,14 @@ class Inputs:
     draws: Draws
 
 
+def is_dual(config: Config, step: int) -> bool:
+    """Whether update number `step`, from 0, runs the misaligned branch: its weight is not zero."""
+    gram = config.gram
+    return bool(gram_weight(step, config.total_steps, gram.zero_share, gram.maximum) > 0)
+
+
 def train_step(
-    recipe: Recipe, state: TrainState, record: Mapping[str, Array], key: Array
+    recipe: Recipe, state: TrainState, record: Mapping[str, Array], key: Array, *, dual: bool
 ) -> tuple[TrainState, Metrics]:
     """Do one update.
 
@@ -90,6 +97,7 @@ def train_step(
         state: before the update; may be donated.
         record: the loader's batch (see `augment.to_batch`), globally B samples.
         key: of the run; the state's step is folded in.
+        dual: static; `is_dual` of the state's step.
 
     Returns:
         The state after the update, and float32 scalars: losses, norms, Gram weight.
@@ -99,7 +107,7 @@ def train_step(
     weight = gram_weight(
         state.step, config.total_steps, config.gram.zero_share, config.gram.maximum
     )
-    grads, metrics = gradients(recipe, state.params, state.frozen, inputs, weight)
+    grads, metrics = gradients(recipe, state.params, state.frozen, inputs, weight, dual=dual)
     metrics |= {
         "gram_weight": weight,
         "gradient_norm": optax.global_norm(grads),
@@ -153,26 +161,18 @@ def pair(
 
 
 def gradients(
-    recipe: Recipe, params: Params, frozen: Params, inputs: Inputs, weight: Array
+    recipe: Recipe, params: Params, frozen: Params, inputs: Inputs, weight: Array, *, dual: bool
 ) -> tuple[Params, Metrics]:
-    """Gradients of the trained parameters; the misaligned branch runs where `weight` > 0."""
+    """Gradients of the trained parameters, and the terms of the loss; see `total_loss`."""
 
-    def of(dual: bool) -> Any:
-        def branch() -> tuple[Params, Metrics]:
-            def micro(inputs: Inputs) -> tuple[Params, Metrics]:
-                def loss(params: Params) -> tuple[Array, Metrics]:
-                    return total_loss(recipe, params, frozen, inputs, weight, dual=dual)
+    def micro(inputs: Inputs) -> tuple[Params, Metrics]:
+        def loss(params: Params) -> tuple[Array, Metrics]:
+            return total_loss(recipe, params, frozen, inputs, weight, dual=dual)
 
-                (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
-                return grads, metrics
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
+        return grads, metrics
 
-            return accumulate(micro, inputs, recipe.config.optimizer.accumulation)
-
-        return branch
-
-    if not recipe.config.gram.maximum:
-        return of(dual=False)()
-    return jax.lax.cond(weight > 0, of(dual=True), of(dual=False))
+    return accumulate(micro, inputs, recipe.config.optimizer.accumulation)
 
 
 def total_loss(

@@ -51,7 +51,8 @@ def run_training_step(case: GoldenCase) -> dict[str, np.ndarray]:
         draws,
     )
     weight, params = jnp.float32(case.config["gram_weight"]), _params(case, colorizer)
-    grads, metrics = jax.jit(gradients, static_argnums=0)(recipe, params, {}, paired, weight)
+    compiled = jax.jit(gradients, static_argnums=0, static_argnames="dual")
+    grads, metrics = compiled(recipe, params, {}, paired, weight, dual=True)
     outputs = {
         "diffusion_loss": metrics["diffusion_loss"],
         "gram_loss": metrics["gram_loss"],
