@@ -107,14 +107,19 @@ def _tangents(tone: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
 def _smooth_along(
     values: np.ndarray, tangent_x: np.ndarray, tangent_y: np.ndarray, sigma: float
 ) -> np.ndarray:
-    """Gaussian mean of `values` along the flow lines (line integral convolution, px steps)."""
+    """Gaussian mean of `values` along the flow lines (line integral convolution, px steps).
+
+    Only where a line may pass: far from all values that could reach a threshold nothing changes.
+    """
     height, width = values.shape
-    rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    total, total_weight = values.copy(), 1.0
+    reach = round(2 * sigma)
+    is_near = ndimage.maximum_filter(values, 2 * reach + 1) > _WEAK * _MIN_THRESHOLD
+    start = np.nonzero(is_near)
+    total, total_weight = values[start], 1.0
     for sign in (1, -1):
-        y, x = rows.copy(), columns.copy()
-        step_x, step_y = sign * tangent_x, sign * tangent_y
-        for distance in range(1, round(2 * sigma) + 1):
+        y, x = (places.astype(np.float32) for places in start)
+        step_x, step_y = sign * tangent_x[start], sign * tangent_y[start]
+        for distance in range(1, reach + 1):
             x += step_x
             y += step_y
             weight = float(np.exp(-0.5 * (distance / sigma) ** 2))
@@ -128,7 +133,9 @@ def _smooth_along(
             # A tangent has no direction: go on, never back.
             turn = np.where(next_x * step_x + next_y * step_y < 0, np.float32(-1), np.float32(1))
             step_x, step_y = turn * next_x, turn * next_y
-    return total / np.float32(total_weight)
+    smoothed = values.copy()
+    smoothed[start] = total / np.float32(total_weight)
+    return smoothed
 
 
 def _kept(ratio: np.ndarray, speck: float) -> np.ndarray:
