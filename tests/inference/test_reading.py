@@ -197,15 +197,25 @@ def test_arrays_that_are_no_pictures(values):
         read_picture(values)
 
 
-def test_wide_gamut_profile_is_applied_and_nonsense_ignored(tmp_path):
-    image = Image.new("RGB", (4, 4), (200, 100, 50))
-    linear = ImageCms.createProfile("XYZ")
-    wide = ImageCms.ImageCmsProfile(linear).tobytes()
-    for profile in (wide, b"no profile"):
-        path = _write(tmp_path / "a.png", image, icc_profile=profile)
-        picture = read_picture(path)
-        assert picture.rgb.shape == (4, 4, 3)
-    assert picture.rgb[0, 0].tolist() == [200, 100, 50]
+def test_colour_profiles_are_applied_and_nonsense_ignored(tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # A device whose red primary is green and whose green one is red.
+    swapped = profile.replace(b"rXYZ", b"----").replace(b"gXYZ", b"rXYZ").replace(b"----", b"gXYZ")
+    for letters in ("sRGB".encode("utf-16-be"), b"sRGB"):
+        swapped = swapped.replace(letters, letters.replace(b"s", b"x"))
+    image = Image.new("RGB", (4, 4), (255, 0, 0))
+    for content, expected in (
+        (swapped, (0, 255, 0)),
+        (profile, (255, 0, 0)),
+        (b"nonsense", (255, 0, 0)),
+    ):
+        path = _write(tmp_path / "a.png", image, icc_profile=content)
+        assert np.abs(read_picture(path).rgb[0, 0].astype(int) - expected).max() <= 3
+    layer = image.convert("RGBA")
+    layer.putalpha(100)
+    picture = read_picture(_write(tmp_path / "a.png", layer, icc_profile=swapped))
+    assert np.abs(picture.rgb[0, 0].astype(int) - (0, 255, 0)).max() <= 3
+    assert (picture.alpha == 100).all()
 
 
 def test_first_frame_of_an_animation(tmp_path):
