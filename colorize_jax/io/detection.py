@@ -146,11 +146,19 @@ def _unet_trunk(shapes: Shapes) -> Config:
     return found
 
 
+def _hint_blocks(shapes: Shapes) -> list[int] | None:
+    """The first input block, those that halve the picture, and the last one, as published."""
+    downs = {int(m[1]) for m, _ in _matches(shapes, r"input_blocks\.(\d+)\.0\.op\..*")}
+    last = _count(shapes, r"input_blocks\.(\d+)\..*") - 1
+    return sorted({0, last} | downs) if last > 0 else None
+
+
 def _detect_unet(shapes: Shapes) -> Config:
     keys = _matches(shapes, r".*\.transformer_blocks\.\d+\.attn2\.to_k\.weight")
     downs = _matches(shapes, r".*\.lora_down_(\w+)\.weight")
     labels = sorted({match[1] for match, _ in downs})
     return _unet_trunk(shapes) | {
+        "hint_blocks": _hint_blocks(shapes),
         "context_channels": _vote(shape[-1] for _, shape in keys),
         "out_channels": _vote(
             [

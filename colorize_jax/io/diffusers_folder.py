@@ -262,6 +262,9 @@ def _unet_config(folder: Path, content: Mapping[str, Any]) -> Config:
             "in_channels": content["in_channels"],
             "out_channels": content["out_channels"],
         }
+        stride = config["num_res_blocks"] + 1
+        blocks = range(stride, stride * len(channels), stride)
+        config["hint_blocks"] = [0, *blocks, stride * len(channels) - 1]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(
             f"got {folder / 'config.json'} that is no SDXL UNet ({type(error).__name__}: {error}), "

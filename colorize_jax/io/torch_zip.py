@@ -92,11 +92,29 @@ class _RebuildParameter:
         return view
 
 
+class _Inert:
+    """Stands for values that trainers store beside the tensors and that nothing here reads."""
+
+    __slots__ = ()
+
+    def __call__(self, *_: Any) -> "_Inert":
+        return self
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
 ALLOWED: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
     ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
     ("torch", "Size"): tuple,
+    # Lightning's key of a callback's state, the device and NumPy's numbers that trainers log.
+    ("pytorch_lightning.callbacks.model_checkpoint", "ModelCheckpoint"): _Inert(),
+    ("torch", "device"): _Inert(),
+    ("numpy", "dtype"): _Inert(),
+    ("numpy.core.multiarray", "scalar"): _Inert(),
+    ("numpy._core.multiarray", "scalar"): _Inert(),
     **{("torch", name): _StorageType(np.dtype(dtype)) for name, dtype in STORAGES.items()},
 }
 

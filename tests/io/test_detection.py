@@ -9,7 +9,6 @@ from colorize_jax.io.detection import UNSEEN, detect_config
 
 # What the shapes of the small models do not tell.
 SAID = {component: set(fields) for component, (fields, _) in UNSEEN.items()}
-SAID["unet"] |= {"hint_blocks"}
 
 
 def _shapes(component, **changes):
@@ -34,7 +33,12 @@ def test_small_networks_are_recognized(component):
         {"loras": [["background", 2], ["foreground", 3]]},
         {"foreground_channels": 4, "map_modules": True},
         {"warp_modules": True, "in_channels": 9, "out_channels": 8},
-        {"num_res_blocks": 2, "channel_mult": [1, 1, 2], "transformer_depth": [0, 1, 3]},
+        {
+            "num_res_blocks": 2,
+            "channel_mult": [1, 1, 2],
+            "transformer_depth": [0, 1, 3],
+            "hint_blocks": [0, 3, 6, 8],
+        },
     ],
 )
 def test_variants_of_the_unet_are_recognized(changes):
@@ -56,7 +60,7 @@ def test_one_wrong_or_missing_tensor_does_not_change_the_architecture():
         shapes[f"p.{name}"] = (320, *shapes[f"p.{name}"][1:])
         assert detect_config("unet", shapes, "p.", said) == expected
     shapes = _shapes("unet")
-    del shapes["p.input_blocks.2.0.op.weight"]
+    del shapes["p.input_blocks.2.0.op.weight"]  # its bias still tells
     assert detect_config("unet", shapes, "p.", said) == expected
 
 

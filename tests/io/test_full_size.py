@@ -1,6 +1,6 @@
 """One pass with every tensor of the published colorizer: 5.4 GB there, back, and through the UNet.
 
-Needs 17 GB of disk and 12 GB of memory; about 10 minutes on two CPU cores.
+Needs 17 GB of disk, and 17 GB of memory for the forward; 10 minutes on two CPU cores.
 """
 
 import gzip

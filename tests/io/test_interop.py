@@ -1,5 +1,7 @@
 """What we write loads in PyTorch's libraries and gives the same numbers there, and vice versa."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -200,6 +202,23 @@ def test_a_clip_of_transformers_here(tmp_path):
     images = _random(0, 2, 28, 28, 3)
     ours = _ours(tmp_path / "weights", "clip_vision", images)
     assert _close(ours, _clip_tokens(theirs, images))
+
+
+def test_shards_of_torch_save(tmp_path):
+    arrays = tensors("clip_vision", prefix="", dtype=np.float32)
+    names = list(arrays)
+    weight_map = {}
+    for number in (1, 2):
+        file = f"pytorch_model-0000{number}-of-00002.bin"
+        half = {name: torch.tensor(arrays[name]) for name in names[number - 1 :: 2]}
+        torch.save(half, tmp_path / file)
+        weight_map |= dict.fromkeys(half, file)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    source = pretrained.open_source(tmp_path, {"clip_vision": CONFIGS["clip_vision"]})
+    assert source.form == "folder with pytorch_model.bin.index.json"
+    found = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
+    assert small_models.same_bits(found, arrays)
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

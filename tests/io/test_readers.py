@@ -168,6 +168,25 @@ def test_torch_zip_with_views_and_a_state_dict_key(tmp_path):
     np.testing.assert_array_equal(tensors["half"], TENSORS["b.bias"][1:])
 
 
+def test_what_trainers_store_beside_the_tensors_is_passed_over(tmp_path):
+    codes = _Opcodes({"0": ("FloatStorage", 4)})
+    callback = b"cpytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint\n"
+    dtype = b"cnumpy\ndtype\n(" + codes.plain("f8") + b"tR" + codes.plain((3, "<")) + b"b"
+    scalar = b"cnumpy.core.multiarray\nscalar\n(" + dtype + codes.plain("x") + b"tR"
+    entries = {
+        "state_dict": codes.dictionary({"a": codes.tensor("0", 0, (4,), (1,))}),
+        "callbacks": b"}" + callback + codes.plain(1) + b"s",
+        "loss": scalar,
+        "device": b"ctorch\ndevice\n(" + codes.plain("cuda") + b"tR",
+    }
+    data = np.arange(4, dtype=np.float32)
+    members = {"data/0": data.tobytes()}
+    path = _torch_zip(tmp_path / "model.ckpt", codes.dictionary(entries), members)
+    tensors = open_checkpoint(path).tensors
+    assert list(tensors) == ["a"]
+    np.testing.assert_array_equal(tensors["a"], data)
+
+
 def test_hostile_pickle_executes_nothing(tmp_path):
     marker = tmp_path / "executed"
     command = _Opcodes.plain(f"touch {marker}")
