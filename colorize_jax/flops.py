@@ -38,14 +38,22 @@ def count_flops(
         ValueError: the function calls a kernel that cannot be counted; pick an implementation of
             plain JAX operations for the count.
     """
+    return count_jaxpr(trace(function, *args), choose, while_trips)
+
+
+def trace(function: Callable[..., Any], *args: Any) -> core.Jaxpr:
+    """The program of `function(*args)`, without what does not contribute to the result."""
     closed = jax.make_jaxpr(function)(*args)
-    jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
-    return _count(jaxpr, choose, while_trips)
+    return partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))[0]
 
 
-def _count(jaxpr: core.Jaxpr, choose: Callable[[Sequence[int]], int], while_trips: int) -> int:
+def count_jaxpr(
+    jaxpr: core.Jaxpr, choose: Callable[[Sequence[int]], int] = max, while_trips: int = 1
+) -> int:
+    """FLOPs of a program that `trace` returned; arguments as in `count_flops`."""
+
     def inner(jaxpr: core.Jaxpr) -> int:
-        return _count(jaxpr, choose, while_trips)
+        return count_jaxpr(jaxpr, choose, while_trips)
 
     total = 0
     for eqn in jaxpr.eqns:
