@@ -150,7 +150,15 @@ def unet_json(config: Config) -> dict[str, Any]:
 
     The size embedding takes the place of SDXL's: pass `added_cond_kwargs` with `time_ids`
     (B, 2) = [size, score] and `text_embeds` of no channels, (B, 0).
+
+    Raises:
+        UserError: it has no size embedding, or no transformers at the coarsest level.
     """
+    if not (config["vector_channels"] and config["transformer_depth"][-1]):
+        raise UserError(
+            "got a UNet without a size embedding or without transformers at its coarsest level, "
+            "expected both: diffusers has no such SDXL UNet; export it as safetensors"
+        )
     levels = list(zip(config["channel_mult"], config["transformer_depth"], strict=True))
     channels = [mult * config["model_channels"] for mult, _ in levels]
     crossed = [bool(depth) for _, depth in levels]

@@ -13,8 +13,10 @@ from colorize_jax.io.architectures import Config, published_config
 from colorize_jax.io.export import published_tensors
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.pretrained import Source, open_source
+from colorize_jax.io.run_weights import RunWeights
 from colorize_jax.io.tensors import LazyTensor, all_finite
 from colorize_jax.io.weights import is_weights_dir
+from colorize_jax.io.workdir import is_workdir
 
 MAX_LISTED = 20  # names of not finite tensors
 
@@ -59,7 +61,7 @@ class Page:
         not_finite: names of tensors with NaN or infinity; None where nobody looked.
     """
 
-    path: Path
+    path: str | Path
     kind: str
     form: str
     prediction_type: str | None
@@ -108,15 +110,15 @@ def inspect_path(
     """Find out what a checkpoint is, without loading it.
 
     Args:
-        path: a published checkpoint, or a folder of weights.
+        path: a published checkpoint, a folder of weights or the workdir of a training run.
         configs: network -> fields of its configuration that somebody says.
         scan: read every tensor and look for NaN and infinity.
 
     Raises:
         UserError: it cannot be read, or is nothing that we know.
     """
-    if is_weights_dir(path):
-        return _inspect_weights(Path(path), scan)
+    if is_weights_dir(path) or is_workdir(path):
+        return _inspect_weights(path, scan)
     return _inspect_source(open_source(path, configs), scan)
 
 
@@ -148,8 +150,12 @@ def _inspect_source(source: Source, scan: bool) -> Page:
     )
 
 
-def _inspect_weights(path: Path, scan: bool) -> Page:
+def _inspect_weights(path: str | Path, scan: bool) -> Page:
     weights = open_weights(path)
+    form = "folder of weights"
+    if isinstance(weights, RunWeights):
+        average = "running average" if weights.averaged else "parameters without an average"
+        form = f"training run, step {weights.step}, {average}"
     metadata = weights.metadata
     parts = []
     for component, tree in weights.abstract.items():
@@ -161,7 +167,7 @@ def _inspect_weights(path: Path, scan: bool) -> Page:
     return Page(
         path,
         metadata.kind,
-        "folder of weights",
+        form,
         metadata.prediction_type,
         metadata.scaling_factor,
         parts,
