@@ -130,7 +130,7 @@ def build_recipe(config: Config) -> Recipe:
         diffusion.zero_terminal_snr,
     )
     colorizer, encoders = build_colorizer(config), build_encoders(config)
-    recipe = Recipe(colorizer, encoders, schedule, optimizer, config)
+    recipe = Recipe(colorizer, encoders, schedule, rate, optimizer, config)
     if config.gram.maximum:
         Taps(colorizer, config.gram)  # a block that does not exist is named here
     return recipe

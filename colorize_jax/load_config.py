@@ -74,7 +74,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be run; a key is unknown (the nearest is named); a value has the
             wrong type or does not go with the others.
     """
-    content = _plain(_run_file(Path(path)))
+    return config_from_dict(_run_file(Path(path)), overrides)
+
+
+def config_from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """Build a checked `Config` from nested dictionaries; what they leave out keeps its default.
+
+    Args:
+        content: e.g. the config of a run that is there.
+        overrides: as for `load_config`.
+
+    Raises:
+        UserError: as for `load_config`.
+    """
+    content = _plain(content)
     for argument in overrides:
         key, text = _split_argument(argument)
         section = content
@@ -82,16 +95,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         for parent in parents:
             section = section.setdefault(parent, {})
         section[name] = _parse(text, _field_type(key), key)
-    return config_from_dict(content)
-
-
-def config_from_dict(content: Mapping[str, Any]) -> Config:
-    """Build a checked `Config` from nested dictionaries; what they leave out keeps its default.
-
-    Raises:
-        UserError: as for `load_config`.
-    """
-    config = _build(Config, _plain(content), "")
+    config = _build(Config, content, "")
     _check(config)
     return config
 

@@ -45,13 +45,15 @@ class Recipe:
         colorizer: the trained networks.
         encoders: the frozen ones.
         schedule: of the noise.
-        optimizer: of the trained parameters.
+        learning_rate: number of the update, from 0 -> learning rate.
+        optimizer: of the trained parameters, with that learning rate.
         config: every option.
     """
 
     colorizer: Colorizer
     encoders: FrozenEncoders
     schedule: NoiseSchedule
+    learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
     config: Config
 
@@ -100,7 +102,7 @@ def train_step(
         dual: static; `is_dual` of the state's step.
 
     Returns:
-        The state after the update, and float32 scalars: losses, norms, Gram weight.
+        The state after the update, and float32 scalars: losses, norms, Gram weight, learning rate.
     """
     inputs = prepare(recipe, state.frozen, augment.to_batch(record), key, state.step)
     config = recipe.config
@@ -110,6 +112,7 @@ def train_step(
     grads, metrics = gradients(recipe, state.params, state.frozen, inputs, weight, dual=dual)
     metrics |= {
         "gram_weight": weight,
+        "learning_rate": recipe.learning_rate(state.step),
         "gradient_norm": optax.global_norm(grads),
         "parameter_norm": optax.global_norm(state.params),
     }

@@ -29,6 +29,7 @@ def run_training_step(case: GoldenCase) -> dict[str, np.ndarray]:
         # The case begins behind the encoders: these are never called.
         encoders=FrozenEncoders(PatchAutoencoder(), *2 * (PatchReferenceEncoder(),)),
         schedule=make_schedule(),
+        learning_rate=optax.constant_schedule(0.0),
         optimizer=optax.identity(),
         config=Config(
             gram=gram, diffusion=DiffusionConfig(prediction_type=case.config["parameterization"])

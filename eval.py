@@ -1,0 +1,189 @@
+"""Measure a trained colorizer on held-out pairs whose true answer is known.
+
+    python eval.py --workdir=DIR [--config.evaluation.key=value ...] [--config.sampling.key=value ...]
+
+Every pair is a sketch of one geometry, an identity, and four references: the answer itself
+(aligned), the identity in a second geometry (cross) and in a third one (moved), and another
+identity (other). Writes DIR/evaluation/report.json and pairs.png.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from colorize_jax import datasets
+from colorize_jax.build import build_recipe
+from colorize_jax.config import Config
+from colorize_jax.errors import UserError
+from colorize_jax.evaluation import metrics
+from colorize_jax.inference.sampling import make_colorize
+from colorize_jax.io.run_weights import RunWeights
+from colorize_jax.load_config import config_from_dict
+from colorize_jax.pictures import contact_sheet
+from colorize_jax.training.augment import to_batch
+from data.records import Record
+
+USER_ERROR_STATUS = 2
+
+# Kind of reference -> field of a pair.
+REFERENCES = {
+    "aligned": "aligned_reference",
+    "cross": "reference",
+    "moved": "moved_reference",
+    "other": "other_reference",
+}
+COLUMNS = ("sketch", "reference", "result", "truth", "other reference", "its result")
+SHEET_ROWS = 12
+
+
+def evaluate(weights: RunWeights, config: Config, folder: Path) -> dict[str, float]:
+    """Colour the pairs of the config, score them and write the report.
+
+    Args:
+        weights: of the run.
+        config: sampling and evaluation options; the networks' are the run's.
+        folder: where the report goes.
+
+    Returns:
+        Means over pairs; see `score`.
+    """
+    pairs = datasets.make_pairs(config, config.evaluation.num_pairs, config.evaluation.seed)
+    records = [pairs[i] for i in tqdm(range(len(pairs)), "drawing pairs", leave=False)]
+    start = time.perf_counter()
+    results = color_pairs(weights, config, records)
+    seconds = time.perf_counter() - start
+    scores = [
+        score(record, {kind: results[kind][i] for kind in REFERENCES})
+        for i, record in enumerate(tqdm(records, "scoring", leave=False))
+    ]
+    means = {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
+    means["color_error_ratio"] = means["color_error_cross"] / means["color_error_other"]
+    report = {
+        "step": weights.step,
+        "averaged_parameters": weights.averaged,
+        "num_pairs": len(records),
+        "seconds_per_picture": seconds / (len(records) * len(REFERENCES)),
+        "sampling": config.to_dict()["sampling"],
+        "means": means,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    draw_sheet(records[:SHEET_ROWS], results).save(folder / "pairs.png")
+    return means
+
+
+def color_pairs(
+    weights: RunWeights, config: Config, records: Sequence[Record]
+) -> dict[str, np.ndarray]:
+    """Colour every sketch by each of its references: kind -> images (N, H, W, 3) in [-1, 1]."""
+    recipe = build_recipe(config)
+    colorize = make_colorize(
+        recipe.colorizer,
+        recipe.encoders,
+        recipe.schedule,
+        config.sampling,
+        config.diffusion.prediction_type,
+    )
+    params = jax.device_put(weights.read_all())
+    size = min(config.evaluation.batch_size, len(records))
+    keys = jax.random.split(jax.random.key(config.evaluation.seed), len(records))
+    results = {kind: np.zeros((len(records), *records[0]["image"].shape)) for kind in REFERENCES}
+    starts = [*range(0, len(records) - size, size), len(records) - size]  # the last may overlap
+    for start in tqdm(starts, "colouring", leave=False):
+        rows = slice(start, start + size)
+        for kind, field in REFERENCES.items():
+            chosen = [r | {"reference": r[field]} for r in records[rows]]
+            batch = {name: np.stack([r[name] for r in chosen]) for name in datasets.RECORD_KEYS}
+            results[kind][rows] = colorize(params, to_batch(batch), keys[rows])
+    return results
+
+
+def score(record: Record, results: dict[str, np.ndarray]) -> dict[str, float]:
+    """Score the results (H, W, 3) of one pair against its truth.
+
+    Returns:
+        color_error_KIND: CIEDE2000 between mean colours of parts, mean over parts; line_f1 of the
+        cross result; entanglement: difference of cross and moved result away from lines; psnr_KIND
+        in dB.
+    """
+    truth = record["image"] / 127.5 - 1
+    sketch = 1 - record["sketch"] / 127.5
+    parts = record["parts"][..., 0]
+    scores = {
+        f"color_error_{kind}": metrics.part_color_error(result, truth, parts)
+        for kind, result in results.items()
+    }
+    scores["line_f1"] = metrics.line_f1(results["cross"], sketch)
+    scores["line_f1_truth"] = metrics.line_f1(truth, sketch)
+    scores["entanglement"] = metrics.entanglement(results["cross"], results["moved"], sketch)
+    for kind in ("aligned", "cross"):
+        scores[f"psnr_{kind}"] = metrics.psnr(results[kind], truth)
+    return scores
+
+
+def draw_sheet(records: Sequence[Record], results: dict[str, np.ndarray]):
+    """One page: what the model saw, what it made of it, and the truth."""
+    rows = [
+        (
+            record["sketch"],
+            record["reference"],
+            results["cross"][i],
+            record["image"],
+            record["other_reference"],
+            results["other"][i],
+        )
+        for i, record in enumerate(records)
+    ]
+    return contact_sheet(rows, COLUMNS)
+
+
+def print_report(means: dict[str, float]) -> None:
+    """What the numbers say, in words."""
+    print(
+        f"colour error (CIEDE2000 of parts' mean colours), right identity: "
+        f"{means['color_error_cross']:.2f}"
+    )
+    print(
+        f"                                              another identity: "
+        f"{means['color_error_other']:.2f}  (ratio {means['color_error_ratio']:.2f})"
+    )
+    print(
+        f"                                           the answer itself: "
+        f"{means['color_error_aligned']:.2f}"
+    )
+    print(f"line F1: {means['line_f1']:.3f}  (the truth's own: {means['line_f1_truth']:.3f})")
+    print(f"entanglement: {means['entanglement']:.2f}")
+    print(f"PSNR: {means['psnr_cross']:.2f} dB, aligned {means['psnr_aligned']:.2f} dB")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and evaluate; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="a training run's folder")
+    parser.add_argument(
+        "--raw", action="store_true", help="the parameters themselves, not their running average"
+    )
+    options, overrides = parser.parse_known_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        weights = RunWeights(options.workdir, raw=options.raw)
+        config = config_from_dict(weights.config, overrides)
+        folder = Path(options.workdir) / "evaluation"
+        print_report(evaluate(weights, config, folder))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    print(f"written: {folder / 'report.json'}, {folder / 'pairs.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
