@@ -145,6 +145,8 @@ def test_diffusers_folder_both_ways(tmp_path, folder, arrays, options):
     found = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
     assert small_models.same_bits(found, arrays)
     assert source.configs == open_weights(folder).metadata.configs
+    metadata = pretrained.import_weights(source, tmp_path / "fitted", fit=True)
+    assert metadata.configs["unet"]["vector_channels"] == 512
     # One model of the folder alone.
     (vae,) = pretrained.open_source(out / "vae").configs
     assert vae == "vae"
