@@ -1,6 +1,6 @@
 """Measure a trained colorizer on held-out pairs whose true answer is known.
 
-    python eval.py --workdir=DIR [--config.evaluation.key=value ...] [--config.sampling.key=value ...]
+    python eval.py --workdir=DIR [--config.evaluation.num_pairs=64 ...]
 
 Every pair is a sketch of one geometry, an identity, and four references: the answer itself
 (aligned), the identity in a second geometry (cross) and in a third one (moved), and another
