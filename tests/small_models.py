@@ -46,6 +46,8 @@ CONFIGS = {
     "background_encoder": TRUNK | {"vector_channels": 64, "num_output_blocks": 2},
     "foreground_encoder": {k: v for k, v in TRUNK.items() if k[0] not in "th"},
 }
+# What the plugin adds to the UNet.
+PLUGIN = {"loras": [["background", 2]], "foreground_channels": 4, "map_modules": True}
 COLORIZER = ("unet", "sketch_encoder", "reference_projection", "vae")
 
 

@@ -30,9 +30,13 @@ def test_small_networks_are_recognized(component):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"loras": [["background", 2], ["foreground", 3]]},
-        {"foreground_channels": 4, "map_modules": True},
-        {"warp_modules": True, "in_channels": 9, "out_channels": 8},
+        small_models.PLUGIN,
+        {
+            "loras": [["background", 2], ["foreground", 3]],
+            "warp_modules": True,
+            "in_channels": 9,
+            "out_channels": 8,
+        },
         {
             "num_res_blocks": 2,
             "channel_mult": [1, 1, 2],

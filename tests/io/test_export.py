@@ -10,7 +10,7 @@ import pytest
 import safetensors
 import safetensors.numpy
 import small_models
-from small_models import CONFIGS, save, system, tensors
+from small_models import CONFIGS, PLUGIN, save, system, tensors
 
 from colorize_jax.errors import UserError
 from colorize_jax.io import diffusers_folder, export, pretrained
@@ -153,8 +153,7 @@ def test_diffusers_folder_both_ways(tmp_path, folder, arrays, options):
 
 
 def test_extras_and_other_networks_stay_out_of_diffusers(tmp_path):
-    changes = {"loras": [["background", 2]], "foreground_channels": 4}
-    arrays = system(("unet", "reference_projection"), unet=changes)
+    arrays = system(("unet", "reference_projection"), unet=PLUGIN)
     path = save(tmp_path / "model.safetensors", arrays)
     configs = {component: CONFIGS[component] for component in ("unet", "reference_projection")}
     pretrained.import_weights(pretrained.open_source(path, configs), tmp_path / "weights")

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import small_models
-from small_models import COLORIZER, CONFIGS, save, system, tensors
+from small_models import COLORIZER, CONFIGS, PLUGIN, save, system, tensors
 
 from colorize_jax.errors import UserError
 from colorize_jax.io import pretrained, torch_names, weights
@@ -53,12 +53,11 @@ def test_colorizer_file(tmp_path, dtype):
 
 def test_plugin_file(tmp_path):
     parts = ("unet", "background_encoder", "foreground_encoder")
-    changes = {"loras": [["background", 2]], "foreground_channels": 4, "map_modules": True}
-    arrays = system(parts, unet=changes)
+    arrays = system(parts, unet=PLUGIN)
     reader = _import(tmp_path, arrays)
     assert reader.metadata.kind == "plugin"
     assert reader.metadata.left_out == ["sketch_encoder", "reference_projection", "vae"]
-    assert reader.metadata.configs["unet"] == small_models.full_config("unet", **changes)
+    assert reader.metadata.configs["unet"] == small_models.full_config("unet", **PLUGIN)
     assert small_models.same_bits(_published(reader), arrays)
 
 
