@@ -5,14 +5,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.conditioning import FrozenEncoders
+from colorize_jax.build_encoders import build_encoders, patch_encoder
 from colorize_jax.config import Config
 from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.io.architectures import build, published_config
 from colorize_jax.io.torch_names import PREFIXES
 from colorize_jax.io.weights import WeightsMetadata
 from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.patch import PatchAutoencoder
 from colorize_jax.training.optim import learning_rate, make_optimizer
 from colorize_jax.training.step import Recipe, Taps
 from colorize_jax.types import Array, Params
@@ -22,27 +22,6 @@ REMAT = {
     "block": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-def build_encoders(config: Config) -> FrozenEncoders:
-    """Build the frozen encoders; CLIP and tagger are both patch encoders where patches are asked.
-
-    Raises:
-        UserError: patches do not divide the picture.
-    """
-    encoders, dtype = config.encoders, jnp.dtype(config.encoders.dtype)
-    attention = {"implementation": config.model.attention}
-    if encoders.autoencoder == "patch":
-        autoencoder = PatchAutoencoder(encoders.patch_size)
-    else:
-        autoencoder = build("vae", published_config("vae"), dtype=dtype).clone(**attention)
-    if encoders.reference == "patch":
-        clip = tagger = _patch_encoder(config)
-    else:
-        clip = build("clip_vision", published_config("clip_vision"), dtype=dtype)
-        clip = clip.clone(**attention)
-        tagger = build("tagger", published_config("tagger"), dtype=dtype)
-    return FrozenEncoders(autoencoder, clip, tagger, encoders.scaling_factor)
 
 
 def build_colorizer(config: Config) -> Colorizer:
@@ -88,7 +67,7 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
         },
     }
     if encoders.reference == "patch":
-        channels = _patch_encoder(config).channels
+        channels = patch_encoder(config).channels
         widths = {"clip_channels": channels, "tagger_channels": channels}
         configs["reference_projection"] |= widths
     else:
@@ -163,16 +142,3 @@ def weights_metadata(config: Config) -> WeightsMetadata:
         prediction_type=config.diffusion.prediction_type,
         scaling_factor=config.encoders.scaling_factor,
     )
-
-
-def _patch_encoder(config: Config) -> PatchReferenceEncoder:
-    """The patch encoder, its tokens filled up to whole heads of the projection's attention."""
-    encoders, head_dim = config.encoders, config.model.projection_head_dim
-    encoder = PatchReferenceEncoder(
-        image_size=encoders.reference_image_size,
-        patch_size=encoders.reference_patch_size,
-        features=encoders.reference_features,
-        positions=encoders.positions,
-        dtype=jnp.dtype(encoders.dtype),
-    )
-    return encoder.clone(channels=-(-encoder.feature_channels // head_dim) * head_dim)
