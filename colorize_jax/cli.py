@@ -13,6 +13,7 @@ from colorize_jax.errors import UserError
 
 # Command -> module; the order is that of the help page.
 COMMANDS = {
+    "colorize": "colorize",
     "import": "import_weights",
     "export": "export_weights",
     "inspect": "inspect_weights",

@@ -96,9 +96,19 @@ class FrozenEncoders:
         Returns:
             CLIP tokens (B, S1, C1) and tagger tokens (B, S2, C2).
         """
+        return self.encode_resized(params, reference, reference)
+
+    def encode_resized(
+        self, params: Params, clip_images: Array, tagger_images: Array
+    ) -> tuple[Array, Array]:
+        """Like `encode_reference`, of references that may have been resized for each encoder.
+
+        Resizing to the side that a picture has changes nothing, so that pictures resized before
+        (bicubically, antialiased, corners aligned) give the same tokens, at one shape for all.
+        """
         return (
-            _apply(self.clip, params, "clip_vision", "tokens", reference),
-            _apply(self.tagger, params, "tagger", "tokens", reference),
+            _apply(self.clip, params, "clip_vision", "tokens", clip_images),
+            _apply(self.tagger, params, "tagger", "tokens", tagger_images),
         )
 
     def decode(self, params: Params, latents: Array) -> Array:

@@ -66,11 +66,11 @@ class Conditions:
     """What conditions the denoiser.
 
     Attributes:
-        context: (B, S, C) reference tokens; all zero means "no reference".
+        context: (B, S, C) reference tokens; all zero, or None, means "no reference".
         hints: four (B, h_i, w_i, C_i) sketch features, finest first.
         vector: (B, 2E) size and score embedding.
     """
 
-    context: Array
+    context: Array | None
     hints: tuple[Array, ...]
     vector: Array

@@ -76,13 +76,17 @@ def prepare(
     Args:
         colorizer: the networks.
         params: theirs.
-        conditions: of B pictures.
+        conditions: of B pictures; without a context they have no reference.
         blank_hints: hints of a blank sketch, batch B, for sketch guidance.
         controls: only the scales of low-rank additions matter here.
     """
     scales = None if controls is None else controls.lora_scales
     return Prepared(
-        keys_values=colorizer.project_context(params, conditions.context, scales),
+        keys_values=(
+            None
+            if conditions.context is None
+            else colorizer.project_context(params, conditions.context, scales)
+        ),
         hints=conditions.hints,
         blank_hints=blank_hints,
         vector=conditions.vector,
@@ -107,7 +111,8 @@ def make_predict(
         prepared: from `prepare`; sketch guidance runs where it has blank hints.
         scales: of guidance.
         guide_reference: whether to evaluate without reference; static.
-        controls: what steers every forward; batches as those of the rows (see `row_controls`).
+        controls: what steers every forward; batches as those of the rows,
+            except of the foreground, which all rows of a picture share.
         num_timesteps: of the schedule.
     """
     guide_sketch = prepared.blank_hints is not None

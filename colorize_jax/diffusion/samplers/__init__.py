@@ -8,6 +8,7 @@ latents = sample(sampler, denoise, noise, plan, noise_from_keys(keys, noise.shap
 
 from colorize_jax.diffusion.samplers.denoisers import make_denoiser
 from colorize_jax.diffusion.samplers.levels import SCHEDULES
+from colorize_jax.diffusion.samplers.loops import AfterStep
 from colorize_jax.diffusion.samplers.noise import noise_from_keys
 from colorize_jax.diffusion.samplers.registry import (
     AUTOMATIC,
@@ -24,6 +25,7 @@ __all__ = [
     "AUTOMATIC",
     "SAMPLERS",
     "SCHEDULES",
+    "AfterStep",
     "Plan",
     "Sampler",
     "find_sampler",

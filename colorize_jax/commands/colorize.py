@@ -1,0 +1,189 @@
+"""`colorize`: sketches and references -> pictures."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+HELP = "colour sketches like references (exit status 1: some files of a folder could not be read)"
+EPILOG = (
+    "Options of the picture come from the checkpoint (a run samples as it was sampled from "
+    "in training), --from-image, --options and these flags; later ones win."
+)
+MAX_SHEET_ROWS = 100
+SHEET_SIDE = 256  # px
+COLUMNS = ("sketch", "reference", "result")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    from colorize_jax.inference.option_flags import add_option_flags
+
+    parser.epilog = EPILOG
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        metavar="PATH",
+        help="workdir of a training run, folder of imported weights, or published file; repeat it "
+        "where networks (CLIP, tagger, VAE) lie elsewhere",
+    )
+    parser.add_argument("--sketch", metavar="PATH", help="picture, or folder of them")
+    parser.add_argument(
+        "--reference", metavar="PATH", help="picture for all sketches, or folder with their names"
+    )
+    parser.add_argument("--output", required=True, metavar="PATH", help="PNG, or folder")
+    parser.add_argument(
+        "--sketch_mask", metavar="PATH", help="foreground of the sketch in white, or folder of them"
+    )
+    parser.add_argument(
+        "--reference_mask", metavar="PATH", help="foreground of the reference, likewise"
+    )
+    parser.add_argument(
+        "--from-image", metavar="PNG", help="repeat a picture made here, with what else is given"
+    )
+    parser.add_argument("--options", metavar="FILE", help="JSON or YAML with options")
+    parser.add_argument("--contact-sheet", metavar="PNG", help="a page of all that was made")
+    parser.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="pictures at a time (default: 1)"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="make what exists again; folders skip it otherwise"
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
+    parser.add_argument(
+        "--prediction-type", metavar="TYPE", help="v or eps, where the checkpoint does not say"
+    )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="of a training run, the parameters themselves and not their running average",
+    )
+    add_option_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Colour; 0 where all was done, 1 where files of a folder could not be read."""
+    from tqdm import tqdm
+
+    from colorize_jax.errors import UserError
+    from colorize_jax.inference.jobs import run_jobs
+    from colorize_jax.inference.pipeline import ColorizePipeline
+
+    given = _recall(args)
+    if args.batch_size < 1:
+        raise UserError(f"got --batch-size {args.batch_size}, expected at least 1; change it")
+    jobs, skipped = _plan(args)
+    if not jobs:
+        print(f"nothing to do: all {skipped} pictures exist in {args.output}")
+        _write_sheet(args)
+        return 0
+    pipeline = ColorizePipeline.from_checkpoint(
+        *args.checkpoint, dtype=args.dtype, prediction_type=args.prediction_type, raw=args.raw
+    )
+    options = pipeline.defaults.replace(**given).with_seed()
+    with tqdm(total=len(jobs), unit="picture", disable=len(jobs) == 1) as bar:
+
+        def progress(count: int, warnings: list[str]) -> None:
+            for warning in warnings:
+                bar.write(f"warning: {warning}", file=sys.stderr)
+            bar.update(count)
+
+        report = run_jobs(
+            pipeline,
+            jobs,
+            options,
+            batch_size=args.batch_size,
+            overwrite=args.overwrite,
+            extra={"checkpoints": args.checkpoint},
+            progress=progress,
+        )
+    if not Path(args.sketch).is_dir():
+        if report.failed:
+            raise UserError(report.failed[0][1])
+        print(f"wrote {jobs[0].output} (seed {options.seed})")
+        _write_sheet(args)
+        return 0
+    existing = f", {skipped} existed" if skipped else ""
+    print(f"wrote {len(report.made)} pictures to {args.output}{existing} (seed {options.seed})")
+    _write_sheet(args)
+    for job, reason in report.failed:
+        print(f"failed: {job.sketch.name}: {reason}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+def _recall(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that are given anywhere; fill in paths that a picture remembers.
+
+    Raises:
+        UserError: an option is wrong, or a path is given nowhere.
+    """
+    from colorize_jax.errors import UserError
+    from colorize_jax.inference.metadata import read_metadata
+    from colorize_jax.inference.option_flags import options_from_flags
+    from colorize_jax.inference.options import InferenceOptions, read_options
+
+    given: dict[str, Any] = {}
+    if args.from_image:
+        remembered = read_metadata(args.from_image)
+        given |= remembered.options.to_dict()
+        for role, path in remembered.inputs.items():
+            if getattr(args, role, path) is None:
+                setattr(args, role, path)
+        args.checkpoint = args.checkpoint or remembered.extra.get("checkpoints")
+    if args.options:
+        given |= read_options(args.options)
+    given |= options_from_flags(args)
+    InferenceOptions.from_dict(given)  # before anything is loaded
+    for name in ("checkpoint", "sketch"):
+        if not getattr(args, name):
+            raise UserError(f"got no --{name}, expected one; name it")
+    return given
+
+
+def _all_jobs(args: argparse.Namespace) -> list[Any]:
+    from colorize_jax.inference.jobs import plan_jobs
+
+    roles = ("sketch", "output", "reference", "sketch_mask", "reference_mask")
+    paths = {role: Path(path) for role in roles if (path := getattr(args, role)) is not None}
+    return plan_jobs(**paths)
+
+
+def _plan(args: argparse.Namespace) -> tuple[list[Any], int]:
+    """Jobs that are to be done, and how many are done already."""
+    from colorize_jax.errors import UserError
+
+    jobs = _all_jobs(args)
+    if args.overwrite:
+        return jobs, 0
+    left = [job for job in jobs if not job.output.exists()]
+    if not left and not Path(args.sketch).is_dir():
+        raise UserError(
+            f"got output {jobs[0].output} that exists, expected a new name; or pass --overwrite"
+        )
+    return left, len(jobs) - len(left)
+
+
+def _write_sheet(args: argparse.Namespace) -> None:
+    """Lay all results that exist on one page, those of earlier calls too."""
+    if not args.contact_sheet:
+        return
+    from colorize_jax.inference.reading import read_picture
+    from colorize_jax.io.atomic import atomic_output
+    from colorize_jax.pictures import contact_sheet
+
+    def thumbnail(path: Path | None) -> Any:
+        if path is None:
+            return None
+        picture = read_picture(path).on(255)
+        picture.thumbnail((SHEET_SIDE, SHEET_SIDE))
+        return picture
+
+    made = [job for job in _all_jobs(args) if job.output.exists()][:MAX_SHEET_ROWS]
+    if not made:
+        return
+    rows = [[thumbnail(path) for path in (j.sketch, j.reference, j.output)] for j in made]
+    sheet = contact_sheet(rows, COLUMNS, [job.output.name for job in made])
+    nbytes = sheet.width * sheet.height * 3
+    with atomic_output(args.contact_sheet, nbytes=nbytes, overwrite=True) as place:
+        sheet.save(place, format="PNG")
+    print(f"wrote {args.contact_sheet}")

@@ -1,0 +1,240 @@
+"""Everything that the host does before a device sees a picture: files -> arrays of fixed shapes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from colorize_jax.errors import UserError
+from colorize_jax.inference.lines import LineExtractor, extract_lines
+from colorize_jax.inference.masks import ForegroundExtractor, resize_mask
+from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.preprocess import (
+    PreparedSketch,
+    paint_out,
+    prepare_reference,
+    prepare_sketch,
+    reference_mask,
+    sketch_mask,
+)
+from colorize_jax.inference.reading import Picture, PictureSource, read_picture
+from colorize_jax.inference.sizes import Box
+from colorize_jax.inference.system import System
+from colorize_jax.nn.resize import resize_antialiased
+
+Source = PictureSource | Picture
+
+
+@dataclass(frozen=True)
+class Extractors:
+    """What finds lines and foregrounds; learned ones follow the same interfaces.
+
+    Attributes:
+        lines: for the preprocessor "extract".
+        foreground: for masks that are not given; by default the built-in estimates.
+    """
+
+    lines: LineExtractor = extract_lines
+    foreground: ForegroundExtractor | None = None
+
+
+BUILT_IN = Extractors()
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceInputs:
+    """A reference and what options ask of it, at its own size.
+
+    Attributes:
+        image: (h, w, 3) float32 in [-1, 1], as the encoders read it.
+        mask: (h, w) float32 foreground; None where nothing asks for it.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class PictureInputs:
+    """One picture to make.
+
+    Attributes:
+        sketch: prepared.
+        mask: (H, W) float32 foreground at the size of the sketch's tensor; None where nothing asks
+            for it.
+        reference: None: without one.
+        doubt: what looks wrong with the sketch, in one line.
+    """
+
+    sketch: PreparedSketch
+    mask: np.ndarray | None
+    reference: ReferenceInputs | None
+    doubt: str | None = None
+
+
+def as_picture(source: Source, name: str | None = None) -> Picture:
+    """Read a picture that is not read yet."""
+    return source if isinstance(source, Picture) else read_picture(source, name)
+
+
+def read_reference(
+    source: Source,
+    options: InferenceOptions,
+    mask: Source | None = None,
+    extractors: Extractors = BUILT_IN,
+) -> ReferenceInputs:
+    """Read a reference, and find its foreground where options ask for that.
+
+    Raises:
+        UserError: a picture is unreadable, or the mask does not fit.
+    """
+    picture = as_picture(source)
+    image = prepare_reference(picture)
+    removed = "foreground" if options.remove_foreground else "background"
+    removes = options.remove_foreground or options.remove_background
+    splits = options.split_attention or options.background_plugin or options.foreground_latent
+    if not (removes or splits):
+        return ReferenceInputs(image)
+    found = reference_mask(
+        picture,
+        None if mask is None else as_picture(mask),
+        options.mask_source,
+        extractors.foreground,
+    )
+    if removes:
+        image = paint_out(image, found, options.reference_mask_threshold, removed)
+    return ReferenceInputs(image, found)
+
+
+def read_sketch(
+    source: Source,
+    reference: ReferenceInputs | None,
+    system: System,
+    options: InferenceOptions,
+    mask: Source | None = None,
+    extractors: Extractors = BUILT_IN,
+) -> PictureInputs:
+    """Read a sketch, fit it into its canvas, and find its foreground where options ask for that.
+
+    Raises:
+        UserError: a picture is unreadable, the mask does not fit, or the size is out of range.
+    """
+    picture = as_picture(source)
+    height, width = options.output_size(picture.height, picture.width, system.limits)
+    sketch = prepare_sketch(
+        picture, height, width, options.preprocessor, extractors.lines, system.multiple
+    )
+    found = None
+    if options.split_attention or options.background_plugin or options.background_latent_copy:
+        found = sketch_mask(
+            picture,
+            sketch,
+            None if mask is None else as_picture(mask),
+            options.mask_source,
+            extractors.foreground,
+        )
+    return PictureInputs(sketch, found, reference, sketch.doubt())
+
+
+# ----------------------------------------------------------------------------- references, resized
+
+
+def unique_references(inputs: Sequence[PictureInputs]) -> list[ReferenceInputs]:
+    """The references of a batch: one where all pictures share it, else one for each picture."""
+    references = [picture.reference for picture in inputs]
+    return references[:1] if all(r is references[0] for r in references) else references
+
+
+def at_side(images: Sequence[np.ndarray], side: int) -> np.ndarray:
+    """Resize pictures (h, w, 3) of any sizes as the encoders do: (B, side, side, 3)."""
+    resized = [resize_antialiased(jnp.asarray(image)[None], side, side)[0] for image in images]
+    return np.stack([np.asarray(image) for image in resized])
+
+
+def cover_box(height: int, width: int, canvas_height: int, canvas_width: int) -> Box:
+    """Return the largest part of a picture, in its middle, that has a canvas's aspect."""
+    scale = min(height / canvas_height, width / canvas_width)
+    own_height = min(height, max(1, round(canvas_height * scale)))
+    own_width = min(width, max(1, round(canvas_width * scale)))
+    return Box((height - own_height) // 2, (width - own_width) // 2, own_height, own_width)
+
+
+def on_canvas(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Cut (h, w, 3) to a canvas's aspect and resize it to (height, width, 3)."""
+    part = cover_box(*image.shape[:2], height, width).crop(image)
+    channels = [
+        Image.fromarray(np.ascontiguousarray(part[..., i])).resize(
+            (width, height), Image.Resampling.BICUBIC
+        )
+        for i in range(part.shape[-1])
+    ]
+    return np.clip(np.stack([np.asarray(channel) for channel in channels], axis=-1), -1, 1)
+
+
+def mask_on_canvas(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The same for a mask (h, w)."""
+    part = cover_box(*mask.shape, height, width).crop(mask)
+    return resize_mask(part, height, width)
+
+
+def crop_shares(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(4,) top, left, height, width of what `on_canvas` shows, as shares of the picture."""
+    box = cover_box(*image.shape[:2], height, width)
+    sides = np.array([*image.shape[:2], *image.shape[:2]], np.float32)
+    return np.asarray(box, np.float32) / sides
+
+
+def latent_mask(mask: np.ndarray, cell: int) -> np.ndarray:
+    """Masks (B, H, W) at the latents' resolution (B, H/cell, W/cell, 1).
+
+    Every cell takes its first pixel, as the published code does.
+    """
+    return mask[:, ::cell, ::cell, None].astype(np.float32)
+
+
+def foreground_of(reference: ReferenceInputs, options: InferenceOptions) -> np.ndarray:
+    """A reference with its background painted white."""
+    threshold = options.reference_mask_threshold
+    return paint_out(reference.image, reference.mask, threshold, "background")
+
+
+def background_of(reference: ReferenceInputs, options: InferenceOptions) -> np.ndarray:
+    """A reference with its foreground painted white."""
+    threshold = options.reference_mask_threshold
+    return paint_out(reference.image, reference.mask, threshold, "foreground")
+
+
+def stack(pictures: Sequence[np.ndarray], batch: int) -> np.ndarray:
+    """Stack arrays; one of them serves a whole batch."""
+    stacked = np.stack(pictures)
+    return np.broadcast_to(stacked, (batch, *stacked.shape[1:]))
+
+
+def check_reference(reference: object, options: InferenceOptions) -> None:
+    """A picture without reference is made only where that is asked for.
+
+    Raises:
+        UserError: there is none, or none although a control needs it.
+    """
+    if reference is None and not options.unconditional:
+        raise UserError(
+            "got no reference, expected one; to colour without one ask for it (unconditional)"
+        )
+    needing = [
+        name
+        for name in (
+            "split_attention",
+            "background_plugin",
+            "foreground_latent",
+            "background_latent_copy",
+            "attention_injection",
+        )
+        if getattr(options, name)
+    ]
+    if needing and (reference is None or options.unconditional):
+        raise UserError(
+            f"got {', '.join(needing)} without a reference, expected one to take it from; drop "
+            f"{'it' if len(needing) == 1 else 'them'} or give a reference"
+        )

@@ -1,0 +1,346 @@
+"""From any sketch and any reference to a picture.
+
+    pipeline = ColorizePipeline.from_checkpoint("weights")
+    pictures = pipeline("sketch.png", "reference.jpg", InferenceOptions(steps=30, seed=1))
+
+Preprocess, encode, denoise, decode: the host prepares arrays (`inputs`), the device runs a handful
+of compiled programs (`programs`), and between them lies nothing but this file.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from colorize_jax.errors import UserError
+from colorize_jax.inference import inputs as host
+from colorize_jax.inference import programs
+from colorize_jax.inference.inputs import (
+    BUILT_IN,
+    Extractors,
+    PictureInputs,
+    ReferenceInputs,
+    Source,
+)
+from colorize_jax.inference.options import MAX_SEED, InferenceOptions
+from colorize_jax.inference.preprocess import to_pictures
+from colorize_jax.inference.programs import Given
+from colorize_jax.inference.settings import check_parts, lora_scales, make_mode, make_settings
+from colorize_jax.inference.system import Networks, System, open_networks
+from colorize_jax.inference.tiles import decode_tiled
+from colorize_jax.nn.lora import merge_loras
+from colorize_jax.types import Array, Params
+
+ENCODERS = (
+    "clip_vision",
+    "tagger",
+    "reference_projection",
+    "sketch_encoder",
+    "background_encoder",
+    "vae",
+)
+
+
+class ColorizePipeline:
+    """Colours sketches; keeps loaded networks and compiled programs from call to call.
+
+    Attributes:
+        system: the modules.
+        defaults: options for calls that name none.
+    """
+
+    def __init__(self, networks: Networks, extractors: Extractors = BUILT_IN):
+        """Use networks that are opened, and extractors of lines and foregrounds."""
+        self._networks, self._extractors = networks, extractors
+        self._merged: tuple[dict[str, float], Params] | None = None
+        self.system, self.defaults = networks.system, networks.defaults
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        *paths: str | Path,
+        dtype: str | None = None,
+        prediction_type: str | None = None,
+        raw: bool = False,
+        extractors: Extractors = BUILT_IN,
+    ) -> "ColorizePipeline":
+        """Find the networks in checkpoints; they are loaded when they are needed.
+
+        Args:
+            paths: workdirs of training runs, folders of imported weights, published files; each
+                network is taken from the first that has it.
+            dtype: "float32" or "bfloat16"; by default bfloat16 where there is an accelerator.
+            prediction_type: "v" or "eps", where no checkpoint says.
+            raw: of training runs, the parameters themselves and not their running average.
+            extractors: of lines and foregrounds.
+
+        Raises:
+            UserError: the paths do not hold a colorizer.
+        """
+        networks = open_networks(paths, dtype=dtype, prediction_type=prediction_type, raw=raw)
+        return cls(networks, extractors)
+
+    def __call__(
+        self,
+        sketch: Source | Sequence[Source],
+        reference: Source | Sequence[Source] | None = None,
+        options: InferenceOptions | None = None,
+        *,
+        sketch_mask: Source | Sequence[Source] | None = None,
+        reference_mask: Source | Sequence[Source] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Image.Image]:
+        """Colour sketches.
+
+        Args:
+            sketch: a path, PIL picture or array, or a sequence of them (also one array with a
+                leading axis).
+            reference: likewise; one serves all sketches, and one sketch serves all references.
+            options: every control; by default what the checkpoint suggests.
+            sketch_mask: foreground of the sketch, for each where there are several.
+            reference_mask: foreground of the reference, likewise.
+            seeds: one for each picture; by default the options' seed for all.
+
+        Returns:
+            One RGB picture for each sketch or reference.
+
+        Raises:
+            UserError: bad input.
+        """
+        options = (options or self.defaults).with_seed()
+        pictures = self._read_all(sketch, reference, options, sketch_mask, reference_mask)
+        seeds = [options.seed] * len(pictures) if seeds is None else list(seeds)
+        if len(seeds) != len(pictures) or not all(0 <= seed <= MAX_SEED for seed in seeds):
+            raise UserError(
+                f"got seeds {seeds} for {len(pictures)} pictures, expected one from 0 to "
+                f"{MAX_SEED} for each"
+            )
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for i, picture in enumerate(pictures):
+            by_size.setdefault(picture.sketch.tensor.shape, []).append(i)
+        results: dict[int, Image.Image] = {}
+        for rows in by_size.values():
+            made = self.color([pictures[i] for i in rows], options, [seeds[i] for i in rows])
+            results |= zip(rows, made, strict=True)
+        return [results[i] for i in range(len(pictures))]
+
+    # ---------------------------------------------------------------------------- preprocessing
+
+    def read_reference(
+        self, reference: Source | None, options: InferenceOptions, mask: Source | None = None
+    ) -> ReferenceInputs | None:
+        """Read what pictures take their colours from; None where they are made without.
+
+        Raises:
+            UserError: it is unreadable, or missing and not `options.unconditional`.
+        """
+        host.check_reference(reference, options)
+        check_parts(self.system, options)
+        if options.unconditional:
+            return None
+        return host.read_reference(reference, options, mask, self._extractors)
+
+    def read_sketch(
+        self,
+        sketch: Source,
+        reference: ReferenceInputs | None,
+        options: InferenceOptions,
+        mask: Source | None = None,
+    ) -> PictureInputs:
+        """Read a sketch that will take its colours from a reference that is read.
+
+        Raises:
+            UserError: it is unreadable, or its size is out of range.
+        """
+        return host.read_sketch(sketch, reference, self.system, options, mask, self._extractors)
+
+    def _read_all(
+        self, sketch: Any, reference: Any, options: InferenceOptions, mask: Any, other_mask: Any
+    ) -> list[PictureInputs]:
+        sketches, masks = _sequence(sketch), _paired(mask, sketch, "sketch")
+        references, other_masks = _sequence(reference), _paired(other_mask, reference, "reference")
+        read = [
+            self.read_reference(r, options, m) for r, m in zip(references, other_masks, strict=True)
+        ]
+        count = max(len(sketches), len(read))
+        if not {len(sketches), len(read)} <= {1, count}:
+            raise UserError(
+                f"got {len(sketches)} sketches and {len(read)} references, expected as many of "
+                "both, or one of either"
+            )
+        if len(sketches) == 1:
+            sketches, masks = sketches * count, masks * count
+        read = read * count if len(read) == 1 else read
+        return [
+            self.read_sketch(s, r, options, m)
+            for s, r, m in zip(sketches, read, masks, strict=True)
+        ]
+
+    # -------------------------------------------------------------------------------- colouring
+
+    def color(
+        self, pictures: Sequence[PictureInputs], options: InferenceOptions, seeds: Sequence[int]
+    ) -> list[Image.Image]:
+        """Colour pictures of one size.
+
+        Args:
+            pictures: read with the same options.
+            options: the controls.
+            seeds: one for each picture, 0..2^32 - 1.
+        """
+        given = self.condition(pictures, options, seeds)
+        if options.low_memory:
+            given = jax.block_until_ready(given)
+            self._networks.free(*ENCODERS)
+        latents = self.denoise(given, options)
+        if options.low_memory:
+            latents = jax.block_until_ready(latents)
+            self._networks.free("unet")
+            self._merged = None
+        images = self.decode(latents, options)
+        boxes = [p.sketch.box if options.crop_to_sketch else p.sketch.frame for p in pictures]
+        return [
+            to_pictures(box.crop(image)[None])[0] for box, image in zip(boxes, images, strict=True)
+        ]
+
+    def condition(
+        self, pictures: Sequence[PictureInputs], options: InferenceOptions, seeds: Sequence[int]
+    ) -> Given:
+        """Run everything that runs once a picture; arguments as for `color`."""
+        system, batch = self.system, len(pictures)
+        check_parts(system, options)
+        sketches = np.stack([picture.sketch.tensor for picture in pictures])
+        frame = pictures[0].sketch.frame
+        size = np.full(batch, (frame.height * frame.width) ** 0.5, np.float32)
+        params = self._networks.params("sketch_encoder")
+        blank = None
+        if options.sketch_guidance > 1:
+            blank = programs.encode_blank(system, params, *sketches.shape[1:3])
+        masks = None
+        if pictures[0].mask is not None:
+            masks = host.latent_mask(np.stack([p.mask for p in pictures]), system.cell)
+        given = Given(
+            keys=jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)),
+            vector=system.colorizer.vector(size, np.full(batch, options.aesthetic_score)),
+            hints=programs.encode_sketches(system, params, sketches),
+            blank_hints=blank,
+            sketch_mask=masks,
+        )
+        if pictures[0].reference is None:
+            return given
+        references = host.unique_references(pictures)
+        given = given.replace(context=self._context(references, options, batch))
+        return self._with_latents(given, references, options, sketches.shape[1:3])
+
+    def _context(
+        self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
+    ) -> Array:
+        """(B, S, C) tokens of references; where attention is split, then of their backgrounds."""
+        encoders = self.system.encoders
+        params = self._networks.params("clip_vision", "tagger", "reference_projection")
+
+        def encode(images: Sequence[np.ndarray]) -> Array:
+            sides = (encoders.clip.image_size, encoders.tagger.image_size)
+            return programs.encode_references(
+                self.system, params, *(host.at_side(images, side) for side in sides)
+            )
+
+        context = encode([reference.image for reference in references])
+        if options.split_attention:
+            backgrounds = [host.background_of(reference, options) for reference in references]
+            context = jnp.concatenate([context, encode(backgrounds)], axis=1)
+        return jnp.broadcast_to(context, (batch, *context.shape[1:]))
+
+    def _with_latents(
+        self,
+        given: Given,
+        references: Sequence[ReferenceInputs],
+        options: InferenceOptions,
+        size: tuple[int, int],
+    ) -> Given:
+        """Add what the controls take from the reference's own pixels."""
+        batch = given.keys.shape[0]
+
+        def latents(images: Sequence[np.ndarray]) -> Array:
+            canvas = np.stack([host.on_canvas(image, *size) for image in images])
+            encoded = programs.encode_images(self.system, self._networks.params("vae"), canvas)
+            return jnp.broadcast_to(encoded, (batch, *encoded.shape[1:]))
+
+        images = [reference.image for reference in references]
+        if options.attention_injection:
+            given = given.replace(injected=latents(images))
+        if options.background_latent_copy:
+            given = given.replace(background=latents(images))
+        if options.foreground_latent:
+            foregrounds = [host.foreground_of(reference, options) for reference in references]
+            given = given.replace(foreground=latents(foregrounds))
+        if not options.background_plugin:
+            return given
+        backgrounds = [host.background_of(reference, options) for reference in references]
+        masks = np.stack([host.mask_on_canvas(r.mask, *size) for r in references])
+        masks = host.latent_mask(masks, self.system.cell)
+        bank = programs.encode_background(
+            self.system,
+            self._networks.params("background_encoder"),
+            latents(backgrounds),
+            given.sketch_mask,
+            np.broadcast_to(masks, given.sketch_mask.shape),
+            host.stack([host.crop_shares(image, *size) for image in images], batch),
+        )
+        return given.replace(bank=bank)
+
+    def denoise(self, given: Given, options: InferenceOptions) -> Array:
+        """Run the loop: scaled latents (B, h, w, C) of conditioned pictures."""
+        settings = make_settings(self.system, options)
+        system, params = self._unet(options)
+        if options.merge_loras:
+            settings = settings.replace(lora_scales={})
+        mode = make_mode(options, has_reference=given.context is not None)
+        return programs.denoise(system, mode, params, given, settings)
+
+    def _unet(self, options: InferenceOptions) -> tuple[System, Params]:
+        """The UNet as options want it: with its low-rank additions beside the kernels or inside."""
+        if not options.merge_loras:
+            self._merged = None
+            return self.system, self._networks.params("unet")
+        scales = lora_scales(self.system, options)
+        if self._merged is None or self._merged[0] != scales:
+            self._merged = scales, merge_loras(self._networks.params("unet"), scales)
+            # Two copies of the largest network would be one too many.
+            self._networks.free("unet")
+        return programs.without_loras(self.system), self._merged[1]
+
+    def decode(self, latents: Array, options: InferenceOptions) -> np.ndarray:
+        """Decode scaled latents (B, h, w, C) to images (B, H, W, 3) in [-1, 1]."""
+        params = self._networks.params("vae")
+
+        def decode(part: Array) -> Array:
+            return programs.decode(self.system, params, part)
+
+        if options.tiled_decode:
+            return decode_tiled(decode, np.asarray(latents), self.system.cell)
+        return np.asarray(decode(latents))
+
+
+def _sequence(source: Any) -> list[Any]:
+    """One picture or several, as a list."""
+    if isinstance(source, list | tuple):
+        if not source:
+            raise UserError("got an empty list of pictures, expected at least one")
+        return list(source)
+    if isinstance(source, np.ndarray) and source.ndim == 4:
+        return list(source)
+    return [source]
+
+
+def _paired(mask: Any, picture: Any, what: str) -> list[Any]:
+    """Masks, as many as there are pictures; None for each where none are given."""
+    count = len(_sequence(picture))
+    masks = [None] * count if mask is None else _sequence(mask)
+    if len(masks) != count:
+        raise UserError(f"got {len(masks)} {what} masks for {count}, expected one for each")
+    return masks

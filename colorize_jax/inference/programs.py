@@ -1,0 +1,380 @@
+"""What runs on the device: pure functions of parameters and arrays, compiled once a shape.
+
+    encode_references   pixels at the encoders' sizes -> context
+    encode_sketches     pixels -> hints
+    encode_background   latent and masks -> normed tokens of every decoder block: the plugin's bank
+    denoise             all of that -> latents: the whole loop
+    decode              latents -> pixels
+
+Whatever is a number travels as an array, so that another strength, scale, seed or number of steps
+compiles nothing; whether a control is there at all shows in the structure of the arguments.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from colorize_jax.diffusion import samplers
+from colorize_jax.diffusion.schedule import t_to_sigma
+from colorize_jax.inference.denoiser import (
+    BLANK,
+    GuidanceScales,
+    Prepared,
+    make_predict,
+    prepare,
+    split_keys,
+)
+from colorize_jax.inference.system import System
+from colorize_jax.models.unet import Controls
+from colorize_jax.nn.layers import sinusoid
+from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.rng import stream
+from colorize_jax.types import Array, Conditions, Params
+
+NORMED = "norm1"  # the feature that self-attention reads, its own or a foreign one
+
+
+@dataclass(frozen=True)
+class Mode:
+    """What a compiled denoising loop is made for.
+
+    Attributes:
+        sampler: its name.
+        guide_reference: whether the UNet is evaluated without reference too.
+        guide_sketch: whether it is evaluated without sketch too.
+        split: whether foreground and background attend to halves of the context.
+    """
+
+    sampler: str
+    guide_reference: bool = True
+    guide_sketch: bool = False
+    split: bool = False
+
+    @property
+    def num_groups(self) -> int:
+        """How many rows of the UNet a picture has; see `denoiser`."""
+        return 1 + self.guide_sketch + self.guide_reference
+
+
+@flax.struct.dataclass
+class Given:
+    """What B pictures are made from.
+
+    Attributes:
+        keys: (B,) random keys.
+        vector: (B, E) size embedding.
+        hints: of the sketch, finest first.
+        blank_hints: of a sheet without lines, batch 1; where the sketch guides.
+        context: (B, S, C) reference tokens, foreground's first where attention is split; None: no
+            reference.
+        sketch_mask: (B, h, w, 1) foreground, where something asks for it.
+        bank: decoder stack -> (L, B, M, C) normed tokens of the background, for the plugin.
+        foreground: (B, h, w, C) latents of the reference's foreground, for the plugin.
+        background: (B, h, w, C) latents that are kept outside the mask.
+        injected: (B, h, w, C) latents of the reference that self-attention sees.
+    """
+
+    keys: Array
+    vector: Array
+    hints: tuple[Array, ...]
+    blank_hints: tuple[Array, ...] | None = None
+    context: Array | None = None
+    sketch_mask: Array | None = None
+    bank: dict[str, Array] | None = None
+    foreground: Array | None = None
+    background: Array | None = None
+    injected: Array | None = None
+
+
+@flax.struct.dataclass
+class Settings:
+    """Numbers that may change from picture to picture without compiling anything.
+
+    Attributes:
+        plan: noise levels.
+        scales: of guidance.
+        block_strengths: (number of transformer blocks,) factors of the reference.
+        hint_strengths: (levels,) factors of the hints.
+        foreground_strength, background_strength, merge: of split cross-attention, each ().
+        mask_threshold: () what sketch masks are compared with.
+        fidelity: () share without injection in the unguided rows.
+        lora_scales: label -> ().
+    """
+
+    plan: samplers.Plan
+    scales: GuidanceScales
+    block_strengths: Array
+    hint_strengths: Array
+    foreground_strength: Array
+    background_strength: Array
+    merge: Array
+    mask_threshold: Array
+    fidelity: Array
+    lora_scales: dict[str, Array]
+
+
+# --------------------------------------------------------------------------------- before the loop
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_references(
+    system: System, params: Params, clip_images: Array, tagger_images: Array
+) -> Array:
+    """References at the sides of CLIP and the tagger (B, side, side, 3) -> context (B, S, C)."""
+    tokens = system.encoders.encode_resized(params, clip_images, tagger_images)
+    return system.colorizer.context(params, *tokens)
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_sketches(system: System, params: Params, sketches: Array) -> tuple[Array, ...]:
+    """Sketches (B, H, W, 3) -> hints, finest first."""
+    return system.colorizer.hints(params, sketches)
+
+
+def encode_blank(system: System, params: Params, height: int, width: int) -> tuple[Array, ...]:
+    """Hints of a sheet without lines, batch 1."""
+    return encode_sketches(system, params, jnp.full((1, height, width, 3), BLANK))
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_images(system: System, params: Params, images: Array) -> Array:
+    """Images (B, H, W, 3) -> scaled latents (B, h, w, C), the posterior's mean."""
+    return system.encoders.encode_image(params, images)
+
+
+@partial(jax.jit, static_argnums=0)
+def encode_background(
+    system: System,
+    params: Params,
+    latents: Array,
+    sketch_mask: Array,
+    reference_mask: Array,
+    crop: Array,
+) -> dict[str, Array]:
+    """Run the plugin's background encoder.
+
+    Args:
+        system: with such an encoder.
+        params: with "background_encoder".
+        latents: (B, h, w, C) of the reference's background.
+        sketch_mask, reference_mask: (B, h, w, 1) foregrounds.
+        crop: (B, 4) top, left, height, width of what the latents show, as shares of the reference.
+
+    Returns:
+        Decoder stack -> (L, B, N, C) normed tokens of each block.
+    """
+    encoder = system.background_encoder
+    inputs = jnp.concatenate([latents, sketch_mask, reference_mask], axis=-1)
+    places = sinusoid(crop.reshape(-1), encoder.vector_channels // crop.shape[1])
+    stacks = [name for name in encoder.stacks() if name.startswith("output_blocks")]
+    _, features = encoder.apply(
+        {"params": params["background_encoder"]},
+        inputs,
+        jnp.zeros(inputs.shape[0]),
+        vector=places.reshape(crop.shape[0], -1),
+        collect=tuple((name, NORMED) for name in stacks),
+    )
+    return {name: features[name, NORMED] for name in stacks}
+
+
+# ----------------------------------------------------------------------------------------- the loop
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def denoise(
+    system: System,
+    mode: Mode,
+    params: Params,
+    given: Given,
+    settings: Settings,
+    noise: Array | None = None,
+) -> Array:
+    """Make scaled latents (B, h, w, C) from noise.
+
+    Args:
+        system: static.
+        mode: static.
+        params: of the UNet.
+        given: pictures.
+        settings: numbers.
+        noise: (B, h, w, C) standard normal to start from; by default from the keys.
+    """
+    colorizer, sampler = system.colorizer, samplers.find_sampler(mode.sampler)
+    controls = make_controls(system, mode, params, given, settings)
+    prepared = prepare_rows(system, params, given, settings, controls)
+    shape = (*given.hints[0].shape[1:3], colorizer.unet.out_channels)
+
+    def predict(noisy: Array, timesteps: Array) -> Array:
+        steered = controls
+        if given.injected is not None:
+            banks = injected_banks(system, mode, params, prepared, given, settings, timesteps)
+            # The plugin's bank keeps the stacks that it is made for.
+            steered = controls.replace(banks=banks | dict(controls.banks or {}))
+        return make_predict(
+            colorizer,
+            params,
+            prepared,
+            settings.scales,
+            guide_reference=mode.guide_reference,
+            controls=steered,
+            num_timesteps=system.schedule.num_timesteps,
+        )(noisy, timesteps)
+
+    start, fresh = split_keys(given.keys)
+    if noise is None:
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(start)
+    latents = samplers.sample(
+        sampler,
+        samplers.make_denoiser(predict, system.schedule, system.prediction_type),
+        noise,
+        settings.plan,
+        samplers.noise_from_keys(fresh, shape),
+        after_step=None if given.background is None else _keep_background(given, settings),
+        prediction_type=system.prediction_type,
+    )
+    if given.background is None:
+        return latents
+    # Some samplers end at a level above zero.
+    return jnp.where(_inside(given, settings), latents, given.background)
+
+
+def make_controls(
+    system: System, mode: Mode, params: Params, given: Given, settings: Settings
+) -> Controls:
+    """What steers every forward, a row for each group of `denoiser`'s."""
+
+    def rows(x: Array, axis: int = 0) -> Array:
+        return jnp.concatenate([x] * mode.num_groups, axis) if mode.num_groups > 1 else x
+
+    mask = None if given.sketch_mask is None else rows(given.sketch_mask)
+    regions = banks = None
+    if mode.split:
+        regions = Regions(
+            mask,
+            settings.mask_threshold,
+            settings.foreground_strength,
+            settings.background_strength,
+            settings.merge,
+        )
+    if given.bank is not None:
+        projected = _unet(system, params, given.bank, method="project_banks")
+        banks = {
+            name: Bank(jax.tree.map(lambda x: rows(x, 1), kv), mask, settings.mask_threshold)
+            for name, kv in projected.items()
+        }
+    return Controls(
+        reference_strength=settings.block_strengths,
+        regions=regions,
+        banks=banks,
+        lora_scales=settings.lora_scales,
+        foreground=given.foreground,
+    )
+
+
+def prepare_rows(
+    system: System, params: Params, given: Given, settings: Settings, controls: Controls
+) -> Prepared:
+    """Compute what does not change between steps."""
+
+    def scaled(hints: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(
+            hint * strength.astype(hint.dtype)
+            for hint, strength in zip(hints, settings.hint_strengths, strict=False)
+        )
+
+    blank = given.blank_hints
+    if blank is not None:
+        batch = given.keys.shape[:1]
+        blank = scaled(tuple(jnp.broadcast_to(x, batch + x.shape[1:]) for x in blank))
+    return prepare(
+        system.colorizer,
+        params,
+        Conditions(given.context, scaled(given.hints), given.vector),
+        blank_hints=blank,
+        controls=controls,
+    )
+
+
+def injected_banks(
+    system: System,
+    mode: Mode,
+    params: Params,
+    prepared: Prepared,
+    given: Given,
+    settings: Settings,
+    timesteps: Array,
+) -> dict[str, Bank]:
+    """Look at the reference, as noisy as the picture is now, with the UNet's own eyes.
+
+    The reference has no sketch; its noise stays the same from step to step.
+
+    Returns:
+        Transformer stack -> its self-attention's view of the reference, for all rows; of the
+        unguided ones a share `fidelity` does without.
+    """
+    keys = jax.vmap(lambda key: stream(key, 0, "injection"))(given.keys)
+    noise = jax.vmap(lambda key: jax.random.normal(key, given.injected.shape[1:]))(keys)
+    sigma = t_to_sigma(system.schedule, timesteps)[:, None, None, None]
+    noisy = (given.injected + sigma * noise) * jax.lax.rsqrt(1 + sigma**2)
+    trunk = _unet(system, params, noisy, timesteps, given.vector, method="prefix")
+    depths = system.colorizer.unet.stacks()
+    _, features = _unet(
+        system,
+        params,
+        trunk,
+        prepared.keys_values,
+        method="body",
+        controls=Controls(lora_scales=settings.lora_scales),
+        collect=tuple((name, NORMED) for name in depths),
+        until=list(depths.items())[-1],
+    )
+    tokens = {name: features[name, NORMED] for name in depths}
+    projected = _unet(system, params, tokens, method="project_banks")
+    guided = jnp.zeros(given.keys.shape[0])
+    unguided = jnp.broadcast_to(settings.fidelity, guided.shape)
+    weight = jnp.concatenate([guided] + [unguided] * (mode.num_groups - 1))
+
+    def rows(x: Array) -> Array:
+        return jnp.concatenate([x] * mode.num_groups, axis=1)
+
+    return {
+        name: Bank(jax.tree.map(rows, kv), plain_weight=weight) for name, kv in projected.items()
+    }
+
+
+def _unet(system: System, params: Params, *args, **options):
+    return system.colorizer.unet.apply({"params": params["unet"]}, *args, **options)
+
+
+def _inside(given: Given, settings: Settings) -> Array:
+    return given.sketch_mask > settings.mask_threshold
+
+
+def _keep_background(given: Given, settings: Settings) -> samplers.AfterStep:
+    """Put the known background, as noisy as the next step expects, outside the mask."""
+    keys = jax.vmap(lambda key: stream(key, 0, "background"))(given.keys)
+    draw = samplers.noise_from_keys(keys, given.background.shape[1:])
+
+    def after_step(x: Array, sigma: Array, step: Array) -> Array:
+        level = jnp.broadcast_to(sigma, x.shape[:1])[:, None, None, None]
+        return jnp.where(_inside(given, settings), x, given.background + level * draw(step))
+
+    return after_step
+
+
+# ----------------------------------------------------------------------------------- after the loop
+
+
+@partial(jax.jit, static_argnums=0)
+def decode(system: System, params: Params, latents: Array) -> Array:
+    """Scaled latents (B, h, w, C) -> images (B, H, W, 3) in [-1, 1]."""
+    return jnp.clip(system.encoders.decode(params, latents), -1, 1)
+
+
+def without_loras(system: System) -> System:
+    """The same system for parameters into which low-rank additions were merged."""
+    unet = system.colorizer.unet.clone(loras=())
+    return replace(system, colorizer=replace(system.colorizer, unet=unet))
