@@ -59,7 +59,11 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
             "loras": [list(pair) for pair in model.loras],
         },
         "sketch_encoder": shape
-        | {"head_dim": model.sketch_head_dim, "strides": list(model.sketch_strides)},
+        | {
+            "head_dim": model.sketch_head_dim,
+            "strides": list(model.sketch_strides),
+            "stem_channels": list(model.sketch_stem_channels),
+        },
         "reference_projection": {
             "num_tokens": model.context_tokens,
             "context_channels": model.context_channels,

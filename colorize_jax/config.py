@@ -29,6 +29,7 @@ class ModelConfig:
         sketch_head_dim: channels of the sketch encoder's attention heads.
         sketch_strides: strides of its three strided convolutions; their product is the
             autoencoder's downsampling.
+        sketch_stem_channels: widths of the seven convolutions in front of its levels.
         context_tokens: tokens of the reference that are kept.
         projection_head_dim: channels of the projection's attention heads.
         loras: (label, rank) of low-rank additions to every cross-attention.
@@ -49,6 +50,7 @@ class ModelConfig:
     hint_blocks: tuple[int, ...] = (0, 3, 6, 8)
     sketch_head_dim: int = 128
     sketch_strides: tuple[int, ...] = (2, 2, 2)
+    sketch_stem_channels: tuple[int, ...] = (16, 16, 32, 32, 96, 96, 256)
     context_tokens: int = 196
     projection_head_dim: int = 128
     loras: tuple[tuple[str, int], ...] = ()

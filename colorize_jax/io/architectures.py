@@ -45,6 +45,7 @@ PUBLISHED: Mapping[str, Config] = {
         "channel_mult": [1, 2, 4],
         "head_dim": 128,
         "strides": [2, 2, 2],
+        "stem_channels": [16, 16, 32, 32, 96, 96, 256],
     },
     "reference_projection": {
         "num_tokens": 196,

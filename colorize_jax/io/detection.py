@@ -22,7 +22,7 @@ CLIP_HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
 UNSEEN = {
     "unet": (("head_dim",), ("model_channels",)),
     "background_encoder": (("head_dim",), ("model_channels",)),
-    "sketch_encoder": (("head_dim",), ("model_channels", "channel_mult")),
+    "sketch_encoder": (("head_dim",), ("model_channels", "channel_mult", "stem_channels")),
     "reference_projection": (("head_dim", "num_tokens"), ("clip_channels",)),
     "tagger": (("image_size", "window_size"), ("embed_dim", "depths", "num_classes")),
     "clip_vision": (("num_heads",), ("hidden_size",)),
@@ -200,7 +200,15 @@ def _detect_sketch_encoder(shapes: Shapes) -> Config:
         )
         for i in range(_count(shapes, r"downsample_layers\.(\d+)\..*"))
     ]
-    return {"model_channels": base, "channel_mult": _multiples(widths, base)}
+    stem = [
+        _vote(_axis(shapes, f"model.{i}.{leaf}", 0) for leaf in ("weight", "bias"))
+        for i in range(0, 14, 2)
+    ]
+    return {
+        "model_channels": base,
+        "channel_mult": _multiples(widths, base),
+        "stem_channels": stem if all(stem) else None,
+    }
 
 
 def _detect_reference_projection(shapes: Shapes) -> Config:

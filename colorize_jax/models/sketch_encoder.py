@@ -35,6 +35,8 @@ class SketchEncoder(nn.Module):
             as the last one.
         head_dim: D, a multiple of 4.
         strides: of the stem's three striding convolutions; their product is pixels per latent.
+        stem_channels: widths of the stem's seven convolutions, the third, fifth and seventh of
+            which stride.
         dtype: of convolutions and products; norms and softmax stay in float32.
         implementation: see `nn.attention`.
     """
@@ -43,6 +45,7 @@ class SketchEncoder(nn.Module):
     channel_mult: Sequence[int] = (1, 2, 4)
     head_dim: int = 128
     strides: Sequence[int] = (2, 2, 2)
+    stem_channels: Sequence[int] = (16, 16, 32, 32, 96, 96, 256)
     dtype: Any = jnp.float32
     implementation: str = "auto"
 
@@ -55,6 +58,11 @@ class SketchEncoder(nn.Module):
             )
         if len(self.strides) != 3:
             raise UserError(f"got strides {self.strides}, expected three numbers; give 1 or 2 each")
+        if len(self.stem_channels) != 7:
+            raise UserError(
+                f"got stem_channels {self.stem_channels}, expected seven widths; give one a "
+                "convolution"
+            )
         super().__post_init__()
 
     @nn.compact
@@ -97,7 +105,7 @@ class SketchEncoder(nn.Module):
             return layer(x)
 
         s = self.strides
-        chain = ((16, 1), (16, 1), (32, s[0]), (32, 1), (96, s[1]), (96, 1), (256, s[2]))
+        chain = tuple(zip(self.stem_channels, (1, 1, s[0], 1, s[1], 1, s[2]), strict=True))
         x = sketch
         for i, (features, stride) in enumerate(chain):
             x = nn.silu(conv(x, features, stride, f"model_{2 * i}"))
