@@ -28,7 +28,7 @@ ALLOWED = {
     "sharding": {"config"},
     "writer": set(),
     "io": {"models", "nn"},
-    "training": {"nn", "models", "conditioning", "diffusion", "config", "flops"},
+    "training": {"nn", "models", "conditioning", "diffusion", "config", "flops", "sharding"},
 }
 
 

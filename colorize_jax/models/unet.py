@@ -32,6 +32,7 @@ from colorize_jax.nn.transformer import (
     Regions,
     SpatialTransformer,
 )
+from colorize_jax.sharding import constrain_batch
 from colorize_jax.types import Array
 
 Features = dict[tuple[str, str], Array]  # (stack, feature) -> (L, B, N, C)
@@ -274,6 +275,7 @@ class UNet(nn.Module):
             x = stack(x)
         else:
             x = module(x)
+        x = constrain_batch(x)
         if foreground is not None and piece.name == "input_blocks_0_0":
             x = x + self.conv_fg(foreground.astype(self.dtype))
         ends = [p.name for p in self.pieces() if p.block == piece.block][-1] == piece.name

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from colorize_jax.sharding import BATCH, TENSOR, constrain
 from colorize_jax.types import Array
 
 IMPLEMENTATIONS = ("auto", "blockwise", "cudnn", "splash", "plain")
@@ -40,6 +41,7 @@ def attention(
         (B, N, K, D) in v's dtype.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    q, k, v = (constrain(x, BATCH, None, TENSOR) for x in (q, k, v))
     if implementation == "auto":
         implementation = default_implementation(jax.default_backend())
     if implementation == "cudnn" and _cudnn_takes(q):

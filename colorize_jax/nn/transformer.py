@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from colorize_jax.nn.attention import attention
 from colorize_jax.nn.layers import group_norm, layer_norm, near_zero_init
 from colorize_jax.nn.lora import LoRADense
+from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
 from colorize_jax.types import Array
 
 # What a block can hand out: its first norm, the outputs of its attentions, its own output.
@@ -295,7 +296,12 @@ class SpatialTransformer(nn.Module):
         self.norm = group_norm(1e-6, self.dtype)
         self.proj_in = nn.Dense(self.channels, dtype=self.dtype)
         self.proj_out = nn.Dense(self.channels, dtype=self.dtype, kernel_init=near_zero_init)
-        self.transformer_blocks = self.param("transformer_blocks", self._init_blocks)
+        # Flax checks a parameter's shape by tracing its initializer, which here is a whole block's:
+        # half of the time that tracing a network takes.
+        if self.has_variable("params", "transformer_blocks"):
+            self.transformer_blocks = self.get_variable("params", "transformer_blocks")
+        else:
+            self.transformer_blocks = self.param("transformer_blocks", self._init_blocks)
 
     def _block(self) -> TransformerBlock:
         return TransformerBlock(
@@ -333,9 +339,14 @@ class SpatialTransformer(nn.Module):
         layer = Attention(self.channels, self.head_dim, loras, self.dtype, parent=None)
 
         def project(params: Any, tokens: Array, scales: Any) -> KeysValues:
-            return layer.apply({"params": params}, tokens, scales, method="keys_values")
+            kv = layer.apply({"params": params}, tokens, scales, method="keys_values")
+            return jax.tree.map(lambda x: constrain(x, BATCH, None, TENSOR), kv)
 
-        return jax.vmap(lambda p, *x: call(project, p, *x))(self.transformer_blocks[name], *mapped)
+        # One block after another, so that kernels stored in parts are never gathered all at once.
+        return jax.lax.map(
+            lambda inputs: call(project, constrain_params(inputs[0]), *inputs[1:]),
+            (self.transformer_blocks[name], *mapped),
+        )
 
     def __call__(
         self,
@@ -375,7 +386,9 @@ class SpatialTransformer(nn.Module):
             cross = {}
             if self.context_channels:
                 cross = {"strength": strength, "regions": regions, "lora_scales": lora_scales}
+            params = constrain_params(params)
             tokens, features = block.apply({"params": params}, tokens, kv, own, **cross)
+            tokens, features = constrain_batch((tokens, features))
             return tokens, {name: features[name] for name in collect}
 
         if self.remat is not None:

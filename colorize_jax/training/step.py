@@ -26,6 +26,7 @@ from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.rng import stream
+from colorize_jax.sharding import constrain_batch, constrain_params
 from colorize_jax.training import augment, trees
 from colorize_jax.training.augment import Draws
 from colorize_jax.training.losses.diffusion import diffusion_loss
@@ -169,7 +170,11 @@ def gradients(
     """Gradients of the trained parameters, and the terms of the loss; see `total_loss`."""
 
     def micro(inputs: Inputs) -> tuple[Params, Metrics]:
+        inputs = constrain_batch(inputs)
+
         def loss(params: Params) -> tuple[Array, Metrics]:
+            # Gradients take the layout of what they are gradients of, in every micro-batch.
+            params = constrain_params(params)
             return total_loss(recipe, params, frozen, inputs, weight, dual=dual)
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)

@@ -1,0 +1,272 @@
+"""Devices as a mesh, and where every array lies on it.
+
+    data     the batch is split, parameters are whole; several slices meet on this axis
+    fsdp     the batch is split, and so is the storage of parameters: whoever needs a kernel gathers
+             it, one layer of a stack at a time
+    tensor   channels and heads are split: what comes out of a column kernel enters a row kernel
+
+Parameters, the optimizer's moments and the running average of a parameter lie alike, because a rule
+sees the path of a leaf only. Modules say with `constrain` what the compiler would guess badly; it
+does nothing without a mesh (`jax.set_mesh`), so that a network is the same with and without.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from colorize_jax.config import MeshConfig
+from colorize_jax.errors import UserError
+from colorize_jax.types import Array, Params
+
+DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
+BATCH = (DATA, FSDP)  # the axes that split a batch
+
+# Kernels (..., in, out) whose output channels or heads are split on the tensor axis, and kernels
+# that take such channels in. All others are only stored in parts.
+COLUMN = r"(^|/)(to_[qkv]|[qkv]_proj|net_0/proj|fc1|in_layers_2|emb_layers_1)/kernel$"
+ROW = r"(^|/)(to_out_0|out_proj|net_2|fc2|out_layers_3)/kernel$"
+# Leaves below have a leading axis of blocks, of which a loop takes one after another: never split.
+STACKED = r"(^|/)(transformer_blocks|layers)/"
+# Tensors (without the axis of blocks) with fewer elements are whole everywhere.
+SMALL = 2**16
+
+Spec = tuple[Any, ...]
+
+
+# ------------------------------------------------------------------------------------- the mesh
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arrange devices as (data, fsdp, tensor), neighbours in the network beside each other.
+
+    Args:
+        config: sizes of the axes, -1 for the rest; with several slices the data axis runs over them
+            first, so that only it crosses the slow network.
+        devices: all of all processes by default.
+
+    Raises:
+        UserError: the sizes do not make up the number of devices, or of slices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    shape = mesh_shape(config, len(devices))
+    if config.num_slices == 1:
+        array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 3)
+    by_process = getattr(devices[0], "slice_index", None) is None
+    granule = "process_index" if by_process else "slice_index"
+    found = len({getattr(device, granule) for device in devices})
+    if found != config.num_slices or shape[0] % config.num_slices:
+        raise UserError(
+            f"got mesh.num_slices = {config.num_slices} for {found} slices and a data axis of "
+            f"{shape[0]}, expected the number of slices, which divides the data axis; correct "
+            "mesh.num_slices or mesh.data"
+        )
+    array = mesh_utils.create_hybrid_device_mesh(
+        (shape[0] // config.num_slices, *shape[1:]),
+        (config.num_slices, 1, 1),
+        devices,
+        process_is_granule=by_process,
+        allow_split_physical_axes=True,
+    )
+    return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
+    """Return the sizes of the axes, -1 replaced.
+
+    Raises:
+        UserError: their product is not the number of devices.
+    """
+    sizes = [config.data, config.fsdp, config.tensor]
+    known = math.prod(size for size in sizes if size != -1)
+    if -1 in sizes and num_devices % known == 0:
+        sizes[sizes.index(-1)] = num_devices // known
+    if math.prod(sizes) != num_devices:
+        text = ", ".join(f"{name} {size}" for name, size in zip(AXES, sizes, strict=True))
+        raise UserError(
+            f"got mesh {text} for {num_devices} devices, expected sizes whose product is "
+            f"{num_devices}; change one, or set it to -1 for the rest"
+        )
+    return tuple(sizes)
+
+
+# -------------------------------------------------------------------------- parameters and state
+
+
+def parameter_spec(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
+    """Where a parameter lies; a block's own parameters lie as those of its stack do.
+
+    Args:
+        path: names joined by "/"; its end decides, so that a path inside a block serves as well.
+        shape: of the tensor.
+        sizes: axis of the mesh -> number of devices.
+    """
+    stacked = bool(re.search(STACKED, path))
+    if len(shape) - stacked < 2 or math.prod(shape[stacked:]) < SMALL:
+        return P()
+    spec: list[Any] = [None] * len(shape)
+    free = [-2, -1]
+    split = -1 if re.search(COLUMN, path) else -2 if re.search(ROW, path) else None
+    stored = (FSDP, TENSOR)
+    if split is not None:
+        free.remove(split) if _fits(shape[split], TENSOR, sizes) else None
+        spec[split], stored = (TENSOR, FSDP) if split not in free else (None, stored)
+    # The longer axis: TPUs pad the last two axes to tiles of (8, 128), and short shares most.
+    for axis in sorted(free, key=lambda axis: -shape[axis]):
+        if _fits(shape[axis], stored, sizes):
+            spec[axis] = stored
+            break
+    return P(*spec)
+
+
+def _fits(length: int, axes: Any, sizes: Mapping[str, int]) -> bool:
+    """Whether mesh axes split something, and evenly."""
+    axes = (axes,) if isinstance(axes, str) else axes
+    count = math.prod(sizes[axis] for axis in axes)
+    return count > 1 and length % count == 0
+
+
+def state_shardings(mesh: Mesh, abstract: Any) -> Any:
+    """Where every leaf of a training state, or of any tree of parameters, lies.
+
+    Args:
+        mesh: of `make_mesh`.
+        abstract: tree of arrays or shapes; names of dictionaries on the way make up the path.
+    """
+    sizes = dict(mesh.shape)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, parameter_spec(join(path), leaf.shape, sizes)),
+        abstract,
+    )
+
+
+def join(path: Sequence[Any]) -> str:
+    """Join the dictionary keys of a path by "/"; what holds the dictionaries is left out."""
+    keys = (entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
+    return "/".join(str(key) for key in keys)
+
+
+def place(shardings: Any, tree: Any) -> Any:
+    """Make global arrays of NumPy arrays that every process has whole."""
+
+    def one(sharding: NamedSharding, leaf: Any) -> Array:
+        return jax.make_array_from_callback(np.shape(leaf), sharding, lambda i: np.asarray(leaf)[i])
+
+    return jax.tree.map(one, shardings, tree)
+
+
+# --------------------------------------------------------------------------------------- batches
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Arrays (B, ...) split over the data and fsdp axes."""
+    return NamedSharding(mesh, P(BATCH))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, P())
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """In how many parts a batch is split."""
+    return mesh.shape[DATA] * mesh.shape[FSDP]
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
+    """Check that every device gets equally many samples of a micro-batch.
+
+    Raises:
+        UserError: it does not.
+    """
+    shards = batch_shards(mesh)
+    step = shards * accumulation
+    if batch_size % step:
+        below, above = batch_size // step * step, -(-batch_size // step) * step
+        near = f"{below} or {above}" if below else f"{above}"
+        micro = f" in {accumulation} micro-batches" if accumulation > 1 else ""
+        raise UserError(
+            f"got data.batch_size = {batch_size}{micro} for {shards} parts (mesh data "
+            f"{mesh.shape[DATA]} x fsdp {mesh.shape[FSDP]}), expected a multiple of {step}; set "
+            f"data.batch_size to {near}, or split channels instead with mesh.tensor"
+        )
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Rows of the global batch that this process's devices hold, ascending.
+
+    A mesh that follows the network need not give a process neighbouring rows: each loads those that
+    it has, and the global batch is the same on every mesh.
+    """
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for (part,) in slices for row in range(*part.indices(batch_size))}
+    return np.asarray(sorted(rows))
+
+
+def global_batch(mesh: Mesh, record: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Join the processes' shares of a batch.
+
+    Args:
+        mesh: of the run.
+        record: name -> this process's rows (those of `local_rows`, in their order).
+
+    Returns:
+        name -> global array (B, ...), split over the batch's axes.
+    """
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+        for name, value in record.items()
+    }
+
+
+# ----------------------------------------------------------------------------------- activations
+
+
+def constrain(x: Array, *axes: Any) -> Array:
+    """Say where an activation lies, inside a jitted function; nothing happens without a mesh.
+
+    Args:
+        x: any array.
+        axes: for its first axes, what splits each: an axis of the mesh, several, or None; further
+            axes are whole. What does not divide is left whole.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or FSDP not in mesh.shape:
+        return x
+    sizes = dict(mesh.shape)
+    spec = [a if a and _fits(n, a, sizes) else None for n, a in zip(x.shape, axes, strict=False)]
+    return jax.lax.with_sharding_constraint(x, P(*spec))
+
+
+def constrain_batch(tree: Any) -> Any:
+    """Split the first axis of every array in the tree over the batch's axes."""
+    return jax.tree.map(lambda x: constrain(x, BATCH), tree)
+
+
+def constrain_params(params: Params, prefix: str = "") -> Params:
+    """Keep parameters, and the gradients that flow back to them, in parts as they are stored.
+
+    Inside a loop over blocks this lets the compiler gather one block at a time.
+
+    Args:
+        params: nested dict.
+        prefix: path of its root, where the rules need it.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or FSDP not in mesh.shape:
+        return params
+    sizes = dict(mesh.shape)
+
+    def one(path: Any, leaf: Array) -> Array:
+        spec = parameter_spec(prefix + join(path), leaf.shape, sizes)
+        return jax.lax.with_sharding_constraint(leaf, spec)
+
+    return jax.tree_util.tree_map_with_path(one, params)
