@@ -71,7 +71,7 @@ def train(config: Config, workdir: str) -> int:
     checkpoints = Checkpoints(workdir, **keep)
     with watch.timing("start"):
         restored = checkpoints.restore(abstract_state(recipe), batches)
-        state, first = restored or (initial_state(recipe, stream(key, 0, "parameters")), 0)
+        state, first = restored or (initial_state(recipe), 0)
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)

@@ -1,0 +1,162 @@
+"""The real train.py and eval.py, end to end, on the smallest network."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import eval as evaluation
+import train
+from colorize_jax import datasets
+from colorize_jax.io.run_weights import RunWeights
+from colorize_jax.writer import read_metrics
+
+CONFIG = str(Path(__file__).parent / "configs" / "smallest.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation_cache(tmp_path_factory: pytest.TempPathFactory):
+    """The programs of the runs below are the same: compile them once."""
+    folder = str(tmp_path_factory.mktemp("xla"))
+    options = {
+        "jax_compilation_cache_dir": folder,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in options}
+    for name, value in options.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def run(workdir: Path, *overrides: str) -> int:
+    return train.main([f"--config={CONFIG}", f"--workdir={workdir}", *overrides])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workdir of a run that nobody stopped."""
+    workdir = tmp_path_factory.mktemp("finished")
+    assert run(workdir) == 0
+    return workdir
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, batch: int, number: int) -> None:
+    """Send a signal while batch number `batch`, from 1, is on its way to the step."""
+    calls = []
+
+    def record(content: dict) -> dict:
+        calls.append(1)
+        if len(calls) == batch:
+            os.kill(os.getpid(), number)
+        return {name: content[name] for name in datasets.RECORD_KEYS}
+
+    monkeypatch.setattr(datasets, "step_record", record)
+
+
+def test_run_leaves_metrics_events_samples_and_checkpoints(finished: Path) -> None:
+    metrics = read_metrics(finished)
+    assert [line["step"] for line in metrics] == [1, 2, 3, 4]
+    assert [line["gram_weight"] > 0 for line in metrics] == [False, False, True, True]
+    assert all(line["gram_loss"] > 0 for line in metrics[2:])
+    assert list(finished.glob("events.out.tfevents.*"))
+    assert [path.name for path in (finished / "samples").iterdir()] == ["samples-0000004.png"]
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["2", "4"]
+
+
+@pytest.mark.parametrize(("batch", "number"), [(2, signal.SIGINT), (3, signal.SIGTERM)])
+def test_stopped_run_resumes_to_the_same_bits(
+    finished: Path, tmp_path: Path, batch: int, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, batch, number)
+        assert run(tmp_path) == 128 + number
+    assert f"saved step {batch}; the same command goes on from there" in caplog.text
+    assert RunWeights(tmp_path).step == batch
+    assert run(tmp_path) == 0
+    for raw in (True, False):
+        ours, theirs = (RunWeights(d, raw=raw).read_all() for d in (tmp_path, finished))
+        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    losses = [[line["loss"] for line in read_metrics(d)] for d in (tmp_path, finished)]
+    assert losses[0] == losses[1]
+
+
+def test_finished_run_is_left_alone(finished: Path) -> None:
+    before = (finished / "metrics.jsonl").read_bytes()
+    assert run(finished) == 0
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_loss_that_is_no_number_stops_with_its_step_and_keeps_the_last_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def poisoned(content: dict) -> dict:
+        calls.append(1)
+        record = {name: content[name] for name in datasets.RECORD_KEYS}
+        if len(calls) == 3:
+            record["size"] = np.full_like(record["size"], np.nan)
+        return record
+
+    monkeypatch.setattr(datasets, "step_record", poisoned)
+    assert run(tmp_path) == 2
+    assert "got loss nan at step 3, expected a finite number" in capsys.readouterr().err
+    assert RunWeights(tmp_path).step == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--config.optimizer.learning_rat=1"], "nearest: optimizer.learning_rate"),
+        (["--config.total_steps=many"], "total_steps = 'many', expected a whole number"),
+        (["--config.gram.blocks=(99,)"], "expected 1..7"),
+        (["--steps=3"], "got argument '--steps=3'"),
+    ],
+)
+def test_bad_options_are_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
+) -> None:
+    assert run(tmp_path / "run", *overrides) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_of_another_config_is_refused(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(finished, "--config.optimizer.learning_rate=0.5") == 2
+    assert "optimizer.learning_rate is 0.001 there and 0.5 here" in capsys.readouterr().err
+
+
+def test_unusable_workdir_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(tmp_path / "file" / "run") == 2
+    assert "expected a writable folder" in capsys.readouterr().err
+
+
+def test_evaluation_reports_on_pairs(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluation.main([f"--workdir={finished}"]) == 0
+    report = json.loads((finished / "evaluation" / "report.json").read_text())
+    assert report["num_pairs"] == 3 and report["step"] == 4
+    means = report["means"]
+    ratio = means["color_error_cross"] / means["color_error_other"]
+    assert means["color_error_ratio"] == pytest.approx(ratio)
+    assert 0 <= means["line_f1"] <= 1 < means["psnr_cross"]
+    printed = capsys.readouterr().out
+    assert f"{means['color_error_cross']:.2f}" in printed and "line F1" in printed
+    assert (finished / "evaluation" / "pairs.png").stat().st_size > 1000
+
+
+def test_evaluation_of_no_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluation.main([f"--workdir={tmp_path}"]) == 2
+    assert "expected the workdir of a training run" in capsys.readouterr().err
