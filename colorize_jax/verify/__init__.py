@@ -34,6 +34,7 @@ RUNNERS = {
     "tagger": ("encoders", "run_tagger"),
     "gram": ("training", "run_gram"),
     "training_step": ("training_step", "run_training_step"),
+    "pipeline": ("pipeline", "run_pipeline"),
 }
 
 # Largest relative error by component; "*" where an output has none of its own. The longest prefix
