@@ -1,12 +1,14 @@
-"""Contact sheets, stored sets, and the speed of the drawing.
+"""Contact sheets, examples, stored sets, and the speed of the drawing.
 
 python -m data.illustrations --sheet out.png
+python -m data.illustrations --example DIR
 python -m data.illustrations --build DIR --size 64 --count 20000
 python -m data.illustrations --benchmark
 """
 
 import argparse
 import time
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -14,6 +16,7 @@ from PIL import Image
 from data.errors import DataError
 from data.illustrations.drawing import PART_NAMES, draw, paint, render
 from data.illustrations.seeds import example_seed
+from data.illustrations.source import CrossPairSource
 from data.illustrations.stored import build
 
 _PART_COLORS = np.array(
@@ -45,6 +48,14 @@ def sheet(size: int, count: int) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
+def write_example(folder: Path, size: int, seed: int) -> None:
+    """A held-out sketch, a reference of an identity in another geometry, and the right answer."""
+    pair = CrossPairSource(seed, 1, size, size)[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, field in (("sketch", "sketch"), ("reference", "reference"), ("answer", "image")):
+        Image.fromarray(pair[field].squeeze()).save(folder / f"{name}.png")
+
+
 def benchmark(size: int, seconds: float = 3.0) -> float:
     """Examples a second of one core's time at `size` px."""
     render(*_seeds(0), size, size)
@@ -65,6 +76,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="size of one picture, px")
     parser.add_argument("--count", type=int, default=24, help="number of examples")
     parser.add_argument("--benchmark", action="store_true", help="print examples a second")
+    parser.add_argument("--example", metavar="DIR", help="write a sketch, a reference, the answer")
     parser.add_argument("--build", metavar="DIR", help="store a set (needs the tfds extra)")
     parser.add_argument("--kind", choices=("train", "heldout"), default="train", help="what set")
     parser.add_argument("--seed", type=int, default=0, help="of the stored set")
@@ -86,6 +98,9 @@ def run(options: argparse.Namespace) -> None:
             height=options.size, width=options.size,
         )  # fmt: skip
         print(f"stored {options.count} examples in {built}")
+    if options.example:
+        write_example(Path(options.example), options.size, options.seed)
+        print(f"wrote sketch.png, reference.png and answer.png to {options.example}")
     if options.benchmark:
         for size in (64, 256):
             print(f"{size} px: {benchmark(size):.0f} examples/s on one core")
