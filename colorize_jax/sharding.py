@@ -10,6 +10,7 @@ sees the path of a leaf only. Modules say with `constrain` what the compiler wou
 does nothing without a mesh (`jax.set_mesh`), so that a network is the same with and without.
 """
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -109,7 +110,7 @@ def parameter_spec(path: str, shape: Sequence[int], sizes: Mapping[str, int]) ->
         sizes: axis of the mesh -> number of devices.
     """
     stacked = bool(re.search(STACKED, path))
-    if len(shape) - stacked < 2 or math.prod(shape[stacked:]) < SMALL:
+    if not path.endswith("kernel") or math.prod(shape[stacked:]) < SMALL:
         return P()
     spec: list[Any] = [None] * len(shape)
     free = [-2, -1]
@@ -270,3 +271,39 @@ def constrain_params(params: Params, prefix: str = "") -> Params:
         return jax.lax.with_sharding_constraint(leaf, spec)
 
     return jax.tree_util.tree_map_with_path(one, params)
+
+
+def gather(kernel: Array, module: Sequence[str]) -> Array:
+    """Bring a kernel that is stored in parts together where it is used.
+
+    Its gradient is split again as soon as it is there. Left alone, the compiler might gather the
+    whole batch's activations instead.
+
+    Args:
+        kernel: as it is computed with.
+        module: path of the module that it belongs to, from any root.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or FSDP not in mesh.shape:
+        return kernel
+    path = "/".join((*module, "kernel"))
+    stored = parameter_spec(path, kernel.shape, dict(mesh.shape))
+    if not any(stored):
+        return kernel
+    return _gather(kernel, stored, P(*(axis if axis == TENSOR else None for axis in stored)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(kernel: Array, stored: P, whole: P) -> Array:
+    return jax.lax.with_sharding_constraint(kernel, whole)
+
+
+def _gather_forward(kernel: Array, stored: P, whole: P) -> tuple[Array, None]:
+    return _gather(kernel, stored, whole), None
+
+
+def _gather_backward(stored: P, whole: P, _: None, gradient: Array) -> tuple[Array]:
+    return (jax.lax.with_sharding_constraint(gradient, stored),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)

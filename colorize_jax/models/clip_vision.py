@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
 from colorize_jax.nn.attention import attention
-from colorize_jax.nn.layers import layer_norm
+from colorize_jax.nn.layers import Conv, Dense, layer_norm
 from colorize_jax.nn.resize import resize_antialiased
 from colorize_jax.types import Array
 
@@ -72,7 +72,7 @@ class ClipVision(nn.Module):
             self.dtype,
             self.implementation,
         )
-        self.visual_projection = nn.Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
+        self.visual_projection = Dense(self.projection_dim, use_bias=False, dtype=self.dtype)
 
     def __call__(self, images: Array) -> Array:
         """Encode images (B, image_size, image_size, 3) of `preprocess_clip`.
@@ -137,11 +137,11 @@ class Embeddings(nn.Module):
     def __call__(self, images: Array) -> Array:
         init = nn.initializers.normal(0.02)
         class_token = self.param("class_embedding", init, (self.hidden_size,))
-        patches = nn.Conv(
+        patches = Conv(
             self.hidden_size,
-            (self.patch_size, self.patch_size),
-            strides=self.patch_size,
-            padding="VALID",
+            self.patch_size,
+            stride=self.patch_size,
+            padding=(0, 0),
             use_bias=False,
             dtype=self.dtype,
             name="patch_embedding",
@@ -210,12 +210,12 @@ class SelfAttention(nn.Module):
         channels = x.shape[-1]
 
         def heads(name: str) -> Array:
-            y = nn.Dense(channels, dtype=self.dtype, name=name)(x)
+            y = Dense(channels, dtype=self.dtype, name=name)(x)
             return y.reshape(*x.shape[:2], self.num_heads, -1)
 
         q, k, v = heads("q_proj"), heads("k_proj"), heads("v_proj")
         y = attention(q, k, v, implementation=self.implementation).reshape(x.shape)
-        return nn.Dense(channels, dtype=self.dtype, name="out_proj")(y)
+        return Dense(channels, dtype=self.dtype, name="out_proj")(y)
 
 
 class MLP(nn.Module):
@@ -226,6 +226,6 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        hidden = nn.Dense(self.features, dtype=self.dtype, name="fc1")(x)
+        hidden = Dense(self.features, dtype=self.dtype, name="fc1")(x)
         hidden = nn.gelu(hidden, approximate=False)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)
+        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from colorize_jax.models.unet_pieces import encoder_pieces, make_module
-from colorize_jax.nn.layers import Conv, near_zero_init, sinusoid
+from colorize_jax.nn.layers import Conv, Dense, near_zero_init, sinusoid
 from colorize_jax.types import Array
 
 
@@ -42,11 +42,11 @@ class ForegroundEncoder(nn.Module):
         """
         width = 4 * self.model_channels
         timesteps = jnp.zeros(latents.shape[:1]) if timesteps is None else timesteps
-        embedding = nn.Dense(width, name="time_embed_0")(sinusoid(timesteps, self.model_channels))
-        embedding = nn.Dense(width, name="time_embed_2")(nn.silu(embedding))
+        embedding = Dense(width, name="time_embed_0")(sinusoid(timesteps, self.model_channels))
+        embedding = Dense(width, name="time_embed_2")(nn.silu(embedding))
         if self.vector_channels:
-            hidden = nn.silu(nn.Dense(width, name="label_emb_0_0")(vector))
-            embedding = embedding + nn.Dense(width, name="label_emb_0_2")(hidden)
+            hidden = nn.silu(Dense(width, name="label_emb_0_0")(vector))
+            embedding = embedding + Dense(width, name="label_emb_0_2")(hidden)
         x, features = latents.astype(self.dtype), []
         no_transformers = (0,) * len(self.channel_mult)
         pieces = encoder_pieces(

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
-from colorize_jax.nn.layers import layer_norm
+from colorize_jax.nn.layers import Dense, layer_norm
 from colorize_jax.nn.transformer import Attention
 from colorize_jax.types import Array
 
@@ -49,9 +49,9 @@ class ReferenceProjection(nn.Module):
         )(clip_tokens, clip_tokens)
         clip = layer_norm(self.dtype, name="norm")(clip[:, : self.num_tokens])
         tokens = jnp.concatenate([clip, tagger_tokens.astype(self.dtype)], axis=-1)
-        tokens = nn.Dense(self.context_channels, dtype=self.dtype, name="proj_0")(tokens)
+        tokens = Dense(self.context_channels, dtype=self.dtype, name="proj_0")(tokens)
         tokens = nn.silu(tokens)
-        tokens = nn.Dense(self.context_channels, dtype=self.dtype, name="proj_2")(tokens)
+        tokens = Dense(self.context_channels, dtype=self.dtype, name="proj_2")(tokens)
         return layer_norm(self.dtype, name="proj_3")(tokens)
 
     def _check(self, clip_tokens: Array, tagger_tokens: Array) -> None:

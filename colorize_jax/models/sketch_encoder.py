@@ -19,7 +19,7 @@ import numpy as np
 
 from colorize_jax.errors import UserError
 from colorize_jax.nn.attention import attention
-from colorize_jax.nn.layers import Conv, RMSNorm, near_zero_init
+from colorize_jax.nn.layers import Conv, Dense, RMSNorm, near_zero_init
 from colorize_jax.types import Array
 
 # SiLU halves the variance: without the gain a sketch would fade through eleven convolutions.
@@ -149,7 +149,7 @@ class ScaleCausalAttention(nn.Module):
         angles = jnp.asarray(np.concatenate(angles), jnp.float32)
 
         def dense(name: str) -> Array:
-            return nn.Dense(channels, use_bias=False, dtype=self.dtype, name=name)(tokens)
+            return Dense(channels, use_bias=False, dtype=self.dtype, name=name)(tokens)
 
         def heads(x: Array) -> Array:
             return x.reshape(*x.shape[:2], -1, self.head_dim)
@@ -158,7 +158,7 @@ class ScaleCausalAttention(nn.Module):
         q = rotate(heads(RMSNorm(self.dtype, name="q_norm")(dense("to_q"))), angles)
         k = rotate(heads(RMSNorm(self.dtype, name="k_norm")(dense("to_k"))), angles)
         v = heads(dense("to_v"))
-        out = nn.Dense(channels, dtype=self.dtype, name="to_out_0")
+        out = Dense(channels, dtype=self.dtype, name="to_out_0")
 
         results, start = [], 1
         for level in reversed(levels):

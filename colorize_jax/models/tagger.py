@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.errors import UserError
-from colorize_jax.nn.layers import layer_norm
+from colorize_jax.nn.layers import Conv, Dense, layer_norm
 from colorize_jax.nn.resize import resize_antialiased
 from colorize_jax.types import Array
 
@@ -132,11 +132,11 @@ class PatchEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, images: Array) -> Array:
-        proj = nn.Conv(
+        proj = Conv(
             self.features,
-            (self.patch_size, self.patch_size),
-            strides=self.patch_size,
-            padding="VALID",
+            self.patch_size,
+            stride=self.patch_size,
+            padding=(0, 0),
             dtype=self.dtype,
             name="proj",
         )
@@ -184,7 +184,7 @@ class PatchMerging(nn.Module):
         x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
         # A token's four parts run down the columns first.
         x = jnp.einsum("bhpwqc->bhwqpc", x).reshape(batch, height // 2, width // 2, 4 * channels)
-        x = nn.Dense(self.channels, use_bias=False, dtype=self.dtype, name="reduction")(x)
+        x = Dense(self.channels, use_bias=False, dtype=self.dtype, name="reduction")(x)
         return layer_norm(self.dtype, name="norm")(x)
 
 
@@ -273,7 +273,7 @@ class WindowAttention(nn.Module):
         v_bias = self.param("v_bias", nn.initializers.zeros, (channels,))
         bias = self._position_bias(math.isqrt(x.shape[-2]))
 
-        qkv = nn.Dense(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")(x)
+        qkv = Dense(3 * channels, use_bias=False, dtype=self.dtype, name="qkv")(x)
         q, k, v = jnp.split(qkv, 3, axis=-1)
         q, v = q + q_bias.astype(self.dtype), v + v_bias.astype(self.dtype)
         q, k, v = (y.reshape(*y.shape[:-1], self.num_heads, -1) for y in (q, k, v))
@@ -289,13 +289,13 @@ class WindowAttention(nn.Module):
             logits = logits + mask[:, :, None]
         weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
         y = jnp.einsum("bijknm,bijmkd->bijnkd", weights, v).reshape(x.shape)
-        return nn.Dense(channels, dtype=self.dtype, name="proj")(y)
+        return Dense(channels, dtype=self.dtype, name="proj")(y)
 
     def _position_bias(self, side: int) -> Array:
         """(K, N, N) float32: 16 sigmoid(MLP(log-spaced relative position))."""
         table, index = relative_positions(side)
-        table = nn.relu(nn.Dense(512, name="cpb_mlp_0")(jnp.asarray(table)))
-        table = nn.Dense(self.num_heads, use_bias=False, name="cpb_mlp_2")(table)
+        table = nn.relu(Dense(512, name="cpb_mlp_0")(jnp.asarray(table)))
+        table = Dense(self.num_heads, use_bias=False, name="cpb_mlp_2")(table)
         return MAX_POSITION_BIAS * jnp.einsum("nmk->knm", nn.sigmoid(table)[index])
 
 
@@ -330,9 +330,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
-        hidden = nn.Dense(4 * channels, dtype=self.dtype, name="fc1")(x)
+        hidden = Dense(4 * channels, dtype=self.dtype, name="fc1")(x)
         hidden = nn.gelu(hidden, approximate=False)
-        return nn.Dense(channels, dtype=self.dtype, name="fc2")(hidden)
+        return Dense(channels, dtype=self.dtype, name="fc2")(hidden)
 
 
 class Head(nn.Module):
@@ -343,5 +343,5 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: Array) -> Array:
-        logits = nn.Dense(self.num_classes, dtype=self.dtype, name="fc")(tokens)
+        logits = Dense(self.num_classes, dtype=self.dtype, name="fc")(tokens)
         return logits.astype(jnp.float32)

@@ -22,7 +22,7 @@ from colorize_jax.models.unet_pieces import (
     make_module,
     middle_pieces,
 )
-from colorize_jax.nn.layers import Conv, group_norm, near_zero_init, sinusoid
+from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init, sinusoid
 from colorize_jax.nn.resize import resize_bicubic
 from colorize_jax.nn.transformer import (
     Attention,
@@ -138,9 +138,9 @@ class UNet(nn.Module):
 
     def setup(self) -> None:
         width = 4 * self.model_channels
-        self.time_embed_0, self.time_embed_2 = nn.Dense(width), nn.Dense(width)
+        self.time_embed_0, self.time_embed_2 = Dense(width), Dense(width)
         if self.vector_channels:
-            self.label_emb_0_0, self.label_emb_0_2 = nn.Dense(width), nn.Dense(width)
+            self.label_emb_0_0, self.label_emb_0_2 = Dense(width), Dense(width)
         for piece in self.pieces():
             setattr(self, piece.name, self._module(piece))
         if self.foreground_channels:
@@ -151,7 +151,7 @@ class UNet(nn.Module):
                     channels, self.head_dim, dtype=self.dtype, implementation=self.implementation
                 )
                 setattr(self, f"{prefix}_modules_{i}_0", reader)
-                setattr(self, f"{prefix}_modules_{i}_1", nn.Dense(channels, dtype=self.dtype))
+                setattr(self, f"{prefix}_modules_{i}_1", Dense(channels, dtype=self.dtype))
         if self.num_output_blocks is None:
             self.out_0 = group_norm(1e-5, self.dtype)
             self.out_2 = Conv(self.out_channels, kernel_init=near_zero_init, dtype=self.dtype)
@@ -454,4 +454,3 @@ def touch(module: UNet, height: int = 8, width: int = 8) -> tuple[Any, ...]:
     context = jnp.zeros((1, 2, module.context_channels)) if module.context_channels else None
     vector = jnp.zeros((1, module.vector_channels)) if module.vector_channels else None
     return latents, jnp.zeros((1,)), context, None, vector
-

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from colorize_jax.nn.layers import Conv, group_norm, near_zero_init
+from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init
 from colorize_jax.types import Array
 
 
@@ -100,7 +100,7 @@ class ResBlock(nn.Module):
         """Args: x (B, h, w, C'), embedding (B, E) -> (B, h, w, C)."""
         h = nn.silu(group_norm(1e-5, self.dtype, name="in_layers_0")(x))
         h = Conv(self.channels, dtype=self.dtype, name="in_layers_2")(h)
-        shift = nn.Dense(self.channels, dtype=self.dtype, name="emb_layers_1")
+        shift = Dense(self.channels, dtype=self.dtype, name="emb_layers_1")
         h = h + shift(nn.silu(embedding))[:, None, None, :]
         h = nn.silu(group_norm(1e-5, self.dtype, name="out_layers_0")(h))
         last = Conv(

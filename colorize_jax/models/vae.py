@@ -214,15 +214,7 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        conv = nn.Conv(
-            x.shape[-1],
-            (3, 3),
-            strides=2,
-            padding=((0, 1), (0, 1)),
-            dtype=self.dtype,
-            name="conv",
-        )
-        return conv(x)
+        return Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name="conv")(x)
 
 
 class Upsample(nn.Module):

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from colorize_jax.sharding import gather
 from colorize_jax.types import Array
 
 # Branches that end in a sum start close to the identity, but not at zero: a zero kernel would stop
@@ -48,12 +49,35 @@ def size_embedding(size: Array, score: Array, dim: int) -> Array:
     return jnp.concatenate([sinusoid(size, dim), sinusoid(score, dim)], axis=-1)
 
 
+class Dense(nn.Module):
+    """A dense layer whose kernel may be stored in parts (see `sharding`)."""
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Any = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        y = x.astype(self.dtype) @ gather(kernel.astype(self.dtype), self.path)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype)
+        return y
+
+
 class Conv(nn.Module):
-    """A square convolution, padded by k // 2 zeros on all sides."""
+    """A square convolution, padded by k // 2 zeros on all sides unless `padding` says otherwise.
+
+    Its kernel may be stored in parts (see `sharding`).
+    """
 
     features: int
     kernel_size: int = 3
     stride: int = 1
+    padding: tuple[int, int] | None = None
+    use_bias: bool = True
     kernel_init: Any = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
 
@@ -61,15 +85,17 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         k, pad = self.kernel_size, self.kernel_size // 2
         kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            gather(kernel.astype(self.dtype), self.path),
             (self.stride, self.stride),
-            ((pad, pad), (pad, pad)),
+            (self.padding or (pad, pad),) * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + bias.astype(self.dtype)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + bias.astype(self.dtype)
+        return y
 
 
 def group_norm(epsilon: float, dtype: Any, num_groups: int = 32, name: str | None = None):

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from colorize_jax.sharding import gather
 from colorize_jax.types import Array, Params
 
 DOWN, UP = "lora_down_", "lora_up_"
@@ -29,7 +30,7 @@ class LoRADense(nn.Module):
         """Args: x (..., C_in); lora_scales: scale of each label, 1 where a label is not named."""
         kernel_init = nn.initializers.lecun_normal()
         kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
-        y = x.astype(self.dtype) @ kernel.astype(self.dtype)
+        y = x.astype(self.dtype) @ gather(kernel.astype(self.dtype), self.path)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype)

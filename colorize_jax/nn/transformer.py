@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from colorize_jax.nn.attention import attention
-from colorize_jax.nn.layers import group_norm, layer_norm, near_zero_init
+from colorize_jax.nn.layers import Dense, group_norm, layer_norm, near_zero_init
 from colorize_jax.nn.lora import LoRADense
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
 from colorize_jax.types import Array
@@ -92,7 +92,7 @@ class Attention(nn.Module):
             return LoRADense(self.channels, use_bias=False, loras=self.loras, dtype=self.dtype)
 
         self.to_q, self.to_k, self.to_v = dense(), dense(), dense()
-        self.to_out_0 = nn.Dense(self.channels, dtype=self.dtype)
+        self.to_out_0 = Dense(self.channels, dtype=self.dtype)
 
     def _heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.channels // self.head_dim, self.head_dim)
@@ -198,7 +198,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        both = nn.Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
+        both = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
         value, gate = jnp.split(both, 2, axis=-1)
         return value * nn.gelu(gate, approximate=False)
 
@@ -212,7 +212,7 @@ class FeedForward(nn.Module):
     def __call__(self, x: Array) -> Array:
         channels = x.shape[-1]
         x = GEGLU(4 * channels, self.dtype, name="net_0")(x)
-        return nn.Dense(channels, dtype=self.dtype, name="net_2")(x)
+        return Dense(channels, dtype=self.dtype, name="net_2")(x)
 
 
 class TransformerBlock(nn.Module):
@@ -294,8 +294,8 @@ class SpatialTransformer(nn.Module):
 
     def setup(self) -> None:
         self.norm = group_norm(1e-6, self.dtype)
-        self.proj_in = nn.Dense(self.channels, dtype=self.dtype)
-        self.proj_out = nn.Dense(self.channels, dtype=self.dtype, kernel_init=near_zero_init)
+        self.proj_in = Dense(self.channels, dtype=self.dtype)
+        self.proj_out = Dense(self.channels, dtype=self.dtype, kernel_init=near_zero_init)
         # Flax checks a parameter's shape by tracing its initializer, which here is a whole block's:
         # half of the time that tracing a network takes.
         if self.has_variable("params", "transformer_blocks"):

@@ -1,0 +1,332 @@
+"""What a compiled program does: its loops, what its devices send each other, what they read.
+
+Compiled programs are read as text. An operation inside a loop counts as often as the loop runs.
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+# No work of their own: they name, group or view what others made.
+FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "while",
+    "conditional",
+    "call",
+    "opt-barrier",
+    "domain",
+    "add-dependency",
+}
+
+BITS = {"pred": 8, "bf16": 16, "f16": 16, "f32": 32, "f64": 64, "c64": 64, "c128": 128}
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+_SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
+_OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
+_CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One instruction.
+
+    Attributes:
+        name: unique in the program.
+        opcode: what it does.
+        shapes: of its results: (dtype, dimensions, layout).
+        operands: names.
+        text: the whole line.
+    """
+
+    name: str
+    opcode: str
+    shapes: tuple[tuple[str, tuple[int, ...], str], ...]
+    operands: tuple[str, ...]
+    text: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of its results, without padding."""
+        return sum(_bytes(dtype, dims) for dtype, dims, _ in self.shapes)
+
+    @property
+    def source(self) -> str:
+        """Where in the traced program it comes from."""
+        match = re.search(r'op_name="([^"]*)"', self.text)
+        return match[1] if match else ""
+
+
+@dataclass
+class Program:
+    """A compiled program.
+
+    Attributes:
+        computations: name -> operations in order.
+        entry: name of the first one.
+    """
+
+    computations: dict[str, list[Operation]] = field(default_factory=dict)
+    entry: str = ""
+
+    def repeats(self) -> dict[str, int]:
+        """How often each computation that is not inside a fusion or reduction runs."""
+        counts: dict[str, int] = {}
+
+        def visit(name: str, times: int) -> None:
+            counts[name] = counts.get(name, 0) + times
+            for operation in self.computations[name]:
+                for called, trips in self._called(operation):
+                    visit(called, times * trips)
+
+        visit(self.entry, 1)
+        return counts
+
+    def _called(self, operation: Operation) -> Iterator[tuple[str, int]]:
+        if operation.opcode == "while":
+            trips = self.trip_count(operation)
+            for name in _CALLED.findall(operation.text):
+                yield name, trips
+        elif operation.opcode == "conditional":
+            for names in _BRANCHES.findall(operation.text):
+                for name in names.split(","):
+                    yield name.strip().lstrip("%"), 1
+        elif operation.opcode in ("call", "async-start"):
+            for name in _CALLED.findall(operation.text):
+                yield name, 1
+
+    def trip_count(self, operation: Operation) -> int:
+        """How often a loop runs, as the compiler knows or as its condition compares; else 1."""
+        match = _TRIPS.search(operation.text)
+        if match:
+            return int(match[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", operation.text)
+        limits = [
+            int(number)
+            for o in self.computations.get(condition[1] if condition else "", [])
+            for number in re.findall(r"s32\[\][^=]* constant\((\d+)\)", o.text)
+        ]
+        return max(limits, default=1)
+
+
+def parse(text: str) -> Program:
+    """Read a program as `compiled.as_text()` writes it."""
+    program = Program()
+    current: list[Operation] = []
+    for line in text.splitlines():
+        header = _COMPUTATION.match(line)
+        if header:
+            current = program.computations.setdefault(header[2], [])
+            program.entry = header[2] if header[1] else program.entry
+            continue
+        match = _INSTRUCTION.match(line)
+        if match:
+            current.append(_operation(match[2], match[3]))
+    return program
+
+
+def _operation(name: str, rest: str) -> Operation:
+    opcode = _OPCODE.search(" " + rest)
+    head = rest[: opcode.start()] if opcode else rest
+    arguments = _balanced(rest, opcode.end() - 1) if opcode else ""
+    shapes = tuple(
+        (dtype, tuple(int(n) for n in dims.split(",") if n), layout)
+        for dtype, dims, layout in _SHAPE.findall(head)
+    )
+    operands = tuple(re.findall(r"%([\w.\-]+)", arguments))
+    return Operation(name, opcode[1] if opcode else "", shapes, operands, rest)
+
+
+def _balanced(text: str, start: int) -> str:
+    """What stands up to the bracket that closes the one before `start`."""
+    depth = 1
+    for end in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[end], 0)
+        if not depth:
+            return text[start:end]
+    return text[start:]
+
+
+def _bytes(dtype: str, dims: Sequence[int]) -> int:
+    bits = BITS.get(dtype)
+    if bits is None:
+        digits = re.search(r"\d+", dtype)
+        bits = int(digits[0]) if digits else 0
+    return math.prod(dims) * bits // 8
+
+
+# ------------------------------------------------------------------------- what devices send
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One exchange between devices.
+
+    Attributes:
+        kind: of `COLLECTIVES`.
+        size: bytes of the whole: of what is gathered, reduced, scattered, exchanged or passed on.
+        group: devices that take part together.
+        axes: of the mesh that they lie along.
+        times: how often a step does it.
+        source: where in the traced program it comes from.
+        shape: of its largest result, as text.
+    """
+
+    kind: str
+    size: int
+    group: int
+    axes: tuple[str, ...]
+    times: int
+    source: str
+    shape: str
+
+    @property
+    def sent(self) -> float:
+        """Bytes that each device sends at least, all repeats together (ring algorithms)."""
+        share = (self.group - 1) / self.group
+        factor = {"collective-permute": 1.0, "all-reduce": 2 * share}.get(self.kind, share)
+        return factor * self.size * self.times
+
+
+def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collective]:
+    """List what devices exchange.
+
+    Args:
+        program: of `parse`.
+        mesh_shape: axis -> number of devices, in the order in which the mesh numbers its devices.
+    """
+    found = []
+    for name, times in program.repeats().items():
+        known = {operation.name: operation for operation in program.computations[name]}
+        for operation in program.computations[name]:
+            kind = operation.opcode.removesuffix("-start")
+            if kind in COLLECTIVES and not operation.opcode.endswith("-done"):
+                found.append(_collective(kind, operation, known, times, mesh_shape))
+    return [exchange for exchange in found if exchange.group > 1]
+
+
+def _collective(
+    kind: str,
+    operation: Operation,
+    known: Mapping[str, Operation],
+    times: int,
+    mesh_shape: Mapping[str, int],
+) -> Collective:
+    groups = _groups(operation.text, math.prod(mesh_shape.values()))
+    inputs = sum(known[o].bytes for o in operation.operands if o in known)
+    # An asynchronous start returns its operands beside its results.
+    outputs = operation.bytes - (inputs if operation.opcode.endswith("-start") else 0)
+    size = {"all-gather": outputs, "reduce-scatter": inputs}.get(kind, max(inputs, 0) or outputs)
+    dtype, dims, _ = max(operation.shapes, key=lambda shape: _bytes(shape[0], shape[1]))
+    # (axes, groups, devices of a group)
+    places = np.array(np.unravel_index(groups, tuple(mesh_shape.values())))
+    varies = (places != places[:, :, :1]).any(axis=(1, 2))
+    return Collective(
+        kind=kind,
+        size=size,
+        group=groups.shape[1] if varies.any() else 1,
+        axes=tuple(axis for axis, along in zip(mesh_shape, varies, strict=True) if along),
+        times=times,
+        source=operation.source,
+        shape=f"{dtype}[{','.join(map(str, dims))}]",
+    )
+
+
+def _groups(text: str, num_devices: int) -> np.ndarray:
+    """(groups, devices of one), of any of the notations; pairs of a permutation are groups too."""
+    listed = re.search(r"(?:replica_groups|source_target_pairs)=\{(\{[\d,{}]+\})\}", text)
+    if listed:
+        groups = re.findall(r"\{([\d,]+)\}", listed[1])
+        return np.array([[int(number) for number in group.split(",")] for group in groups])
+    tiled = re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text)
+    if tiled:
+        shape, dims, order = ([int(n) for n in (t or "").split(",") if n] for t in tiled.groups())
+        ids = np.arange(num_devices).reshape(dims)
+        return (ids.transpose(order) if order else ids).reshape(shape)
+    named = re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", text)
+    if named:
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        along = [axis for axis in sizes if f"'{axis}'" in named[2]]
+        ids = np.arange(num_devices).reshape(tuple(sizes.values()))
+        last = [list(sizes).index(axis) for axis in along]
+        ids = np.moveaxis(ids, last, range(-len(last), 0))
+        return ids.reshape(-1, math.prod(sizes[axis] for axis in along))
+    return np.arange(num_devices)[None]
+
+
+# -------------------------------------------------------------------------- what devices read
+
+
+def traffic(program: Program) -> float:
+    """Bytes that a device reads and writes in its main memory, at least, as the program stands.
+
+    Every operation reads its operands and writes its result once; of an operand of which it takes
+    slices it reads the slices. What the compiler keeps in faster memory (layouts with "S(1)") does
+    not count.
+    """
+    total = 0.0
+    for name, times in program.repeats().items():
+        known = {operation.name: operation for operation in program.computations[name]}
+        for operation in program.computations[name]:
+            if operation.opcode not in FREE and not operation.opcode.endswith("-done"):
+                total += times * _traffic(program, operation, known)
+    return total
+
+
+def _traffic(program: Program, operation: Operation, known: Mapping[str, Operation]) -> int:
+    inner = re.search(r"calls=%?([\w.\-]+)", operation.text)
+    fused = program.computations.get(inner[1], []) if inner else []
+    total = 0
+    for index, name in enumerate(operation.operands):
+        operand = known.get(name)
+        if operand is not None and not _fast(operand):
+            total += min(operand.bytes, _read(fused, index, operand.bytes))
+    return total + (0 if _fast(operation) else _written(fused, operation))
+
+
+def _fast(operation: Operation) -> bool:
+    return all("S(" in layout for _, _, layout in operation.shapes) and bool(operation.shapes)
+
+
+def _read(fused: Sequence[Operation], index: int, whole: int) -> int:
+    """Bytes that a fusion reads of its operand: of slices the slices, of updates nothing."""
+    parameter = next(
+        (o.name for o in fused if o.opcode == "parameter" and f"parameter({index})" in o.text), None
+    )
+    users = [o for o in fused if parameter in o.operands]
+    if not users:
+        return whole
+    total = 0
+    for user in users:
+        if user.opcode in ("dynamic-slice", "slice", "gather"):
+            total += user.bytes
+        elif user.opcode != "dynamic-update-slice" or user.operands[0] != parameter:
+            return whole
+    return total
+
+
+def _written(fused: Sequence[Operation], operation: Operation) -> int:
+    """Bytes that an operation writes: of an update in place the update."""
+    known = {o.name: o for o in fused}
+    updates = [o for o in fused if o.opcode == "dynamic-update-slice"] or (
+        [operation] if operation.opcode == "dynamic-update-slice" else []
+    )
+    total = operation.bytes
+    for update in updates:
+        if update.bytes <= total and len(update.operands) > 1 and update.operands[1] in known:
+            total += known[update.operands[1]].bytes - update.bytes
+    return total
