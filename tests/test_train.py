@@ -70,7 +70,10 @@ def test_run_leaves_metrics_events_samples_and_checkpoints(finished: Path) -> No
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["2", "4"]
 
 
-@pytest.mark.parametrize(("batch", "number"), [(2, signal.SIGINT), (3, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("batch", "number"),
+    [(2, signal.SIGINT), pytest.param(3, signal.SIGTERM, marks=pytest.mark.slow)],
+)
 def test_stopped_run_resumes_to_the_same_bits(
     finished: Path, tmp_path: Path, batch: int, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
