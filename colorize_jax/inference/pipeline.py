@@ -332,8 +332,9 @@ def _sequence(source: Any) -> list[Any]:
         if not source:
             raise UserError("got an empty list of pictures, expected at least one")
         return list(source)
-    if isinstance(source, np.ndarray) and source.ndim == 4:
-        return list(source)
+    if isinstance(source, np.ndarray):
+        is_grey_batch = source.ndim == 3 and source.shape[2] > 4
+        return list(source) if source.ndim == 4 or is_grey_batch else [source]
     return [source]
 
 
