@@ -40,17 +40,19 @@ Features = dict[tuple[str, str], Array]  # (stack, feature) -> (L, B, N, C)
 
 @flax.struct.dataclass
 class Trunk:
-    """What the prefix hands to the body.
+    """A forward that has come as far as a transformer, and goes on from there.
 
     Attributes:
-        x: (B, h', w', C) input of the first transformer.
-        skips: outputs of the input blocks so far.
+        x: (B, h', w', C) input of the transformer.
+        skips: outputs of the input blocks that the decoder has not taken yet.
         embedding: (B, 4 * model_channels) float32 embedding of timestep and size.
+        tokens: (B, N, C) behind the transformer's blocks that have run; None: it has not begun.
     """
 
     x: Array
     skips: tuple[Array, ...]
     embedding: Array
+    tokens: Array | None = None
 
 
 @flax.struct.dataclass
@@ -307,50 +309,56 @@ class UNet(nn.Module):
         *,
         controls: Controls | None = None,
         collect: tuple[tuple[str, str], ...] = (),
+        since: tuple[str, int] | None = None,
         until: tuple[str, int] | None = None,
-    ) -> tuple[Array | None, Features]:
-        """Run everything from the first transformer on.
+    ) -> tuple[Array | Trunk | None, Features]:
+        """Run everything from the first transformer on, or a part of it.
 
         Args:
-            trunk: from `prefix`, batch B.
+            trunk: from `prefix`, or from the body that ran `until` where this one runs `since`.
             context: from `project_context`, batch B' <= B: rows past B' have no reference. None:
                 no row has one.
             hints: those of `prefix`.
             controls: what steers this forward.
             collect: (stack, feature) pairs to return; features are those of `nn.transformer`.
-            until: (stack, number of its blocks) to run last: nothing behind is computed and there
-                is no prediction.
+            since: (stack, number of its blocks) that have run already.
+            until: (stack, number of its blocks) to run last; nothing behind is computed.
 
         Returns:
-            (B, h, w, out_channels) float32 or None, and (stack, feature) -> (L, B, N, C).
+            (B, h, w, out_channels) float32, None where there are no output layers, or with `until`
+            the Trunk there; and (stack, feature) -> (L, B, N, C), of the blocks that ran.
         """
         controls = controls or Controls()
         x, skips = trunk.x, list(trunk.skips)
         features: Features = {}
-        block = None
-        for piece in self.pieces()[self._first_transformer() :]:
+        pieces = self.pieces()[self._first_transformer() :]
+        if since:
+            pieces = pieces[[piece.name for piece in pieces].index(since[0]) :]
+        block = pieces[0].block if since else None  # its skip has been taken
+        for piece in pieces:
             if piece.block.startswith("output_blocks") and piece.block != block:
-                block = piece.block
-                skip = self._inject(block, skips.pop(), trunk.embedding, controls.injection)
+                skip = self._inject(piece.block, skips.pop(), trunk.embedding, controls.injection)
                 x = jnp.concatenate([x, skip], axis=-1)
-            num_blocks = until[1] if until and piece.name == until[0] else None
+            block = piece.block
 
-            def stack(x: Array, name: str = piece.name, num_blocks: int | None = num_blocks):
+            def stack(x: Array, name: str = piece.name, stop: int | None = None) -> Array:
                 names = tuple(feature for wanted, feature in collect if wanted == name)
-                options = self._stack_options(name, controls, x)
+                begun = (since[1], trunk.tokens) if since and name == since[0] else None
                 x, found = getattr(self, name)(
                     x,
                     None if context is None else context[name],
                     collect=names,
-                    num_blocks=num_blocks,
-                    **options,
+                    begun=begun,
+                    stop=stop,
+                    **self._stack_options(name, controls, x),
                 )
                 features.update({(name, feature): found[feature] for feature in names})
                 return x
 
+            if until and piece.name == until[0]:
+                tokens = stack(x, stop=until[1])
+                return Trunk(x, tuple(skips), trunk.embedding, tokens), features
             x = self._run(piece, x, trunk.embedding, hints, skips, stack=stack)
-            if num_blocks is not None:
-                return None, features
         if self.num_output_blocks is not None:
             return None, features
         x = self.out_2(nn.silu(self.out_0(x)))

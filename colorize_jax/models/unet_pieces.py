@@ -147,7 +147,8 @@ def make_module(
     if piece.kind == "res":
         block = ResBlock
         if remat is not None:
-            block = nn.remat(ResBlock, policy=remat, prevent_cse=False)
+            # Outside of a loop XLA would merge what is computed again with what was computed once.
+            block = nn.remat(ResBlock, policy=remat, prevent_cse=True)
         return block(piece.channels, dtype, **options)
     kinds = {"down": Downsample, "up": Upsample}
     return kinds[piece.kind](piece.channels, dtype, **options)

@@ -358,9 +358,10 @@ class SpatialTransformer(nn.Module):
         regions: Regions | None = None,
         lora_scales: Mapping[str, Array] | None = None,
         collect: tuple[str, ...] = (),
-        num_blocks: int | None = None,
+        begun: tuple[int, Array] | None = None,
+        stop: int | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Run the stack.
+        """Run the stack, or a part of its blocks.
 
         Args:
             x: (B, h, w, C).
@@ -370,13 +371,18 @@ class SpatialTransformer(nn.Module):
             regions: split cross-attention.
             lora_scales: label -> scale.
             collect: names of `FEATURES` to return, of every block that runs.
-            num_blocks: run only the first so many; the result is then not to be used.
+            begun: number of blocks that have run already, and the tokens (B, N, C) behind them.
+            stop: number of the block to stop behind.
 
         Returns:
-            (B, h, w, C), and feature name -> (L, B, N, C).
+            (B, h, w, C), or with `stop` the tokens (B, N, C) there; and feature name ->
+            (L, B, N, C), of the blocks that ran.
         """
-        height, width = x.shape[1:3]
-        tokens = self.proj_in(self.norm(x).reshape(x.shape[0], height * width, self.channels))
+        if begun is None:
+            first, tokens = 0, self.norm(x).reshape(x.shape[0], -1, self.channels)
+            tokens = self.proj_in(tokens)
+        else:
+            first, tokens = begun
         block = self._block()
         bank_kv = None if bank is None else bank.keys_values
 
@@ -394,7 +400,9 @@ class SpatialTransformer(nn.Module):
         if self.remat is not None:
             body = jax.checkpoint(body, policy=self.remat, prevent_cse=False)
         inputs = (self.transformer_blocks, kv, bank_kv, strength)
-        if num_blocks is not None and num_blocks < self.depth:
-            inputs = jax.tree.map(lambda leaf: leaf[:num_blocks], inputs)
+        if first or (stop or self.depth) < self.depth:
+            inputs = jax.tree.map(lambda leaf: leaf[first:stop], inputs)
         tokens, features = jax.lax.scan(body, tokens, inputs)
+        if stop is not None:
+            return tokens, features
         return x + self.proj_out(tokens).reshape(x.shape), features

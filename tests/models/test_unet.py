@@ -122,17 +122,29 @@ def test_no_context_is_the_zero_context_in_whole_or_in_part(tiny) -> None:
     np.testing.assert_allclose(mixed[1], zeros[1], atol=1e-5)
 
 
-def test_until_returns_the_same_features_without_a_prediction(tiny) -> None:
-    params, inputs = tiny
-    stack, index = TINY.locate(4)
-    wanted = ((stack, "ff"), ("output_blocks_0_1", "attn1"))
-    _, whole = apply(params, *inputs, collect=wanted)
-    until = ("output_blocks_0_1", 1)
-    prediction, part = apply(params, *inputs, collect=wanted, until=until)
-    assert prediction is None
-    np.testing.assert_allclose(part[wanted[0]][index], whole[wanted[0]][index], atol=1e-5)
-    assert part[wanted[1]].shape[0] == 1
-    np.testing.assert_allclose(part[wanted[1]][0], whole[wanted[1]][0], atol=1e-5)
+@pytest.mark.parametrize("until", [("output_blocks_0_1", 1), ("input_blocks_3_1", 2)])
+def test_a_forward_can_stop_and_go_on(tiny, until) -> None:
+    params, (latents, timesteps, context, hints, vector) = tiny
+    stacks = list(TINY.stacks())
+    wanted = tuple((stack, "attn1") for stack in stacks[: stacks.index(until[0]) + 1])
+
+    @jax.jit
+    def parts(params):
+        trunk = TINY.apply(params, latents, timesteps, vector, hints, method="prefix")
+        kv = TINY.apply(params, context, method="project_context")
+        options = {"method": "body"}
+        trunk, features = TINY.apply(
+            params, trunk, kv, hints, collect=wanted, until=until, **options
+        )
+        return TINY.apply(params, trunk, kv, hints, since=until, **options)[0], features
+
+    whole, expected = apply(params, latents, timesteps, context, hints, vector, collect=wanted)
+    prediction, features = parts(params)
+    np.testing.assert_allclose(prediction, whole, atol=1e-4)
+    for place in wanted:
+        count = until[1] if place[0] == until[0] else TINY.stacks()[place[0]]
+        assert features[place].shape[0] == count
+        np.testing.assert_allclose(features[place], expected[place][:count], atol=1e-5)
 
 
 def test_rematerialization_changes_memory_and_nothing_else(tiny) -> None:
