@@ -14,6 +14,7 @@ from colorize_jax.errors import UserError
 # Command -> module; the order is that of the help page.
 COMMANDS = {
     "colorize": "colorize",
+    "tags": "tags",
     "import": "import_weights",
     "export": "export_weights",
     "inspect": "inspect_weights",

@@ -131,7 +131,9 @@ class InferenceOptions:
         False, Flag(), "keep the reference's own background outside the sketch's mask"
     )
     lora_scales: tuple[tuple[str, float], ...] = _option(
-        (), Scales(Real(-10, 10)), "scales of low-rank additions; 1 where none is given"
+        (),
+        Scales(Real(-10, 10)),
+        "scales of low-rank additions; where none is given 1, or 0 for the plugin's while it is off",
     )
     merge_loras: bool = _option(False, Flag(), "add low-rank additions to the weights beforehand")
 

@@ -5,6 +5,7 @@ tagger in others, or all of it in the workdir of a training run.
 """
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -155,7 +156,7 @@ def open_networks(
         raise UserError(f'got dtype "{dtype}", expected one of {", ".join(DTYPES)}')
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.dtype(dtype or ("float32" if on_cpu else "bfloat16"))
-    opened = [_open(path, raw) for path in paths]
+    opened = [open_checkpoint(path, raw=raw) for path in paths]
     where: dict[str, Weights] = {}
     for weights in reversed(opened):
         where |= dict.fromkeys(weights.abstract, weights)
@@ -187,7 +188,12 @@ def open_networks(
     return Networks(system, readers, _defaults(config), dtype)
 
 
-def _open(path: str | Path, raw: bool) -> Weights:
+def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:
+    """Open a training run's workdir, a folder of imported weights or a published file.
+
+    Raises:
+        UserError: it is none of them.
+    """
     if Path(path).is_file():
         return SourceWeights(path)
     return open_weights(path, raw=raw)
@@ -226,9 +232,13 @@ def _encoders(where: Mapping[str, Weights], config: Config | None, dtype: Any) -
 
 def _schedule(config: Config | None) -> NoiseSchedule:
     if config is None:
-        return make_schedule()
+        return _known_schedule()
     d = config.diffusion
-    return make_schedule(d.beta_start, d.beta_end, d.num_timesteps, d.zero_terminal_snr)
+    return _known_schedule(d.beta_start, d.beta_end, d.num_timesteps, d.zero_terminal_snr)
+
+
+# Equal systems share compiled programs, but schedules are told apart by identity.
+_known_schedule = functools.cache(make_schedule)
 
 
 def _prediction_type(weights: Weights, given: str | None) -> str:

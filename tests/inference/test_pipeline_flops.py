@@ -1,4 +1,4 @@
-"""What a sampling step costs, counted on the traced programs of the published networks at 1024 px."""
+"""What a sampling step costs, counted on the traced published networks at 1024 px."""
 
 import functools
 

@@ -1,0 +1,271 @@
+"""`colorize` and `tags` as a user calls them: on the workdir of a run, and on imported weights."""
+
+import json
+
+import jax
+import numpy as np
+import optax
+import pytest
+import small_models
+import small_system
+from PIL import Image
+
+from colorize_jax import cli
+from colorize_jax.build import network_configs, weights_metadata
+from colorize_jax.inference.metadata import read_metadata
+from colorize_jax.io.architectures import abstract_params
+from colorize_jax.io.checkpoint import Checkpoints
+from colorize_jax.io.workdir import claim_workdir
+from colorize_jax.load_config import config_from_dict
+from colorize_jax.training.state import create_state
+
+CONFIG = {
+    "model": {
+        "model_channels": 32,
+        "channel_mult": (1, 1, 2),
+        "num_res_blocks": 1,
+        "transformer_depth": (0, 0, 1),
+        "head_dim": 16,
+        "context_channels": 24,
+        "vector_channels": 32,
+        "hint_blocks": (0, 2, 4, 5),
+        "sketch_head_dim": 16,
+        "sketch_strides": (2, 2, 1),
+        "context_tokens": 16,
+        "projection_head_dim": 24,
+    },
+    "encoders": {
+        "autoencoder": "patch",
+        "reference": "patch",
+        "scaling_factor": 1.0,
+        "reference_image_size": 16,
+        "reference_patch_size": 4,
+    },
+    "data": {"height": 32, "width": 32},
+    "sampling": {"sampler": "Euler", "num_steps": 2, "reference_guidance": 1.5},
+    "gram": {"blocks": (1,)},
+}
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run that was never trained, with its checkpoint."""
+    folder = tmp_path_factory.mktemp("run")
+    config, random = config_from_dict(CONFIG), np.random.default_rng(0)
+
+    def draw(leaf):
+        return (random.standard_normal(leaf.shape) / 8).astype(np.float32)
+
+    params = {
+        name: jax.tree.map(draw, abstract_params(name, own))
+        for name, own in network_configs(config).items()
+    }
+    claim_workdir(folder, config.to_dict(), weights_metadata(config))
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, create_state(params, optax.identity()))
+    return folder
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Folders "sketches" (a, b, c; c damaged) and "references" (a, b)."""
+    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
+        sketch, reference = small_system.make_pictures(seed)
+        for folder, picture in (("sketches", sketch), ("references", reference)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / folder / f"{name}.png")
+    (tmp_path / "references" / "c.png").unlink()
+    damaged = tmp_path / "sketches" / "c.png"
+    damaged.write_bytes(damaged.read_bytes()[:60])
+    return tmp_path
+
+
+@pytest.fixture
+def run(workdir, capsys):
+    def run(*arguments, checkpoint=workdir):
+        command = ["colorize", *map(str, arguments)]
+        status = cli.main([*command, "--checkpoint", str(checkpoint)] if checkpoint else command)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_one_picture_and_its_repetition(run, files, workdir):
+    sketch, reference = files / "sketches" / "a.png", files / "references" / "a.png"
+    out, again, other = (files / f"{name}.png" for name in ("out", "again", "other"))
+    pair = ("--sketch", sketch, "--reference", reference)
+    status, text, _ = run(*pair, "--output", out)
+    made_with = read_metadata(out)
+    seed = made_with.options.seed
+    assert status == 0 and f"wrote {out} (seed {seed})" in text
+    # The run samples as its config says; what is given goes before that.
+    assert (made_with.options.sampler, made_with.options.steps) == ("Euler", 2)
+    assert made_with.options.reference_guidance == 1.5
+    assert made_with.inputs["sketch"] == str(sketch)
+    assert made_with.extra["checkpoints"] == [str(workdir)]
+
+    assert run("--from-image", out, "--output", again, checkpoint=None)[0] == 0
+    np.testing.assert_array_equal(pixels(out), pixels(again))
+    options = files / "options.yaml"
+    options.write_text("steps: 3\nsketch_strength: 0.5\n")
+    changed = ("--options", options, "--sketch_strength", 0.25, "--output", other)
+    assert run("--from-image", out, *changed)[0] == 0
+    found = read_metadata(other).options
+    assert (found.steps, found.sketch_strength, found.seed) == (3, 0.25, seed)
+    assert found.reference_guidance == 1.5
+
+    status, _, error = run(*pair, "--output", out)
+    assert status == 2 and "that exists" in error
+    assert run(*pair, "--output", out, "--overwrite", "--seed", 0)[0] == 0
+    assert read_metadata(out).options.seed == 0
+
+
+def test_folders_are_finished_whatever_is_in_them(run, files):
+    out, sheet = files / "out", files / "sheet.png"
+    pair = ("--sketch", files / "sketches", "--reference", files / "references", "--output", out)
+    status, text, error = run(*pair, "--batch-size", 2, "--seed", 1, "--contact-sheet", sheet)
+    assert status == 1 and "wrote 2 pictures" in text
+    assert "failed: c.png: got no reference" in error
+    assert sorted(path.name for path in out.iterdir()) == ["a.png", "b.png"]
+    assert Image.open(sheet).width > Image.open(sheet).height
+
+    # One reference for all; what is there is left alone, what was damaged is tried again.
+    before = pixels(out / "a.png")
+    reference = files / "references" / "a.png"
+    one = ("--sketch", files / "sketches", "--reference", reference, "--output", out)
+    status, text, error = run(*one)
+    assert status == 1 and "wrote 0 pictures" in text and "2 existed" in text
+    assert "c.png, which is damaged" in error
+    np.testing.assert_array_equal(pixels(out / "a.png"), before)
+    sketch, _ = small_system.make_pictures(2)
+    Image.fromarray(sketch).save(files / "sketches" / "c.png")
+    assert run(*one, "--seed", 1)[0] == 0
+    assert "nothing to do: all 3 pictures exist" in run(*one)[1]
+
+    # A picture of a folder is the picture that one gets alone.
+    alone = files / "alone.png"
+    single = ("--sketch", files / "sketches" / "c.png", "--reference", reference)
+    assert run(*single, "--output", alone, "--seed", 1)[0] == 0
+    np.testing.assert_array_equal(pixels(alone), pixels(out / "c.png"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sketch", "S/a.png"], "got no reference, expected one"),
+        (["--sketch", "S/c.png", "--reference", "R/a.png"], "which is damaged"),
+        (["--reference", "R/a.png"], "got no --sketch"),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--steps", "0"], "got steps 0"),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--sampler", "Eular"], '"Euler"'),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--width", "1000001"], "got width"),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--width", "8"], "got width 8 px"),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--background_plugin"], "the plugin"),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--batch-size", "0"], "--batch-size 0"),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--output", "o.jpg"], "ends in .png"),
+        (["--sketch", "S", "--reference", "R", "--output", "S"], "which holds the sketches"),
+        (
+            ["--sketch", "R", "--reference", "E", "--output", "E"],
+            "without a file of any sketch's name",
+        ),
+        (["--sketch", "E", "--reference", "R", "--output", "R"], "without pictures"),
+        (["--from-image", "S/a.png"], "without colorize-jax's options"),
+        (
+            ["--sketch", "S/a.png", "--reference", "R/a.png", "--checkpoint", "S"],
+            "a folder with a.png",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(run, files, arguments, message):
+    (files / "empty").mkdir()
+    folders = {"S": files / "sketches", "R": files / "references", "E": files / "empty"}
+
+    def place(word):
+        first, slash, rest = word.partition("/")
+        return f"{folders[first]}{slash}{rest}" if first in folders else word
+
+    status, _, error = run("--output", files / "o.png", *map(place, arguments))
+    assert status == 2 and message in error and error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+def test_without_a_reference_where_that_is_asked_for(run, files):
+    out = files / "out.png"
+    sketch = ("--sketch", files / "sketches" / "a.png")
+    assert run(*sketch, "--unconditional", "--output", out)[0] == 0
+    assert "reference" not in read_metadata(out).inputs
+
+
+# --------------------------------------------------------------------------------- imported weights
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """Colorizer, CLIP and tagger as small files with published names."""
+    folder = tmp_path_factory.mktemp("published")
+    changes = {
+        "vae": {"channel_mult": [1, 1, 1, 2]},
+        "tagger": {"image_size": 16, "window_size": 2},
+    }
+    configs = {
+        name: config | changes.get(name, {}) for name, config in small_models.CONFIGS.items()
+    }
+    contents = {
+        "colorizer": small_models.system(vae=changes["vae"]),
+        "clip_vision": small_models.tensors("clip_vision", prefix=""),
+        "tagger": small_models.tensors("tagger", prefix="", **changes["tagger"]),
+    }
+    paths = {}
+    for name, arrays in contents.items():
+        file = small_models.save(folder / f"{name}.safetensors", arrays)
+        networks = small_models.COLORIZER if name == "colorizer" else (name,)
+        config, paths[name] = folder / f"{name}.json", folder / name
+        config.write_text(json.dumps({network: configs[network] for network in networks}))
+        words = ["import", "--input", file, "--output", paths[name], "--config", config]
+        said = ["--prediction-type", "v"] if name == "colorizer" else []
+        assert cli.main([*map(str, words), *said]) == 0
+    exported = folder / "exported.safetensors"
+    words = ["export", "--checkpoint", paths["colorizer"], "--output", exported]
+    assert cli.main([str(word) for word in words]) == 0
+    return paths | {"exported": exported}
+
+
+def test_imported_weights_and_published_files(run, files, published):
+    sketch, reference = files / "sketches" / "a.png", files / "references" / "a.png"
+    small = ("--width", 256, "--height", 256, "--steps", 1, "--sampler", "Euler", "--seed", 0)
+    pair = ("--sketch", sketch, "--reference", reference, *small)
+    status, _, error = run(*pair, "--output", files / "o.png", checkpoint=published["colorizer"])
+    assert status == 2 and "expected clip_vision too" in error
+    encoders = ("--checkpoint", published["clip_vision"], "--checkpoint", published["tagger"])
+    results = []
+    for name in ("colorizer", "exported"):
+        out = files / f"{name}.png"
+        status, _, error = run(*pair, "--output", out, *encoders, checkpoint=published[name])
+        assert status == 0, error
+        results.append(pixels(out))
+    assert results[0].shape == (256, 213, 3)
+    np.testing.assert_array_equal(*results)
+
+
+def test_tags(published, files, capsys):
+    labels = files / "labels.csv"
+    rows = [f"{i},tag_{i},{9 if i < 2 else 0},1" for i in range(7)]
+    labels.write_text("tag_id,name,category,count\n" + "\n".join(rows) + "\n")
+    picture = files / "references" / "a.png"
+    words = ["tags", picture, "--checkpoint", published["tagger"], "--labels", labels]
+    assert cli.main([*map(str, words), "--threshold", "0", "--json"]) == 0
+    tags = json.loads(capsys.readouterr().out)["tags"]
+    # One rating, and every other tag, likeliest first.
+    assert len(tags) == 6 and sum(name in ("tag_0", "tag_1") for name in tags) == 1
+    scores = list(tags.values())[1:]
+    assert scores == sorted(scores, reverse=True) and all(0 < score < 1 for score in scores)
+    assert cli.main([*map(str, words), "--threshold", "1"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+    labels.write_text("name\nonly\n")
+    assert cli.main(list(map(str, words))) == 2
+    assert "got 1 labels" in capsys.readouterr().err
