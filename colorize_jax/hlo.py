@@ -183,7 +183,7 @@ class Collective:
         axes: of the mesh that they lie along.
         times: how often a step does it.
         source: where in the traced program it comes from.
-        shape: of its largest result, as text.
+        shapes: dimensions of all its results.
     """
 
     kind: str
@@ -192,7 +192,7 @@ class Collective:
     axes: tuple[str, ...]
     times: int
     source: str
-    shape: str
+    shapes: tuple[tuple[int, ...], ...]
 
     @property
     def sent(self) -> float:
@@ -231,7 +231,6 @@ def _collective(
     # An asynchronous start returns its operands beside its results.
     outputs = operation.bytes - (inputs if operation.opcode.endswith("-start") else 0)
     size = {"all-gather": outputs, "reduce-scatter": inputs}.get(kind, max(inputs, 0) or outputs)
-    dtype, dims, _ = max(operation.shapes, key=lambda shape: _bytes(shape[0], shape[1]))
     # (axes, groups, devices of a group)
     places = np.array(np.unravel_index(groups, tuple(mesh_shape.values())))
     varies = (places != places[:, :, :1]).any(axis=(1, 2))
@@ -242,7 +241,7 @@ def _collective(
         axes=tuple(axis for axis, along in zip(mesh_shape, varies, strict=True) if along),
         times=times,
         source=operation.source,
-        shape=f"{dtype}[{','.join(map(str, dims))}]",
+        shapes=tuple(dims for _, dims, _ in operation.shapes),
     )
 
 

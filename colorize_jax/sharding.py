@@ -38,8 +38,6 @@ STACKED = r"(^|/)(transformer_blocks|layers)/"
 # Tensors (without the axis of blocks) with fewer elements are whole everywhere.
 SMALL = 2**16
 
-Spec = tuple[Any, ...]
-
 
 # ------------------------------------------------------------------------------------- the mesh
 
@@ -115,14 +113,15 @@ def parameter_spec(path: str, shape: Sequence[int], sizes: Mapping[str, int]) ->
     spec: list[Any] = [None] * len(shape)
     free = [-2, -1]
     split = -1 if re.search(COLUMN, path) else -2 if re.search(ROW, path) else None
-    stored = (FSDP, TENSOR)
-    if split is not None:
-        free.remove(split) if _fits(shape[split], TENSOR, sizes) else None
-        spec[split], stored = (TENSOR, FSDP) if split not in free else (None, stored)
+    stored = [axis for axis in (FSDP, TENSOR) if sizes[axis] > 1]
+    if split is not None and _fits(shape[split], TENSOR, sizes):
+        spec[split] = TENSOR
+        free.remove(split)
+        stored.remove(TENSOR)
     # The longer axis: TPUs pad the last two axes to tiles of (8, 128), and short shares most.
     for axis in sorted(free, key=lambda axis: -shape[axis]):
         if _fits(shape[axis], stored, sizes):
-            spec[axis] = stored
+            spec[axis] = tuple(stored) if len(stored) > 1 else stored[0]
             break
     return P(*spec)
 
@@ -152,6 +151,50 @@ def join(path: Sequence[Any]) -> str:
     """Join the dictionary keys of a path by "/"; what holds the dictionaries is left out."""
     keys = (entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
     return "/".join(str(key) for key in keys)
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes that a device holds of arrays, or shapes with shardings; no padding."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def report(mesh: Mesh, abstract: Any, shardings: Any) -> str:
+    """Say which tensors lie where: one line for all that are alike.
+
+    Args:
+        mesh: where.
+        abstract: tree of arrays or shapes, e.g. a training state.
+        shardings: like it, of `state_shardings`.
+    """
+    rows: dict[tuple[str, str], list[int]] = {}
+    leaves = jax.tree_util.tree_leaves_with_path(abstract)
+    for (path, leaf), where in zip(leaves, jax.tree.leaves(shardings), strict=True):
+        part = getattr(path[0], "name", None) or str(getattr(path[0], "key", path[0]))
+        network = join(path).split("/")[0]
+        split = ", ".join(
+            f"{' x '.join(axes if isinstance(axes, tuple) else (axes,))} on axis {i - leaf.ndim}"
+            for i, axes in enumerate(where.spec)
+            if axes
+        )
+        own = math.prod(where.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        row = rows.setdefault((f"{part}/{network}".rstrip("/"), split or "whole"), [0, 0, 0])
+        for i, number in enumerate((1, math.prod(leaf.shape) * leaf.dtype.itemsize, own)):
+            row[i] += number
+    sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    lines = [f"{mesh.size} devices as {sizes}"]
+    lines += [
+        f"  {name:<34} {count:5d} tensors {_size(total):>10}  {_size(own):>10} a device  {split}"
+        for (name, split), (count, total, own) in rows.items()
+    ]
+    total = sum(own for _, _, own in rows.values())
+    return "\n".join([*lines, f"  in all {_size(total)} a device"])
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def place(shardings: Any, tree: Any) -> Any:
@@ -242,9 +285,13 @@ def constrain(x: Array, *axes: Any) -> Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or FSDP not in mesh.shape:
         return x
-    sizes = dict(mesh.shape)
-    spec = [a if a and _fits(n, a, sizes) else None for n, a in zip(x.shape, axes, strict=False)]
-    return jax.lax.with_sharding_constraint(x, P(*spec))
+    return jax.lax.with_sharding_constraint(x, P(*fitting_spec(x.shape, axes, mesh.shape)))
+
+
+def fitting_spec(shape: Sequence[int], axes: Sequence[Any], sizes: Mapping[str, int]) -> list[Any]:
+    """Of mesh axes for the first axes of an array, those that split it evenly; None elsewhere."""
+    pairs = zip(shape, axes, strict=False)
+    return [axis if axis and _fits(length, axis, sizes) else None for length, axis in pairs]
 
 
 def constrain_batch(tree: Any) -> Any:
