@@ -1,10 +1,10 @@
 """From a config's data section to the sources and loaders of `data/`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 
 from colorize_jax.config import Config, DataConfig
@@ -56,8 +56,15 @@ def make_source(options: DataConfig) -> Source:
     return CachedSource(source, _names(source)) if options.cache else source
 
 
-def make_batches(config: Config, source: Source) -> grain.DatasetIterator:
-    """Iterate over this process's share of the global batches; resumes by its state.
+def make_batches(
+    config: Config, source: Source, rows: Sequence[int] | None = None
+) -> grain.DatasetIterator:
+    """Iterate over this process's rows of the global batches; resumes by its state.
+
+    Args:
+        config: of the run.
+        source: of `make_source`.
+        rows: of every global batch, see `sharding.local_rows`; all by default.
 
     Raises:
         UserError: the batch does not divide, or would never be full.
@@ -76,8 +83,7 @@ def make_batches(config: Config, source: Source) -> grain.DatasetIterator:
             options.seed,
             sampler=sampler,
             transforms=steps,
-            shard_index=jax.process_index(),
-            shard_count=jax.process_count(),
+            rows=rows,
             num_threads=options.num_threads,
             worker_count=options.num_workers,
             prefetch=options.prefetch,

@@ -1,6 +1,7 @@
 """Checkpointable iterator of batches: the same global batches for any number of shards."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -16,7 +17,7 @@ Transform = Callable[[np.random.Generator, Record], Record]
 class _Rows:
     """Turns the positions of a global batch into this shard's rows of it."""
 
-    def __init__(self, source: Source, transforms: Sequence[Transform], seed: int, rows: slice):
+    def __init__(self, source: Source, transforms: Sequence[Transform], seed: int, rows: Any):
         self._source, self._transforms, self._seed, self._rows = source, transforms, seed, rows
 
     def __call__(self, places: np.ndarray) -> Record:
@@ -72,6 +73,7 @@ def make_loader(
     num_epochs: int | None = None,
     shard_index: int = 0,
     shard_count: int = 1,
+    rows: Sequence[int] | None = None,
     num_threads: int = 2,
     prefetch: int = 4,
     worker_count: int = 0,
@@ -92,16 +94,21 @@ def make_loader(
         shuffle: keep the source's order if False.
         num_epochs: forever if None.
         shard_index, shard_count: which of how many equal shares of a batch to yield.
+        rows: of every global batch to yield, in the place of a share.
         num_threads: threads that prepare batches.
         prefetch: batches prepared ahead.
         worker_count: processes that prepare batches; 0 stays in this process.
-        drop_remainder: leave out a last incomplete batch; must be True with several shards.
+        drop_remainder: leave out a last incomplete batch; must be True with shares or rows.
 
     Raises:
         DataError: when the batch does not divide or would never be full.
     """
     _check(len(source), batch_size, num_epochs, shard_index, shard_count, drop_remainder)
+    if rows is not None:
+        _check_rows(rows, batch_size, shard_count, drop_remainder)
     share = batch_size // shard_count
+    start = shard_index * share
+    own = slice(start, start + share) if rows is None else np.asarray(rows)
     if sampler is None:
         order = grain.MapDataset.range(len(source)).seed(seed)
         order = order.shuffle() if shuffle else order
@@ -111,8 +118,7 @@ def make_loader(
         _check_sampler(sampler, batch_size)
         order = grain.MapDataset.range(len(sampler)).repeat(num_epochs)
         places = order.map_with_index(_Places(sampler))
-    rows = _Rows(source, transforms, seed, slice(shard_index * share, (shard_index + 1) * share))
-    batches = places.map(rows)
+    batches = places.map(_Rows(source, transforms, seed, own))
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
     dataset = batches.to_iter_dataset(options)
     if worker_count:
@@ -127,6 +133,18 @@ def _check_sampler(sampler: BucketSampler, batch_size: int) -> None:
         raise DataError(
             f"got a sampler of batches of {sampler.batch_size} for a loader of {batch_size}, "
             "expected the same number; build the sampler for this batch size"
+        )
+
+
+def _check_rows(
+    rows: Sequence[int], batch_size: int, shard_count: int, drop_remainder: bool
+) -> None:
+    fits = len(rows) and 0 <= min(rows) and max(rows) < batch_size
+    if not fits or shard_count > 1 or not drop_remainder:
+        raise DataError(
+            f"got {len(rows)} rows of batches of {batch_size}, {shard_count} shards and "
+            f"drop_remainder={drop_remainder}, expected rows 0..{batch_size - 1} of whole batches "
+            "and no shards; name either rows or a shard"
         )
 
 

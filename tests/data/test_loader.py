@@ -82,6 +82,13 @@ def test_shards_concatenate_to_the_global_batch(shard_count):
     assert_same_batches(joined, make_loader(source, 4, 3, **options))
 
 
+def test_rows_are_those_of_the_global_batch():
+    options = {"transforms": [add_noise], "num_epochs": 2}
+    chosen = make_loader(Numbers(12), 4, 3, rows=[0, 3], **options)
+    whole = make_loader(Numbers(12), 4, 3, **options)
+    assert_same_batches(chosen, [{k: v[[0, 3]] for k, v in batch.items()} for batch in whole])
+
+
 @pytest.mark.parametrize("with_sampler", [False, True])
 def test_resume_equals_no_stop(with_sampler):
     source = Numbers(10, shapes=((8, 8), (8, 16), (16, 8)))
@@ -169,6 +176,7 @@ def test_bucket_of_a_picture():
         ({"batch_size": 0}, "got batch size 0"),
         ({"batch_size": 4, "shard_index": 2, "shard_count": 2}, "got shard 2 of 2"),
         ({"batch_size": 4, "shard_count": 2, "drop_remainder": False}, "drop_remainder=False"),
+        ({"batch_size": 4, "rows": [2, 4]}, "expected rows 0..3"),
         ({"batch_size": 16, "num_epochs": 1}, "got 8 examples for batches of 16"),
     ],
 )
