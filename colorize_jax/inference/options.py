@@ -133,7 +133,7 @@ class InferenceOptions:
     lora_scales: tuple[tuple[str, float], ...] = _option(
         (),
         Scales(Real(-10, 10)),
-        "scales of low-rank additions; where none is given 1, or 0 for the plugin's while it is off",
+        "scales of low-rank additions; by default 1, or 0 for the plugin's while it is off",
     )
     merge_loras: bool = _option(False, Flag(), "add low-rank additions to the weights beforehand")
 

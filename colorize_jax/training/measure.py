@@ -4,13 +4,15 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from colorize_jax.flops import count_jaxpr, trace
+from colorize_jax.flops import count_flops
+from colorize_jax.training.augment import to_batch
 from colorize_jax.training.state import TrainState
-from colorize_jax.training.step import Recipe, train_step
+from colorize_jax.training.step import Recipe, gradients, prepare
 from colorize_jax.types import Array
 
 # Dense bfloat16 products, FLOP/s of one device, by how JAX names it; the vendors' data sheets
@@ -51,21 +53,10 @@ def peak_memory(devices: Sequence[jax.Device] | None = None) -> int | None:
     return max(peaks, default=None)
 
 
-@dataclass(frozen=True)
-class StepFlops:
-    """FLOPs of one training step of the global batch, all devices together.
-
-    Attributes:
-        single: while the Gram weight is zero.
-        dual: with the misaligned branch.
-    """
-
-    single: int
-    dual: int
-
-
-def step_flops(recipe: Recipe, state: TrainState, record: Mapping[str, Array]) -> StepFlops:
-    """Count a step's FLOPs, encoders included, on shapes alone; see `flops`.
+def step_flops(
+    recipe: Recipe, state: TrainState, record: Mapping[str, Array], *, dual: bool
+) -> int:
+    """Count the FLOPs of one step of the global batch, encoders included; see `flops`.
 
     Nothing is counted twice that rematerialization or blockwise attention compute again.
 
@@ -73,16 +64,16 @@ def step_flops(recipe: Recipe, state: TrainState, record: Mapping[str, Array]) -
         recipe: static.
         state: arrays or shapes.
         record: a global batch as the step takes it, arrays or shapes.
+        dual: whether the misaligned branch runs.
     """
     plain = countable(recipe)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    counts = {
-        dual: count_jaxpr(
-            trace(lambda *args: train_step(plain, *args, dual=dual), state, record, key)  # noqa: B023
-        )
-        for dual in (False, True)
-    }
-    return StepFlops(single=counts[False], dual=counts[True])
+
+    def compute(state: TrainState, record: Mapping[str, Array], key: Array) -> Any:
+        inputs = prepare(plain, state.frozen, to_batch(record), key, state.step)
+        weight = jnp.float32(1)
+        return gradients(plain, state.params, state.frozen, inputs, weight, dual=dual)
+
+    return count_flops(compute, state, record, jax.eval_shape(lambda: jax.random.key(0)))
 
 
 def countable(recipe: Recipe) -> Recipe:
@@ -116,8 +107,11 @@ class Meter:
         jax.block_until_ready(metrics)
         log(meter.report())
 
+    Attributes:
+        flops: whether a step is dual -> its FLOPs; where they are missing, rates of them are left
+            out.
+
     Args:
-        flops: of a step; None leaves the rates of FLOPs out.
         batch_size: global.
         num_devices: that share a step, in all processes.
         device_kind: of them.
@@ -126,14 +120,14 @@ class Meter:
 
     def __init__(
         self,
-        flops: StepFlops | None,
         batch_size: int,
         *,
         num_devices: int | None = None,
         device_kind: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        self._flops, self._batch_size, self._clock = flops, batch_size, clock
+        self.flops: dict[bool, int] = {}
+        self._batch_size, self._clock = batch_size, clock
         self._num_devices = jax.device_count() if num_devices is None else num_devices
         self._peak = peak_flops(device_kind or jax.devices()[0].device_kind)
         self.reset()
@@ -171,8 +165,8 @@ class Meter:
             "step_seconds": seconds / max(steps, 1),
             "data_wait_share": self._waited / seconds,
         }
-        if self._flops is not None:
-            total = self._steps[True] * self._flops.dual + self._steps[False] * self._flops.single
+        if all(dual in self.flops for dual, count in self._steps.items() if count):
+            total = sum(self.flops[dual] * count for dual, count in self._steps.items() if count)
             per_device = total / seconds / self._num_devices
             rates["tflops_per_device"] = per_device / 1e12
             if self._peak is not None:
