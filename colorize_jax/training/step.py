@@ -115,8 +115,8 @@ def train_step(
     metrics |= {
         "gram_weight": weight,
         "learning_rate": recipe.learning_rate(state.step),
-        "gradient_norm": optax.global_norm(grads),
-        "parameter_norm": optax.global_norm(state.params),
+        "gradient_norm": optax.tree.norm(grads),
+        "parameter_norm": optax.tree.norm(state.params),
     }
     return apply_gradients(state, grads, recipe.optimizer, config.optimizer.ema_decay), metrics
 

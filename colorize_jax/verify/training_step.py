@@ -58,10 +58,10 @@ def run_training_step(case: GoldenCase) -> dict[str, np.ndarray]:
         "diffusion_loss": metrics["diffusion_loss"],
         "gram_loss": metrics["gram_loss"],
         "total_loss": metrics["loss"],
-        "gradient_norm": optax.global_norm(grads),
+        "gradient_norm": optax.tree.norm(grads),
     }
     for component, tree in grads.items():
-        outputs[f"gradient_norm.{component}"] = optax.global_norm(tree)
+        outputs[f"gradient_norm.{component}"] = optax.tree.norm(tree)
         for name, gradient in torch_names.to_torch(component, tree):
             outputs[f"gradient.{component}.{name}"] = gradient
     return {name: np.asarray(value) for name, value in outputs.items()}
