@@ -3,7 +3,7 @@
     python train.py --config=configs/tiny.py --workdir=DIR [--config.section.key=value ...]
 
 Started again on the same folder, a run goes on where it was, and repeats exactly what it would have
-done without the stop.
+done without the stop. On several machines the same command runs on each; see docs/scaling.md.
 """
 
 import argparse
@@ -14,11 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from colorize_jax import datasets
+from colorize_jax import aot, datasets, distributed
 from colorize_jax.build import build_recipe, weights_metadata
 from colorize_jax.config import RESUMABLE, Config
 from colorize_jax.errors import UserError
@@ -29,11 +30,23 @@ from colorize_jax.io.workdir import claim_workdir
 from colorize_jax.load_config import load_config
 from colorize_jax.pictures import contact_sheet
 from colorize_jax.rng import stream
+from colorize_jax.sharding import (
+    check_batch,
+    global_batch,
+    local_rows,
+    make_mesh,
+    place,
+    replicated,
+    report,
+    state_shardings,
+    with_shardings,
+)
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.loop import History, StopSignals, Stopwatch
+from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
 from colorize_jax.training.measure import Meter, step_flops
 from colorize_jax.training.state import TrainState, all_params
 from colorize_jax.training.step import Recipe, is_dual, train_step
+from colorize_jax.types import Array, Params
 from colorize_jax.writer import Writer
 from data.errors import DataError
 from data.records import Source
@@ -41,16 +54,23 @@ from data.records import Source
 logger = logging.getLogger("train")
 
 USER_ERROR_STATUS = 2
+DOES_NOT_FIT_STATUS = 1
 SIGNALLED_STATUS = 128  # plus the signal's number, as shells have it
+INPUT_BOUND = 0.2  # share of the time that waits for data
+INPUT_BOUND_TEXT = (
+    "WARNING: %.0f %% of the time waits for data; raise data.num_workers, data.num_threads or "
+    "data.prefetch, store drawn pictures, or cache small ones (data.cache)"
+)
 SAMPLE_COLUMNS = ("sketch", "reference", "result", "truth")
 
 
-def train(config: Config, workdir: str) -> int:
+def train(config: Config, workdir: str, profile: tuple[int, int] | None = None) -> int:
     """Run a training, from its start or its newest checkpoint, to its last step.
 
     Args:
         config: all options.
         workdir: the run's folder.
+        profile: updates from which, and up to which, to record a trace.
 
     Returns:
         The number of the signal that stopped the run; 0 where it came to its end.
@@ -58,54 +78,76 @@ def train(config: Config, workdir: str) -> int:
     Raises:
         UserError: bad input, or a loss that is not finite.
     """
-    # ------------------------------------------------------------------------ model and data
+    # --------------------------------------------------------------- devices, model and data
     watch = Stopwatch()
+    mesh = make_mesh(config.mesh)
+    check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     recipe = build_recipe(config)
     claim_workdir(workdir, config.to_dict(), weights_metadata(config), free=RESUMABLE)
     source = datasets.make_source(config.data)
-    batches = datasets.make_batches(config, source)
+    batches = datasets.make_batches(config, source, local_rows(mesh, config.data.batch_size))
 
     # ----------------------------------------------------------------------- restore or begin
-    key = jax.random.key(config.seed)
+    key = run_key(config, mesh)
     keep = {"keep_last": config.checkpoint.keep_last, "keep_every": config.checkpoint.keep_every}
     checkpoints = Checkpoints(workdir, **keep)
-    with watch.timing("start"):
-        restored = checkpoints.restore(abstract_state(recipe), batches)
-        state, first = restored or (initial_state(recipe), 0)
+    abstract = abstract_state(recipe)
+    shardings = state_shardings(mesh, abstract)
+    if mesh.size > 1:
+        logger.info("%s", report(mesh, abstract, shardings))
+    with watch.timing("start"), jax.set_mesh(mesh):
+        restored = checkpoints.restore(with_shardings(abstract, shardings), batches)
+        state, first = restored or (initial_state(recipe, shardings), 0)
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
 
     # ----------------------------------------------------------------------------- the programs
-    step = jax.jit(functools.partial(train_step, recipe), static_argnames="dual", donate_argnums=0)
-    draw_samples = make_sampler(recipe, source)
+    step = jax.jit(
+        functools.partial(train_step, recipe),
+        static_argnames="dual",
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+    )
+    draw_samples = make_sampler(recipe, source, mesh)
     history, meter = History(), Meter(config.data.batch_size)
 
-    bar = tqdm(total=config.total_steps, initial=first, unit="step", dynamic_ncols=True)
-    with StopSignals() as stop, bar, writer, checkpoints, logging_redirect_tqdm():
+    bar = tqdm(
+        total=config.total_steps,
+        initial=first,
+        unit="step",
+        dynamic_ncols=True,
+        disable=jax.process_index() > 0,
+    )
+    stop, trace = StopSignals(), Trace(profile, workdir)
+    with stop, trace, bar, writer, checkpoints, logging_redirect_tqdm(), jax.set_mesh(mesh):
         for number in range(first, config.total_steps):
+            trace.before(number)
             with watch.timing("data"), meter.waiting():
-                record = datasets.step_record(next(batches))
+                record = global_batch(mesh, datasets.step_record(next(batches)))
             dual = is_dual(config, number)
             if dual not in meter.flops:
-                meter.flops[dual] = step_flops(recipe, state, record, dual=dual)
                 with watch.timing("compilation"):
+                    meter.flops[dual] = step_flops(recipe, state, record, dual=dual)
                     state, metrics = step(state, record, key, dual=dual)
                 meter.reset()
             else:
                 state, metrics = step(state, record, key, dual=dual)
                 meter.count(dual=dual)
             history.add(number, metrics)
+            trace.after(number, metrics)
             bar.update()
 
             # ------------------------------------------------------------- log, save, draw
             done = number + 1
             ends = done == config.total_steps
-            saves = ends or stop.number or done % config.checkpoint.every_steps == 0
+            saves = ends or stop.reached(done) or done % config.checkpoint.every_steps == 0
             if saves or number == first or done % config.logging.every_steps == 0:
                 means = history.means()  # waits for the device; a loss that is none stops the run
                 rates = meter.report()
                 writer.write(done, means | rates)
+                if number > first and rates["data_wait_share"] > INPUT_BOUND:
+                    logger.warning(INPUT_BOUND_TEXT, 100 * rates["data_wait_share"])
                 bar.set_postfix_str(summary(means, rates))
             if saves:
                 with watch.timing("checkpoints"):
@@ -125,7 +167,12 @@ def train(config: Config, workdir: str) -> int:
     return 0
 
 
-def make_sampler(recipe: Recipe, source: Source) -> Callable[[TrainState], Image.Image]:
+def run_key(config: Config, mesh: Mesh) -> Array:
+    """The key of the run, on every device of every process."""
+    return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
+
+
+def make_sampler(recipe: Recipe, source: Source, mesh: Mesh) -> Callable[[TrainState], Image.Image]:
     """Return a function that draws a sheet of sketch, reference, result and truth."""
     config = recipe.config
     count = config.logging.num_samples
@@ -135,7 +182,7 @@ def make_sampler(recipe: Recipe, source: Source) -> Callable[[TrainState], Image
         pairs = datasets.make_pairs(config, count)
         records = [pairs[i] for i in range(count)]
     record = {name: np.stack([r[name] for r in records]) for name in datasets.RECORD_KEYS}
-    keys = jax.random.split(stream(config.seed, 0, "samples"), count)
+    everywhere = dict.fromkeys(record, replicated(mesh))
     colorize = make_colorize(
         recipe.colorizer,
         recipe.encoders,
@@ -144,9 +191,14 @@ def make_sampler(recipe: Recipe, source: Source) -> Callable[[TrainState], Image
         config.diffusion.prediction_type,
     )
 
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
+    def draw_all(params: Params, record: Mapping[str, Array]) -> Array:
+        keys = jax.random.split(stream(config.seed, 0, "samples"), count)
+        return colorize(params, to_batch(record), keys)
+
     def draw(state: TrainState) -> Image.Image:
         params = all_params(state, ema=config.sampling.ema)
-        results = np.asarray(colorize(params, to_batch(record), keys))
+        results = np.asarray(draw_all(params, place(everywhere, record)))
         columns = (record["sketch"], record["reference"], results, record["image"])
         return contact_sheet(list(zip(*columns, strict=True)), SAMPLE_COLUMNS)
 
@@ -161,17 +213,52 @@ def summary(means: Mapping[str, float], rates: Mapping[str, float]) -> str:
     return text
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and train; returns the exit status."""
+def parse_range(text: str) -> tuple[int, int]:
+    """Read START:STOP."""
+    start, _, stop = text.partition(":")
+    if not (start.isdigit() and stop.isdigit() and int(start) < int(stop)):
+        raise UserError(f"got --profile={text}, expected START:STOP of updates; write e.g. 10:15")
+    return int(start), int(stop)
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """Read the command line: options, and what overrides the config."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="the run's folder")
+    parser.add_argument("--workdir", metavar="DIR", help="the run's folder")
+    parser.add_argument(
+        "--profile", metavar="START:STOP", help="record a trace of these updates for TensorBoard"
+    )
+    several = parser.add_argument_group("several processes (found out on SLURM, TPUs, Kubernetes)")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
+    several.add_argument("--num_processes", type=int, metavar="N")
+    several.add_argument("--process_id", type=int, metavar="I", help="of this one, from 0")
+    ahead = parser.add_argument_group("compilation without the machines")
+    ahead.add_argument(
+        "--compile_only", action="store_true", help="say what a step needs, and whether it fits"
+    )
+    ahead.add_argument("--topology", metavar="CHIP:SHAPE", help="TPU slice, e.g. v5e:8x8")
     options, overrides = parser.parse_known_args(arguments)
+    if options.workdir is None and not options.compile_only:
+        parser.error("the following arguments are required: --workdir")
+    return options, overrides
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and train; returns the exit status."""
+    options, overrides = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for name in ("train", "colorize_jax"):
-        logging.getLogger(name).setLevel(logging.INFO)
     try:
-        number = train(load_config(options.config, overrides), options.workdir)
+        config = load_config(options.config, overrides)
+        if options.compile_only:
+            fits = aot.compile_only(config, options.topology, options.workdir or ".")
+            return 0 if fits else DOES_NOT_FIT_STATUS
+        profile = parse_range(options.profile) if options.profile else None
+        distributed.initialize(options.coordinator, options.num_processes, options.process_id)
+        for name in ("train", "colorize_jax"):
+            level = logging.INFO if jax.process_index() == 0 else logging.WARNING
+            logging.getLogger(name).setLevel(level)
+        number = train(config, options.workdir, profile)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_STATUS

@@ -8,6 +8,7 @@ products, memory and network take at their peaks, as if all three overlapped per
 
 import dataclasses
 import functools
+import json
 import math
 import pickle
 import re
@@ -20,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from jax.experimental import serialize_executable
 
 from colorize_jax import hlo, sharding
@@ -102,6 +104,32 @@ def compile_step(
     return Step(report, compiled)
 
 
+def compile_only(config: Config, topology: str | None, folder: epath.PathLike) -> bool:
+    """Compile a step, print what it needs and write it to a JSON file; nothing runs.
+
+    Args:
+        config: of the run.
+        topology: e.g. "v5e:8x8".
+        folder: where the file goes.
+
+    Returns:
+        Whether the step fits.
+
+    Raises:
+        UserError: as for `compile_step`.
+    """
+    if topology is None:
+        raise UserError("got no --topology to compile for, expected a slice; name e.g. v5e:8x8")
+    jax.config.update("jax_platforms", "cpu")  # no chip is needed, so none is taken
+    report = compile_step(config, topology).report
+    path = epath.Path(folder) / f"aot-{topology.replace(':', '-')}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print(summary(report))
+    print(f"written to {path}")
+    return report["fits"]
+
+
 # ------------------------------------------------------------------------------ what is compiled
 
 
@@ -116,18 +144,11 @@ def for_platform(config: Config, platform: str) -> Config:
 def arguments(recipe: Recipe, mesh: jax.sharding.Mesh) -> tuple[TrainState, Any, Any]:
     """Shapes of a step's state, record and key, with where they lie."""
     state = abstract_state(recipe)
-    state = with_shardings(state, sharding.state_shardings(mesh, state))
+    state = sharding.with_shardings(state, sharding.state_shardings(mesh, state))
     record = abstract_record(recipe.config)
-    record = with_shardings(record, dict.fromkeys(record, sharding.batch_sharding(mesh)))
+    record = sharding.with_shardings(record, dict.fromkeys(record, sharding.batch_sharding(mesh)))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return state, record, with_shardings(key, sharding.replicated(mesh))
-
-
-def with_shardings(tree: Any, shardings: Any) -> Any:
-    """Shapes that know where they lie."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
-    )
+    return state, record, sharding.with_shardings(key, sharding.replicated(mesh))
 
 
 def abstract_record(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
@@ -229,7 +250,7 @@ def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 def flops(recipe: Recipe, state: TrainState, record: Any, *, dual: bool) -> dict[str, int]:
     """FLOPs of a step, all chips together: the model's own, and with what is computed again."""
-    whole = step_flops(recipe, state, record)
+    model = step_flops(recipe, state, record, dual=dual)
     blockwise = build_recipe(
         dataclasses.replace(
             recipe.config, model=dataclasses.replace(recipe.config.model, attention="blockwise")
@@ -237,7 +258,7 @@ def flops(recipe: Recipe, state: TrainState, record: Any, *, dual: bool) -> dict
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
     jaxpr = trace(lambda *args: train_step(blockwise, *args, dual=dual), state, record, key)
-    return {"model": whole.dual if dual else whole.single, "executed": count_jaxpr(jaxpr)}
+    return {"model": model, "executed": count_jaxpr(jaxpr)}
 
 
 def exchanges(program: hlo.Program, mesh: jax.sharding.Mesh, state: Any) -> Report:

@@ -9,6 +9,7 @@ import numpy as np
 from colorize_jax.build import random_params
 from colorize_jax.errors import UserError
 from colorize_jax.io.open_weights import open_weights
+from colorize_jax.sharding import place, state_shardings
 from colorize_jax.training.state import TrainState, create_state
 from colorize_jax.training.step import Recipe
 from colorize_jax.types import Array, Params
@@ -35,11 +36,16 @@ def initial_state(recipe: Recipe, shardings: Any = None) -> TrainState:
         UserError: weights that are needed are not named, or do not fit.
     """
     loaded = load_pretrained(recipe)
+    if shardings is not None:
+        mesh = jax.tree.leaves(shardings)[0].mesh
+        loaded = place(state_shardings(mesh, loaded), loaded)
+
     # Hundreds of small draws compile in half the time with this generator.
-    key = jax.random.key(recipe.config.seed, impl="unsafe_rbg")
     # Random numbers of parameters that were loaded are never computed: nothing reads them.
-    create = jax.jit(lambda key, loaded: _create(recipe, key, loaded), out_shardings=shardings)
-    return create(key, loaded)
+    def create(loaded: Params) -> TrainState:
+        return _create(recipe, jax.random.key(recipe.config.seed, impl="unsafe_rbg"), loaded)
+
+    return jax.jit(create, out_shardings=shardings)(loaded)
 
 
 def load_pretrained(recipe: Recipe) -> dict[str, Params]:

@@ -147,6 +147,13 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
     )
 
 
+def with_shardings(tree: Any, shardings: Any) -> Any:
+    """Shapes that know where they lie."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
+    )
+
+
 def join(path: Sequence[Any]) -> str:
     """Join the dictionary keys of a path by "/"; what holds the dictionaries is left out."""
     keys = (entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))

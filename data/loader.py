@@ -139,7 +139,7 @@ def _check_sampler(sampler: BucketSampler, batch_size: int) -> None:
 def _check_rows(
     rows: Sequence[int], batch_size: int, shard_count: int, drop_remainder: bool
 ) -> None:
-    fits = len(rows) and 0 <= min(rows) and max(rows) < batch_size
+    fits = len(rows) and min(rows) >= 0 and max(rows) < batch_size
     if not fits or shard_count > 1 or not drop_remainder:
         raise DataError(
             f"got {len(rows)} rows of batches of {batch_size}, {shard_count} shards and "

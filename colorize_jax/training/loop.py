@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 
 from colorize_jax.errors import UserError
 
@@ -24,7 +26,10 @@ class StopSignals:
     """Ctrl-C and SIGTERM end the loop after its current step; a second one ends it at once.
 
         with StopSignals() as stop:
-            while not stop.number: ...
+            while not stop.reached(step): ...
+
+    Of several processes any may get SIGTERM: JAX's preemption service takes it, and names a step
+    behind which all of them stop.
 
     Attributes:
         number: of the signal that came, 0 as long as none did.
@@ -35,9 +40,19 @@ class StopSignals:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             self._previous = {s: signal.signal(s, self._note) for s in STOP_SIGNALS}
         return self
+
+    def reached(self, step: int) -> int:
+        """Return the signal after which to stop behind `step`, 0 where there is none.
+
+        Args:
+            step: updates done; every process asks once for each.
+        """
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.number = signal.SIGTERM
+        return self.number
 
     def __exit__(self, *exception: Any) -> None:
         for number, handler in self._previous.items():
@@ -100,3 +115,37 @@ class Stopwatch:
         total = time.perf_counter() - self._start
         steps = total - sum(self.seconds.values())
         return self.seconds | {"steps": steps, "total": total}
+
+
+class Trace:
+    """Records what the devices do in a range of steps, for TensorBoard or XProf."""
+
+    def __init__(self, steps: tuple[int, int] | None, folder: epath.PathLike):
+        """Record nothing yet.
+
+        Args:
+            steps: numbers of the first step, from 0, and of the one behind the last; None: none.
+            folder: the run's; the trace lies in plugins/profile/ in there.
+        """
+        self._steps, self._folder = steps or (-1, -1), folder
+        self._running = False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+
+    def before(self, step: int) -> None:
+        """Begin to record where step number `step`, which is to come, is the first one."""
+        if step == self._steps[0]:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, results: Any) -> None:
+        """End where step number `step` was the last one; waits for its results."""
+        if self._running and step + 1 >= self._steps[1]:
+            jax.block_until_ready(results)
+            jax.profiler.stop_trace()
+            self._running = False
