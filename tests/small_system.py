@@ -60,7 +60,7 @@ def make_system(plugin=False):
     )
 
 
-def make_networks(plugin=False):
+def make_networks(plugin=False, mesh=None):
     """The system with random parameters, none of which is zero."""
     system = make_system(plugin)
 
@@ -82,7 +82,7 @@ def make_networks(plugin=False):
     params = jax.tree.map(draw, jax.eval_shape(init))
     readers = {name: (lambda tree=tree: tree) for name, tree in params.items()}
     readers |= {name: dict for name in ("vae", "clip_vision", "tagger")}
-    return Networks(system, readers)
+    return Networks(system, readers, mesh=mesh)
 
 
 def make_pictures(seed=0, height=48, width=40):

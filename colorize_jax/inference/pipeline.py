@@ -192,16 +192,17 @@ class ColorizePipeline:
             options: the controls.
             seeds: one for each picture, 0..2^32 - 1.
         """
-        given = self.condition(pictures, options, seeds)
-        if options.low_memory:
-            given = jax.block_until_ready(given)
-            self._networks.free(*ENCODERS)
-        latents = self.denoise(given, options)
-        if options.low_memory:
-            latents = jax.block_until_ready(latents)
-            self._networks.free("unet")
-            self._merged = None
-        images = self.decode(latents, options)
+        with self._networks.on_devices():
+            given = self.condition(pictures, options, seeds)
+            if options.low_memory:
+                given = jax.block_until_ready(given)
+                self._networks.free(*ENCODERS)
+            latents = self.denoise(given, options)
+            if options.low_memory:
+                latents = jax.block_until_ready(latents)
+                self._networks.free("unet")
+                self._merged = None
+            images = self.decode(latents, options)
         boxes = [p.sketch.box if options.crop_to_sketch else p.sketch.frame for p in pictures]
         return [
             to_pictures(box.crop(image)[None])[0] for box, image in zip(boxes, images, strict=True)

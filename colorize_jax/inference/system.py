@@ -8,16 +8,18 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from colorize_jax.build_encoders import build_encoders
 from colorize_jax.conditioning import FrozenEncoders
-from colorize_jax.config import Config
+from colorize_jax.config import Config, MeshConfig
 from colorize_jax.diffusion.schedule import NoiseSchedule, check_prediction_type, make_schedule
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
@@ -28,6 +30,7 @@ from colorize_jax.io.source_weights import SourceWeights
 from colorize_jax.load_config import config_from_dict
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.unet import UNet
+from colorize_jax.sharding import make_mesh, replicated
 from colorize_jax.types import Params
 
 logger = logging.getLogger(__name__)
@@ -84,6 +87,7 @@ class Networks:
         readers: Mapping[str, Callable[[], Params]],
         defaults: InferenceOptions | None = None,
         dtype: Any = jnp.float32,
+        mesh: Mesh | None = None,
     ):
         """Name the networks; nothing is read.
 
@@ -92,8 +96,10 @@ class Networks:
             readers: network -> what reads its parameters, for those that are there.
             defaults: see the class.
             dtype: in which parameters are kept on the device.
+            mesh: devices among which batches are split; None: the default device alone.
         """
         self.system, self._readers, self._dtype = system, dict(readers), dtype
+        self._mesh = mesh
         self.defaults = defaults or InferenceOptions()
         self._loaded: dict[str, Params] = {}
 
@@ -113,9 +119,9 @@ class Networks:
         for name in names:
             self._loaded.pop(name, None)
 
-    def has(self, name: str) -> bool:
-        """Whether a checkpoint has the network, or it needs no parameters."""
-        return name in self._readers
+    def on_devices(self) -> AbstractContextManager[Any]:
+        """Context in which batches that divide evenly are split among the devices."""
+        return nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def _load(self, name: str) -> Params:
         if name not in self._readers:
@@ -127,7 +133,8 @@ class Networks:
 
         def place(leaf: Any) -> jax.Array:
             is_float = jnp.issubdtype(leaf.dtype, jnp.floating)
-            return jnp.asarray(leaf, self._dtype if is_float else leaf.dtype)
+            leaf = leaf.astype(self._dtype) if is_float else leaf
+            return jax.device_put(leaf, None if self._mesh is None else replicated(self._mesh))
 
         return jax.tree.map(place, self._readers[name]())
 
@@ -185,7 +192,9 @@ def open_networks(
     for name, module in zip(FROZEN, modules, strict=True):
         if type(module).__name__.startswith("Patch"):
             readers[name] = dict
-    return Networks(system, readers, _defaults(config), dtype)
+    devices = jax.local_devices()
+    mesh = make_mesh(MeshConfig(), devices) if len(devices) > 1 else None
+    return Networks(system, readers, _defaults(config), dtype, mesh)
 
 
 def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:
