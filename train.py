@@ -247,7 +247,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and train; returns the exit status."""
     options, overrides = parse_arguments(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:  # an import may have made one
+        handler.setFormatter(logging.Formatter("%(message)s"))
     try:
         config = load_config(options.config, overrides)
         if options.compile_only:
