@@ -36,6 +36,8 @@ def build_colorizer(config: Config) -> Colorizer:
         build(name, configs[name], dtype=dtype).clone(**attention)
         for name in ("unet", "sketch_encoder", "reference_projection")
     )
+    # Hints near zero leave a pretrained UNet as it is; one that starts at random needs them whole.
+    sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
     return Colorizer(unet.clone(remat=REMAT[config.model.remat]), sketch_encoder, projection)
 
 

@@ -22,8 +22,40 @@ from colorize_jax.nn.attention import attention
 from colorize_jax.nn.layers import Conv, Dense, RMSNorm, near_zero_init
 from colorize_jax.types import Array
 
-# SiLU halves the variance: without the gain a sketch would fade through eleven convolutions.
-he_init = nn.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+# SiLU leaves a third of the variance: without the gain a sketch fades through eleven convolutions.
+silu_init = nn.initializers.variance_scaling(3.0, "fan_in", "truncated_normal")
+# How much of the random kernel those channels get that begin as pixels.
+PIXEL_NOISE = 0.02
+
+
+def pixel_init(stride: int) -> nn.initializers.Initializer:
+    """Make half of the channels begin as space to depth, the other half at random.
+
+    Random convolutions in a row blur a line among its neighbours long before it arrives at the
+    latents. Since silu(x) - silu(-x) = x, pairs of channels that hold x and -x carry pixels
+    through the whole stem as they are: each pixel of a patch in a pair of its own.
+
+    Args:
+        stride: of the convolution; s^2 pixels of its input go to one of its output.
+    """
+
+    def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
+        size, _, num_inputs, features = shape
+        pixels, center = np.zeros(shape, np.float32), size // 2
+        for pair in range(features // 4):
+            source, place = divmod(pair, stride**2)
+            row, column = divmod(place, stride)
+            if num_inputs == 3:
+                value = np.full(3, (source == 0) / 3)
+            else:
+                value = np.zeros(num_inputs)
+                value[2 * source : 2 * source + 2] = (1, -1)[: max(0, num_inputs - 2 * source)]
+            tap = pixels[center + row, center + column]
+            tap[:, 2 * pair], tap[:, 2 * pair + 1] = value, -value
+        begins_as_pixels = np.arange(features) < 2 * (features // 4)
+        return silu_init(key, shape, dtype) * np.where(begins_as_pixels, PIXEL_NOISE, 1.0) + pixels
+
+    return init
 
 
 class SketchEncoder(nn.Module):
@@ -37,6 +69,7 @@ class SketchEncoder(nn.Module):
         strides: of the stem's three striding convolutions; their product is pixels per latent.
         stem_channels: widths of the stem's seven convolutions, the third, fifth and seventh of
             which stride.
+        near_zero_hints: whether hints begin near zero, for a UNet that already knows how to draw.
         dtype: of convolutions and products; norms and softmax stay in float32.
         implementation: see `nn.attention`.
     """
@@ -46,6 +79,7 @@ class SketchEncoder(nn.Module):
     head_dim: int = 128
     strides: Sequence[int] = (2, 2, 2)
     stem_channels: Sequence[int] = (16, 16, 32, 32, 96, 96, 256)
+    near_zero_hints: bool = True
     dtype: Any = jnp.float32
     implementation: str = "auto"
 
@@ -86,11 +120,12 @@ class SketchEncoder(nn.Module):
         tokens = ScaleCausalAttention(
             self.head_dim, self.dtype, self.implementation, name="attn_layer"
         )(tokens, everywhere)
+        hint_init = near_zero_init if self.near_zero_hints else nn.initializers.lecun_normal()
         return tuple(
             Conv(
                 level.shape[-1],
                 1,
-                kernel_init=near_zero_init,
+                kernel_init=hint_init,
                 dtype=self.dtype,
                 name=f"proj_outs_{i}",
             )(x)
@@ -101,8 +136,8 @@ class SketchEncoder(nn.Module):
         """(B, H, W, 3) -> feature maps of every level, finest first."""
 
         def conv(x: Array, features: int, stride: int, name: str) -> Array:
-            layer = Conv(features, stride=stride, kernel_init=he_init, dtype=self.dtype, name=name)
-            return layer(x)
+            init = pixel_init(stride) if name.startswith("model") else silu_init
+            return Conv(features, stride=stride, kernel_init=init, dtype=self.dtype, name=name)(x)
 
         s = self.strides
         chain = tuple(zip(self.stem_channels, (1, 1, s[0], 1, s[1], 1, s[2]), strict=True))
