@@ -60,7 +60,7 @@ WRONG = {
     "optimizer.learning_rate=1e999": "finite",
     "gram.blocks=23": r"gram.blocks = 23, expected a tuple \[int \| str, ...\]",
     "gram.blocks=(1.5,)": "gram.blocks = 1.5",
-    "gram.blocks=(99,)": r"99, expected 1..17",
+    "gram.blocks=(99,)": r"99, expected 1..14",
     "gram.blocks=()": "no gram.blocks",
     "optimizer.groups=(('a',),)": "optimizer.groups",
     "gram.loss=msee": "'msee', expected one of 'mse', .*nearest: mse",
