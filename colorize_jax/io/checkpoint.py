@@ -23,6 +23,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from colorize_jax.errors import UserError
+from colorize_jax.io import replica
 from colorize_jax.io.workdir import CHECKPOINTS, FROZEN, PathLike
 
 FILES = "files.json"
@@ -178,12 +179,9 @@ class Checkpoints:
         return None
 
     def _read(self, path: epath.Path, step: int, abstract: Any) -> tuple[Any, Any]:
-        items = {
-            name: ocp.args.StandardRestore(_with_shardings(tree))
-            for name, tree in _trees(abstract.step, abstract).items()
-        }
-        items["iterator"] = ocp.args.JsonRestore()
-        restored = self._checkpointer.restore(path, args=_Items(**items))
+        restored = self._read_trees(path, _trees(abstract.step, abstract))
+        items = _Items(iterator=ocp.args.JsonRestore())
+        position = self._checkpointer.restore(path, args=items)["iterator"]["state"]
         frozen = abstract.frozen
         if jax.tree.leaves(frozen):
             frozen = self._read_frozen(frozen)
@@ -194,7 +192,15 @@ class Checkpoints:
             ema=restored["ema"] if abstract.ema is not None else None,
             frozen=frozen,
         )
-        return state, restored["iterator"]["state"]
+        return state, position
+
+    def _read_trees(self, path: epath.Path, trees: Mapping[str, Any]) -> Mapping[str, Any]:
+        trees = {name: _with_shardings(tree) for name, tree in trees.items()}
+        if replica.reads_once(trees):
+            logger.info("one replica reads %s for all", path)
+            return {name: replica.read_once(path / name, tree) for name, tree in trees.items()}
+        items = {name: ocp.args.StandardRestore(tree) for name, tree in trees.items()}
+        return self._checkpointer.restore(path, args=_Items(**items))
 
     def _save_frozen(self, frozen: Any) -> None:
         path = self._workdir / FROZEN
@@ -206,9 +212,8 @@ class Checkpoints:
 
     def _read_frozen(self, frozen: Any) -> Any:
         path = self._workdir / FROZEN
-        items = _Items(params=ocp.args.StandardRestore(_with_shardings(frozen)))
         try:
-            return self._checkpointer.restore(path, args=items)["params"]
+            return self._read_trees(path, {"params": frozen})["params"]
         except STORAGE_ERRORS as error:
             raise UserError(
                 f"got {path} that cannot be read ({_reason(error)}), expected the run's frozen "
