@@ -5,10 +5,11 @@
     DIR/samples/NAME-STEP.png   pictures
 
 One process writes. A resumed run takes back what was written after the step that it resumes from,
-so that no step is there twice.
+so that no step is there twice. What cannot be written, on a full disk, is told and costs no run.
 """
 
 import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from tensorboardX import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES = "samples"
+logger = logging.getLogger(__name__)
+
 REMOTE_FLUSH_SECONDS = 30  # object stores cannot append: files there are written anew
 
 
@@ -70,8 +73,11 @@ class Writer:
             return
         values = {name: float(np.asarray(value)) for name, value in metrics.items()}
         line = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._metrics.append(json.dumps({"step": step, **line}) + "\n")
-        if self._events is not None:
+        try:
+            self._metrics.append(json.dumps({"step": step, **line}) + "\n")
+        except OSError as error:
+            _tell(f"metrics of step {step}", error)
+        if self._records_events():
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
@@ -86,17 +92,22 @@ class Writer:
             picture: PIL picture, or (H, W, 3) uint8.
 
         Returns:
-            Where it is; None in other processes.
+            Where it is; None in other processes, and where it could not be written.
         """
         if not self.enabled:
             return None
         if not isinstance(picture, Image.Image):
             picture = Image.fromarray(np.asarray(picture))
         path = self._workdir / SAMPLES / f"{name}-{step:07d}.png"
-        path.parent.mkdir(exist_ok=True)
-        with path.open("wb") as file:
-            picture.save(file, "PNG")
-        if self._events is not None:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            with path.open("wb") as file:
+                picture.save(file, "PNG")
+        except OSError as error:
+            _tell(f"picture of step {step}", error)
+            path.unlink(missing_ok=True)
+            return None
+        if self._records_events():
             content = np.asarray(picture.convert("RGB"))
             self._events.add_image(name, content, step, dataformats="HWC")
         return path
@@ -105,9 +116,25 @@ class Writer:
         """Write everything out and close the files."""
         if not self.enabled:
             return
-        self._metrics.close()
-        if self._events is not None:
-            self._events.close()
+        try:
+            self._metrics.close()
+            if self._events is not None:
+                self._events.close()
+        except OSError as error:
+            _tell("last metrics", error)
+
+    def _records_events(self) -> bool:
+        """Whether there is a TensorBoard file, and its thread lives.
+
+        A full disk ends that thread, and whoever went on giving it events would wait for ever.
+        """
+        if self._events is None:
+            return False
+        thread = getattr(self._events.file_writer.event_writer, "_worker", None)
+        if thread is not None and not thread.is_alive():
+            logger.warning("WARNING: TensorBoard's file cannot be written any more")
+            self._events = None
+        return self._events is not None
 
 
 class _MetricsFile:
@@ -139,6 +166,12 @@ class _MetricsFile:
         temporary.write_text("".join(self._lines))
         temporary.replace(self._path)
         self._written = time.monotonic()
+
+
+def _tell(what: str, error: OSError) -> None:
+    logger.warning(
+        "WARNING: the %s could not be written (%s); the run goes on", what, error.strerror or error
+    )
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:

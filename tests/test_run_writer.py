@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.writer import METRICS_FILE, Writer, read_metrics
+from tests.full_disk import full_disk
 
 
 def test_metrics_are_json_lines_and_events(tmp_path):
@@ -63,3 +64,18 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 def test_no_metrics_are_no_error(tmp_path):
     assert read_metrics(tmp_path) == []
+
+
+def test_a_full_disk_is_told_and_ends_nothing(tmp_path, caplog):
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    with Writer(tmp_path) as writer:
+        writer.write(1, {"loss": 1.0})
+        with full_disk(200):
+            for step in range(2, 30):
+                writer.write(step, {"loss": step})
+            assert writer.write_picture(29, "samples", picture) is None
+        writer.write(30, {"loss": 30})
+        assert writer.write_picture(30, "samples", picture)
+    assert "the run goes on" in caplog.text
+    assert [path.name for path in (tmp_path / "samples").iterdir()] == ["samples-0000030.png"]
+    assert [record["step"] for record in read_metrics(tmp_path)] == list(range(1, 31))

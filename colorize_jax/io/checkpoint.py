@@ -11,6 +11,7 @@ Orbax writes; a step gets its name when everything is on the disk. A step whose 
 too short is never taken for a good one.
 """
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -100,6 +101,7 @@ class Checkpoints:
             Whether a save was started: not where this step is there already.
         """
         self.wait()
+        self._clear()
         path = self._directory / str(step)
         if self._agree(int(path.exists())):
             return False
@@ -234,9 +236,13 @@ class Checkpoints:
 
     def _clear(self) -> None:
         """Delete what interrupted saves and deletions left."""
-        if jax.process_index() == 0 and self._directory.exists():
-            for path in self._directory.iterdir():
-                if TEMPORARY in path.name or path.name.startswith(DELETING):
+        if jax.process_index() != 0 or not self._directory.exists():
+            return
+        for path in self._directory.iterdir():
+            if TEMPORARY in path.name or path.name.startswith(DELETING):
+                # Other items of a save that has failed may still be being written into it: what is
+                # left then goes before the next save.
+                with contextlib.suppress(OSError):
                     path.rmtree(missing_ok=True)
 
     def _prune(self) -> None:
@@ -379,7 +385,9 @@ def _damage(path: epath.Path) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    text = " ".join(str(error).split()) or type(error).__name__
+    # What failed comes first and why last, with paths between.
+    return text if len(text) <= 200 else f"{text[:60]} … {text[-140:]}"
 
 
 def _barrier(name: str) -> None:

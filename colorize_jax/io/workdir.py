@@ -8,6 +8,7 @@ DIR/metrics.jsonl, events..., samples/      see `colorize_jax.writer`
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -22,6 +23,7 @@ CHECKPOINTS = "checkpoints"
 FROZEN = "frozen"
 FORMAT = "colorize-jax run 1"
 NUM_SHOWN = 4  # keys that a message about another config names
+REASON_LENGTH = 200
 
 PathLike = epath.PathLike
 
@@ -45,7 +47,7 @@ def claim_workdir(
         UserError: another config's run is there, or the folder cannot be read or written.
     """
     workdir = epath.Path(workdir)
-    try:
+    with reaching(workdir):
         if is_workdir(workdir):
             _check_same(workdir, json.loads(json.dumps(config)), free)
         elif workdir.exists() and (workdir / CHECKPOINTS).exists():
@@ -59,10 +61,35 @@ def claim_workdir(
             temporary = workdir / f".{CONFIG_FILE}.tmp"
             temporary.write_text(json.dumps(content, indent=2) + "\n")
             temporary.replace(workdir / CONFIG_FILE)
-    except OSError as error:
+
+
+@contextmanager
+def reaching(workdir: epath.Path) -> Iterator[None]:
+    """Turn what a file system or an object store's client raises into one line.
+
+    Raises:
+        UserError: the folder cannot be read or written, or there are no credentials for it.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        # Every store's client has errors of its own, of no common class.
+        remote = "://" in str(workdir)
+        if not remote and not isinstance(error, OSError):
+            raise
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:REASON_LENGTH]
+        wanted, remedy = "a writable folder", "choose another"
+        if remote:
+            wanted = "a bucket that this machine may write"
+            remedy = (
+                "check its name and the credentials (gs://: gcloud auth application-default login; "
+                "s3://: aws configure), or choose another"
+            )
         raise UserError(
-            f"got workdir {workdir} that cannot be used ({error.strerror or error}), expected a "
-            "writable folder; choose another"
+            f"got workdir {workdir} that cannot be used ({reason or type(error).__name__}), "
+            f"expected {wanted}; {remedy}"
         ) from error
 
 
@@ -80,13 +107,14 @@ def read_workdir(workdir: PathLike) -> tuple[dict[str, Any], WeightsMetadata]:
     Raises:
         UserError: `workdir` is no folder of a run.
     """
-    if not is_workdir(workdir):
-        raise UserError(
-            f"got {workdir}, expected the workdir of a training run (there is no {CONFIG_FILE} of "
-            "ours in it); check the path"
-        )
-    content = json.loads((epath.Path(workdir) / CONFIG_FILE).read_text())
-    return content["config"], WeightsMetadata(**content["weights"])
+    with reaching(epath.Path(workdir)):
+        if not is_workdir(workdir):
+            raise UserError(
+                f"got {workdir}, expected the workdir of a training run (there is no {CONFIG_FILE} "
+                "of ours in it); check the path"
+            )
+        content = json.loads((epath.Path(workdir) / CONFIG_FILE).read_text())
+        return content["config"], WeightsMetadata(**content["weights"])
 
 
 def _check_same(workdir: epath.Path, config: Mapping[str, Any], free: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from colorize_jax.io.weights import WeightsMetadata
 from colorize_jax.io.workdir import claim_workdir, read_workdir
 from colorize_jax.training import optim
 from colorize_jax.training.state import apply_gradients, create_state
+from tests.full_disk import full_disk
 
 OPTIMIZER = optim.make_optimizer(optim.learning_rate(0.1, 10), clip_norm=1.0)
 CONFIG = {"seed": 0, "model": {"channels": [1, 2]}, "mesh": {"data": -1}}
@@ -187,6 +188,22 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog, monk
         assert "newest checkpoint is that of step 1" in caplog.text
         assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["1"]
         assert checkpoints.save(3, make_state(3))
+    assert find_steps(tmp_path)[0] == [1, 3]
+
+
+def test_arrays_that_do_not_fit_on_the_disk_cost_the_checkpoint_and_not_the_run(tmp_path, caplog):
+    save(tmp_path, [1])
+    state = make_state(2, width=40_000)
+    with Checkpoints(tmp_path) as checkpoints:
+        with full_disk(100_000):
+            checkpoints.save(2, state)
+            checkpoints.wait()
+        assert "step 2 could not be saved" in caplog.text
+        assert "File too large" in caplog.text
+        assert "the run goes on, and its newest checkpoint is that of step 1" in caplog.text
+        assert find_steps(tmp_path) == ([1], {})
+        assert checkpoints.save(3, state)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2  # nothing is left of step 2
     assert find_steps(tmp_path)[0] == [1, 3]
 
 
