@@ -41,6 +41,7 @@ from colorize_jax.sharding import (
     state_shardings,
     with_shardings,
 )
+from colorize_jax.stored_step import with_stored
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
 from colorize_jax.training.measure import Meter, step_flops
@@ -64,13 +65,19 @@ INPUT_BOUND_TEXT = (
 SAMPLE_COLUMNS = ("sketch", "reference", "result", "truth")
 
 
-def train(config: Config, workdir: str, profile: tuple[int, int] | None = None) -> int:
+def train(
+    config: Config,
+    workdir: str,
+    profile: tuple[int, int] | None = None,
+    step_file: str | None = None,
+) -> int:
     """Run a training, from its start or its newest checkpoint, to its last step.
 
     Args:
         config: all options.
         workdir: the run's folder.
         profile: updates from which, and up to which, to record a trace.
+        step_file: a compiled step, see `stored_step`.
 
     Returns:
         The number of the signal that stopped the run; 0 where it came to its end.
@@ -109,6 +116,8 @@ def train(config: Config, workdir: str, profile: tuple[int, int] | None = None) 
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
     )
+    if step_file:
+        step = with_stored(step, step_file, config)
     draw_samples = make_sampler(recipe, source, mesh)
     history, meter = History(), Meter(config.data.batch_size)
 
@@ -165,6 +174,18 @@ def train(config: Config, workdir: str, profile: tuple[int, int] | None = None) 
         parts = ", ".join(f"{part} {s:.0f} s" for part, s in watch.report().items())
         logger.info("done: %s", parts)
     return 0
+
+
+def tell_processes(reason: str) -> None:
+    """Say who takes part in a run of several processes."""
+    logger.info(
+        "process %d of %d (%s), %d of %d devices",
+        jax.process_index(),
+        jax.process_count(),
+        reason,
+        jax.local_device_count(),
+        jax.device_count(),
+    )
 
 
 def run_key(config: Config, mesh: Mesh) -> Array:
@@ -229,6 +250,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     parser.add_argument(
         "--profile", metavar="START:STOP", help="record a trace of these updates for TensorBoard"
     )
+    parser.add_argument(
+        "--compilation_cache", metavar="DIR", help="keep compiled programs for the next start"
+    )
+    parser.add_argument(
+        "--load_step",
+        metavar="FILE",
+        help="run the step that --save_step stored; of files that you trust only",
+    )
     several = parser.add_argument_group("several processes (found out on SLURM, TPUs, Kubernetes)")
     several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
     several.add_argument("--num_processes", type=int, metavar="N")
@@ -238,6 +267,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
         "--compile_only", action="store_true", help="say what a step needs, and whether it fits"
     )
     ahead.add_argument("--topology", metavar="CHIP:SHAPE", help="TPU slice, e.g. v5e:8x8")
+    ahead.add_argument("--save_step", metavar="FILE", help="store the compiled step, if it fits")
     options, overrides = parser.parse_known_args(arguments)
     if options.workdir is None and not options.compile_only:
         parser.error("the following arguments are required: --workdir")
@@ -252,15 +282,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         handler.setFormatter(logging.Formatter("%(message)s"))
     try:
         config = load_config(options.config, overrides)
+        if options.compilation_cache:
+            jax.config.update("jax_compilation_cache_dir", options.compilation_cache)
         if options.compile_only:
-            fits = aot.compile_only(config, options.topology, options.workdir or ".")
+            folder = options.workdir or "."
+            fits = aot.compile_only(config, options.topology, folder, options.save_step)
             return 0 if fits else DOES_NOT_FIT_STATUS
         profile = parse_range(options.profile) if options.profile else None
-        distributed.initialize(options.coordinator, options.num_processes, options.process_id)
+        several = distributed.initialize(
+            options.coordinator, options.num_processes, options.process_id
+        )
         for name in ("train", "colorize_jax"):
             level = logging.INFO if jax.process_index() == 0 else logging.WARNING
             logging.getLogger(name).setLevel(level)
-        number = train(config, options.workdir, profile)
+        if several:
+            tell_processes(several.reason)
+        number = train(config, options.workdir, profile, options.load_step)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_STATUS

@@ -2,27 +2,24 @@
 
     report = compile_step(config, "v5e:8x8").report     what train.py --compile_only writes
 
-Bytes and FLOPs are those of the compiled program; the time is a lower bound: the largest of what
-products, memory and network take at their peaks, as if all three overlapped perfectly.
+Bytes and FLOPs are those of the compiled program; the time is a lower bound, see `roofline`.
 """
 
 import dataclasses
 import functools
 import json
 import math
-import pickle
+import os
 import re
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from etils import epath
-from jax.experimental import serialize_executable
 
 from colorize_jax import hlo, sharding
 from colorize_jax.build import build_recipe
@@ -32,6 +29,8 @@ from colorize_jax.errors import UserError
 from colorize_jax.flops import count_jaxpr, equations, trace
 from colorize_jax.initialize import abstract_state
 from colorize_jax.nn.attention import default_implementation
+from colorize_jax.roofline import roofline
+from colorize_jax.stored_step import save_step
 from colorize_jax.training.measure import step_flops
 from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import Recipe, train_step
@@ -75,7 +74,7 @@ def compile_step(
     config = for_platform(config, "tpu")
     recipe = build_recipe(config)
     state, record, key = arguments(recipe, mesh)
-    start = time.perf_counter()
+    start, worked = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
         lowered = jit_step(recipe, mesh, dual=dual).lower(state, record, key)
         try:
@@ -84,9 +83,11 @@ def compile_step(
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             compiled, needed = None, _needed(str(error))
-    seconds = time.perf_counter() - start
-
-    report = _header(config, slices, mesh, dual) | {"compile_seconds": round(seconds, 1)}
+    report = _header(config, slices, mesh, dual) | {
+        "compile_seconds": round(time.perf_counter() - start, 1),
+        "compile_cpu_seconds": round(time.process_time() - worked, 1),
+        "compiled_on": f"{os.cpu_count()} CPU cores",
+    }
     report["memory"] = state_memory(state) | {"capacity": slices.chip.memory}
     report["flops"] = flops(recipe, state, record, dual=dual)
     if compiled is None:
@@ -104,13 +105,16 @@ def compile_step(
     return Step(report, compiled)
 
 
-def compile_only(config: Config, topology: str | None, folder: epath.PathLike) -> bool:
+def compile_only(
+    config: Config, topology: str | None, folder: epath.PathLike, step_file: str | None = None
+) -> bool:
     """Compile a step, print what it needs and write it to a JSON file; nothing runs.
 
     Args:
         config: of the run.
         topology: e.g. "v5e:8x8".
         folder: where the file goes.
+        step_file: where the compiled step is stored, if it fits; see `stored_step`.
 
     Returns:
         Whether the step fits.
@@ -121,12 +125,16 @@ def compile_only(config: Config, topology: str | None, folder: epath.PathLike) -
     if topology is None:
         raise UserError("got no --topology to compile for, expected a slice; name e.g. v5e:8x8")
     jax.config.update("jax_platforms", "cpu")  # no chip is needed, so none is taken
-    report = compile_step(config, topology).report
+    step = compile_step(config, topology)
+    report = step.report
     path = epath.Path(folder) / f"aot-{topology.replace(':', '-')}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
     print(summary(report))
     print(f"written to {path}")
+    if step_file and step.compiled is not None:
+        save_step(step.compiled, config, step_file)
+        print(f"the step itself is in {step_file}")
     return report["fits"]
 
 
@@ -180,26 +188,6 @@ def jit_step(recipe: Recipe, mesh: jax.sharding.Mesh, **options: Any) -> Any:
         donate_argnums=0,
         out_shardings=(sharding.state_shardings(mesh, state), sharding.replicated(mesh)),
     )
-
-
-def save_step(compiled: jax.stages.Compiled, path: str | Path) -> None:
-    """Store a compiled program for devices like those that it was compiled for."""
-    Path(path).write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
-
-
-def load_step(path: str | Path) -> jax.stages.Compiled:
-    """Load what `save_step` stored, which must be trusted: the file may hold any code.
-
-    Raises:
-        UserError: it was made for another platform or version, or is none of ours.
-    """
-    try:
-        return serialize_executable.deserialize_and_load(*pickle.loads(Path(path).read_bytes()))
-    except (OSError, pickle.UnpicklingError, ValueError, TypeError, RuntimeError) as error:
-        raise UserError(
-            f"got {path}, a step that cannot be loaded here ({' '.join(str(error).split())[:150]}),"
-            " expected one that this version compiled for these devices; compile it again"
-        ) from error
 
 
 # ----------------------------------------------------------------------------------- what it needs
@@ -335,40 +323,6 @@ def _needed(message: str) -> str:
     """What the compiler said of memory."""
     numbers = re.search(r"\(?\d[\d.]*[GMK]\)? exceeds[^.]*\(?[\d.]+[GMK]\)?", message)
     return numbers[0] if numbers else " ".join(message.split())[:200]
-
-
-def roofline(report: Report, slices: Slice) -> dict[str, Any]:
-    """Seconds that a step takes at least, what bounds it, and the utilization that this allows."""
-    chip = slices.chip
-    across = slices.count > 1
-    ici = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
-    dcn = sum(c["bytes"] for c in report["collectives"] if across and "data" in c["axes"])
-    seconds = {
-        "compute": report["flops"]["executed"] / report["chips"] / chip.peak_flops,
-        "hbm": report["hbm_bytes"] / chip.memory_bandwidth,
-        "ici": ici / (slices.links * chip.link_bandwidth) if ici else 0.0,
-        "dcn": dcn / chip.network_bandwidth,
-    }
-    return bound(seconds, report["flops"]["model"] / report["chips"] / chip.peak_flops, report)
-
-
-def bound(seconds: Mapping[str, float], useful: float, report: Report) -> dict[str, Any]:
-    """Join the times of a roofline.
-
-    Args:
-        seconds: resource -> time that it takes alone.
-        useful: time of the model's own FLOPs at their peak.
-        report: with `images_per_chip`.
-    """
-    limit = max(seconds, key=seconds.get)
-    step = seconds[limit]
-    return {
-        "seconds": dict(seconds),
-        "step_seconds": step,
-        "bound_by": limit,
-        "mfu": useful / step,
-        "images_per_second_per_chip": report["images_per_chip"] / step,
-    }
 
 
 def remedies(config: Config, mesh: jax.sharding.Mesh) -> list[str]:

@@ -4,7 +4,6 @@ The engine is JAX's own. This module only knows which environments ask for it, a
 that fails stop the run instead of leaving every process to train on its own.
 """
 
-import logging
 import os
 import sys
 import threading
@@ -15,8 +14,6 @@ from typing import Any
 import jax
 
 from colorize_jax.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 TIMEOUT = 300  # seconds until all processes have to be there
 MARGIN = 60  # seconds by which JAX would wait longer
@@ -47,7 +44,7 @@ def initialize(
     num_processes: int | None = None,
     process_id: int | None = None,
     timeout: int = TIMEOUT,
-) -> None:
+) -> Start | None:
     """Join the other processes of the run, where there are others; before anything else of JAX.
 
     Args:
@@ -56,12 +53,15 @@ def initialize(
         process_id: of this process, from 0.
         timeout: seconds to wait for the others.
 
+    Returns:
+        What asked for several processes; None where this one runs alone.
+
     Raises:
         UserError: the processes do not come together.
     """
     start = find_start(os.environ, coordinator, num_processes, process_id)
     if start is None:
-        return
+        return None
     watchdog = threading.Timer(timeout, _give_up, [start, timeout])
     watchdog.daemon = True
     watchdog.start()
@@ -78,14 +78,7 @@ def initialize(
         raise UserError(_failure(start, reason)) from error
     finally:
         watchdog.cancel()
-    logger.info(
-        "process %d of %d (%s), %d of %d devices",
-        jax.process_index(),
-        jax.process_count(),
-        start.reason,
-        jax.local_device_count(),
-        jax.device_count(),
-    )
+    return start
 
 
 def _give_up(start: Start, timeout: int) -> None:

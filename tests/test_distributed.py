@@ -122,6 +122,8 @@ def train(workdir, num_processes):
         "--config.mesh.data=2",
         "--config.mesh.fsdp=-1",
         "--config.checkpoint.keep_last=3",
+        # Adam's first steps are as large for gradients next to zero as for any: not with this.
+        "--config.optimizer.eps=1e-3",
     ]
     address = f"127.0.0.1:{free_port()}"
     variables = environment(DEVICES // num_processes)
@@ -157,13 +159,12 @@ def assert_same_run(workdir, expected):
     assert [m["step"] for m in own] == [m["step"] for m in theirs] == [1, 2, 3, 4]
     for a, b in zip(own, theirs, strict=True):
         for name in ("loss", "gram_loss", "gradient_norm", "parameter_norm"):
-            np.testing.assert_allclose(a[name], b[name], rtol=2e-5, err_msg=name)
+            # The Gram loss is a small difference of large sums.
+            atol = 1e-8 if name == "gram_loss" else 0
+            np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=atol, err_msg=name)
     left, right = (RunWeights(path, raw=True).read("unet") for path in (workdir, expected))
-    flat = zip(*map(flatten, (left, right)), strict=True)
-    for (name, a), (_, b) in flat:
-        # Adam's first steps are as large for gradients next to zero as for any.
-        close = np.abs(a - b) < 1e-5
-        assert close.mean() > 0.99, name
+    for (name, a), (_, b) in zip(*map(flatten, (left, right)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5, err_msg=name)
 
 
 def flatten(tree, prefix=""):
