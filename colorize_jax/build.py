@@ -52,6 +52,7 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
         | {
             "num_res_blocks": model.num_res_blocks,
             "transformer_depth": list(model.transformer_depth),
+            "norm_groups": model.norm_groups,
             "head_dim": model.head_dim,
             "context_channels": model.context_channels,
             "vector_channels": model.vector_channels,

@@ -18,10 +18,11 @@ class ModelConfig:
     """The trained networks: UNet, sketch encoder and reference projection.
 
     Attributes:
-        model_channels: channels of the first level; a multiple of 32.
+        model_channels: channels of the first level; a multiple of `norm_groups`.
         channel_mult: multiple of them at each level.
         num_res_blocks: res blocks a level in the encoder, one more in the decoder.
         transformer_depth: transformer blocks after each res block, by level.
+        norm_groups: groups of channels that the UNet's GroupNorms take statistics of.
         head_dim: channels of the UNet's attention heads.
         context_channels: width of the reference's tokens.
         vector_channels: width of the size and score embedding.
@@ -44,6 +45,7 @@ class ModelConfig:
     channel_mult: tuple[int, ...] = (1, 2, 4)
     num_res_blocks: int = 2
     transformer_depth: tuple[int, ...] = (0, 2, 10)
+    norm_groups: int = 32
     head_dim: int = 64
     context_channels: int = 2048
     vector_channels: int = 512

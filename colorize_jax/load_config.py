@@ -280,6 +280,11 @@ def _check_networks(config: Config) -> None:
             f"got model.vector_channels = {model.vector_channels}, expected a multiple of 4; it "
             "holds two sinusoids of cosines and sines"
         )
+    if model.norm_groups < 1 or model.model_channels % model.norm_groups:
+        raise UserError(
+            f"got model.norm_groups = {model.norm_groups}, expected a divisor of "
+            f"model.model_channels = {model.model_channels}; change one of them"
+        )
     patches = encoders.autoencoder == "patch"
     downsampling = encoders.patch_size if patches else VAE_DOWNSAMPLING
     if math.prod(model.sketch_strides) != downsampling:

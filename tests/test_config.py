@@ -71,6 +71,7 @@ WRONG = {
     "model.transformer_depth=(0,1)": "one number a level",
     "model.hint_blocks=(0,3)": "expected four",
     "model.vector_channels=126": "multiple of 4",
+    "model.norm_groups=24": "expected a divisor of model.model_channels",
     "model.sketch_strides=(2,2,2)": "expected a product of 4",
     "data.height=72": "data.height = 72, expected a multiple of 16",
     "mesh.fsdp=-1": "-1 on one axis",

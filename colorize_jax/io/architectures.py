@@ -29,6 +29,7 @@ PUBLISHED: Mapping[str, Config] = {
         "channel_mult": [1, 2, 4],
         "num_res_blocks": 2,
         "transformer_depth": [0, 2, 10],
+        "norm_groups": 32,
         "head_dim": 64,
         "context_channels": 2048,
         "vector_channels": 512,

@@ -40,14 +40,18 @@ UNET_FIXED: Mapping[str, Any] = {
     "freq_shift": 0,
     "mid_block_type": "UNetMidBlock2DCrossAttn",
     "norm_eps": 1e-5,
-    "norm_num_groups": 32,
     "only_cross_attention": False,
     "resnet_time_scale_shift": "default",
     "reverse_transformer_layers_per_block": None,
     "time_embedding_type": "positional",
     "use_linear_projection": True,
 }
-UNET_DEFAULTS = {**UNET_FIXED, "addition_embed_type": None, "use_linear_projection": False}
+UNET_DEFAULTS = {
+    **UNET_FIXED,
+    "addition_embed_type": None,
+    "norm_num_groups": 32,
+    "use_linear_projection": False,
+}
 VAE_FIXED: Mapping[str, Any] = {
     "act_fn": "silu",
     "in_channels": 3,
@@ -175,6 +179,7 @@ def unet_json(config: Config) -> dict[str, Any]:
         "down_block_types": down,
         "in_channels": config["in_channels"],
         "layers_per_block": config["num_res_blocks"],
+        "norm_num_groups": config["norm_groups"],
         "out_channels": config["out_channels"],
         "projection_class_embeddings_input_dim": config["vector_channels"],
         "sample_size": 128,
@@ -264,6 +269,7 @@ def _unet_config(folder: Path, content: Mapping[str, Any]) -> Config:
             "transformer_depth": [
                 d if cross else 0 for d, cross in zip(depth, crossed, strict=True)
             ],
+            "norm_groups": content["norm_num_groups"],
             "head_dim": sizes.pop(),
             "context_channels": content["cross_attention_dim"],
             "vector_channels": content["projection_class_embeddings_input_dim"],

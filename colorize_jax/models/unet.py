@@ -97,11 +97,12 @@ class UNet(nn.Module):
     """The denoiser; see `spec: UNet`. Defaults are the published colorizer's.
 
     Attributes:
-        model_channels: channels of the first level; a multiple of 32.
+        model_channels: channels of the first level; a multiple of `norm_groups`.
         channel_mult: multiple of them at each level.
         num_res_blocks: res blocks a level in the encoder, one more in the decoder.
         transformer_depth: transformer blocks after each res block, by level; the last one is also
             that of the middle.
+        norm_groups: groups of channels that a GroupNorm takes statistics of.
         head_dim: D of the attention heads.
         context_channels: width of the context's tokens; 0 leaves cross-attention out.
         vector_channels: width of the size embedding; 0 leaves it out.
@@ -123,6 +124,7 @@ class UNet(nn.Module):
     channel_mult: tuple[int, ...] = (1, 2, 4)
     num_res_blocks: int = 2
     transformer_depth: tuple[int, ...] = (0, 2, 10)
+    norm_groups: int = 32
     head_dim: int = 64
     context_channels: int = 2048
     vector_channels: int = 512
@@ -155,7 +157,7 @@ class UNet(nn.Module):
                 setattr(self, f"{prefix}_modules_{i}_0", reader)
                 setattr(self, f"{prefix}_modules_{i}_1", Dense(channels, dtype=self.dtype))
         if self.num_output_blocks is None:
-            self.out_0 = group_norm(1e-5, self.dtype)
+            self.out_0 = group_norm(1e-5, self.dtype, self.norm_groups)
             self.out_2 = Conv(self.out_channels, kernel_init=near_zero_init, dtype=self.dtype)
 
     def _module(self, piece: Piece) -> nn.Module:
@@ -163,6 +165,7 @@ class UNet(nn.Module):
             return SpatialTransformer(
                 piece.channels,
                 piece.depth,
+                self.norm_groups,
                 self.head_dim,
                 self.context_channels,
                 self.loras,
@@ -170,7 +173,7 @@ class UNet(nn.Module):
                 self.dtype,
                 self.implementation,
             )
-        return make_module(piece, self.remat, self.dtype)
+        return make_module(piece, self.remat, self.dtype, self.norm_groups)
 
     # ----------------------------------------------------------------- what the UNet is made of
 

@@ -94,15 +94,16 @@ class ResBlock(nn.Module):
 
     channels: int
     dtype: Any = jnp.float32
+    norm_groups: int = 32
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array) -> Array:
         """Args: x (B, h, w, C'), embedding (B, E) -> (B, h, w, C)."""
-        h = nn.silu(group_norm(1e-5, self.dtype, name="in_layers_0")(x))
+        h = nn.silu(group_norm(1e-5, self.dtype, self.norm_groups, name="in_layers_0")(x))
         h = Conv(self.channels, dtype=self.dtype, name="in_layers_2")(h)
         shift = Dense(self.channels, dtype=self.dtype, name="emb_layers_1")
         h = h + shift(nn.silu(embedding))[:, None, None, :]
-        h = nn.silu(group_norm(1e-5, self.dtype, name="out_layers_0")(h))
+        h = nn.silu(group_norm(1e-5, self.dtype, self.norm_groups, name="out_layers_0")(h))
         last = Conv(
             self.channels, kernel_init=near_zero_init, dtype=self.dtype, name="out_layers_3"
         )
@@ -139,7 +140,11 @@ class Upsample(nn.Module):
 
 
 def make_module(
-    piece: Piece, remat: Callable[..., bool] | None = None, dtype: Any = jnp.float32, **options: Any
+    piece: Piece,
+    remat: Callable[..., bool] | None = None,
+    dtype: Any = jnp.float32,
+    norm_groups: int = 32,
+    **options: Any,
 ) -> nn.Module:
     """Make a module that is no transformer; `options` are those of every Flax module."""
     if piece.kind == "conv":
@@ -149,6 +154,6 @@ def make_module(
         if remat is not None:
             # Outside of a loop XLA would merge what is computed again with what was computed once.
             block = nn.remat(ResBlock, policy=remat, prevent_cse=True)
-        return block(piece.channels, dtype, **options)
+        return block(piece.channels, dtype, norm_groups, **options)
     kinds = {"down": Downsample, "up": Upsample}
     return kinds[piece.kind](piece.channels, dtype, **options)

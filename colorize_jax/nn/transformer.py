@@ -275,6 +275,7 @@ class SpatialTransformer(nn.Module):
 
     Attributes:
         depth: number of blocks L.
+        norm_groups: groups of channels that the GroupNorm takes statistics of.
         head_dim: D of the attention heads.
         context_channels: width of the context's tokens; 0 leaves cross-attention out.
         loras: low-rank additions of the cross-attention.
@@ -285,6 +286,7 @@ class SpatialTransformer(nn.Module):
 
     channels: int
     depth: int
+    norm_groups: int
     head_dim: int
     context_channels: int = 0
     loras: LoRAs = ()
@@ -293,7 +295,7 @@ class SpatialTransformer(nn.Module):
     implementation: str = "auto"
 
     def setup(self) -> None:
-        self.norm = group_norm(1e-6, self.dtype)
+        self.norm = group_norm(1e-6, self.dtype, self.norm_groups)
         self.proj_in = Dense(self.channels, dtype=self.dtype)
         self.proj_out = Dense(self.channels, dtype=self.dtype, kernel_init=near_zero_init)
         # Flax checks a parameter's shape by tracing its initializer, which here is a whole block's:
