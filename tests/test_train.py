@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import jax
@@ -121,6 +122,8 @@ def test_loss_that_is_no_number_stops_with_its_step_and_keeps_the_last_checkpoin
         (["--config.total_steps=many"], "total_steps = 'many', expected a whole number"),
         (["--config.gram.blocks=(99,)"], "expected 1..7"),
         (["--steps=3"], "got argument '--steps=3'"),
+        (["--profile=5"], "got --profile=5, expected START:STOP of updates"),
+        (["--config.mesh.data=2", "--config.mesh.fsdp=3"], "expected sizes whose product is 1"),
     ],
 )
 def test_bad_options_are_one_line_and_status_2(
@@ -130,6 +133,37 @@ def test_bad_options_are_one_line_and_status_2(
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trace_and_a_warning_where_the_time_goes_to_waiting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(content: dict) -> dict:
+        time.sleep(0.5)
+        return {name: content[name] for name in datasets.RECORD_KEYS}
+
+    monkeypatch.setattr(datasets, "step_record", slow)
+    assert run(tmp_path, "--profile=1:2") == 0
+    assert len(list(tmp_path.glob("plugins/profile/*/*.xplane.pb"))) == 1
+    assert "of the time waits for data; raise data.num_workers" in caplog.text
+
+
+def test_compiled_programs_are_kept_where_the_flag_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    before = jax.config.jax_compilation_cache_dir
+
+    def start(*arguments: object) -> int:
+        seen.append(jax.config.jax_compilation_cache_dir)
+        return 0
+
+    monkeypatch.setattr(train, "train", start)
+    try:
+        assert run(tmp_path, f"--compilation_cache={tmp_path / 'xla'}") == 0
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert seen == [str(tmp_path / "xla")]
 
 
 def test_workdir_of_another_config_is_refused(
