@@ -2,6 +2,7 @@
 
 A command is a module of `colorize_jax.commands` with `HELP` (one line), `add_arguments(parser)` and
 `run(args) -> int`. It imports what it works with inside `run`, so that `--help` answers at once.
+Where it gives its parser the default `overrides`, that is the list of `--config.key=value`.
 """
 
 import argparse
@@ -19,6 +20,7 @@ COMMANDS = {
     "export": "export_weights",
     "inspect": "inspect_weights",
     "verify": "verify",
+    "benchmark": "benchmark",
 }
 
 USER_ERROR_STATUS = 2
@@ -46,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 1 where a check failed, 2 for bad input (one line on stderr says what).
     """
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and not hasattr(args, "overrides"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides = rest
     try:
         return args.run(args)
     except UserError as error:

@@ -40,9 +40,18 @@ def initial_state(recipe: Recipe, shardings: Any = None) -> TrainState:
         mesh = jax.tree.leaves(shardings)[0].mesh
         loaded = place(state_shardings(mesh, loaded), loaded)
 
+    return _draw(recipe, loaded, shardings)
+
+
+def random_state(recipe: Recipe, shardings: Any = None) -> TrainState:
+    """The same with random parameters in the place of all weights, to measure speed and memory."""
+    return _draw(recipe, {}, shardings)
+
+
+def _draw(recipe: Recipe, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
     # Hundreds of small draws compile in half the time with this generator.
     # Random numbers of parameters that were loaded are never computed: nothing reads them.
-    def create(loaded: Params) -> TrainState:
+    def create(loaded: Mapping[str, Params]) -> TrainState:
         return _create(recipe, jax.random.key(recipe.config.seed, impl="unsafe_rbg"), loaded)
 
     return jax.jit(create, out_shardings=shardings)(loaded)

@@ -1,0 +1,133 @@
+"""Pictures from noise, as training's samples and evaluation make them: timed on devices."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from colorize_jax.aot import abstract_record, for_platform
+from colorize_jax.benchmark.step import synthetic_record
+from colorize_jax.benchmark.timing import (
+    Report,
+    compile_program,
+    fitting,
+    header,
+    mesh_of,
+    rates,
+    repeat,
+    table,
+    title,
+)
+from colorize_jax.build import build_recipe, random_params
+from colorize_jax.config import Config
+from colorize_jax.diffusion.samplers import find_sampler
+from colorize_jax.flops import count_flops
+from colorize_jax.inference.sampling import Colorize, make_colorize
+from colorize_jax.sharding import batch_sharding, batch_shards, check_batch, state_shardings
+from colorize_jax.training.augment import to_batch
+from colorize_jax.training.measure import countable
+from colorize_jax.training.step import Recipe
+from colorize_jax.types import Array, Params
+
+
+def benchmark_sample(config: Config, batch_size: int | None = None, calls: int = 10) -> Report:
+    """Time the colouring of batches by the config's sampler, from references to pixels.
+
+    Args:
+        config: of a run; its weights are not read. Parameters have the dtype of its products.
+        batch_size: pictures at a time, all devices together; by default one a device.
+        calls: how many batches.
+
+    Raises:
+        UserError: batch, mesh and devices do not go together, or the program does not fit.
+    """
+    mesh = mesh_of(config)
+    config = sampling_config(config, batch_size or batch_shards(mesh))
+    check_batch(mesh, config.data.batch_size)
+    config = for_platform(config, mesh.devices.flat[0].platform)
+    recipe = build_recipe(config)
+    evaluations = find_sampler(config.sampling.sampler).evaluations
+    steps = config.sampling.num_steps
+    trips = None if evaluations is None else evaluations(steps)
+    report = header("sample", config, mesh) | {
+        "sampler": config.sampling.sampler,
+        "steps": steps,
+        "evaluations": trips,
+        "reference_guidance": config.sampling.reference_guidance,
+    }
+    with jax.set_mesh(mesh), fitting("a sampling program"):
+        params = _params(recipe, mesh)
+        record = synthetic_record(config, mesh)
+        keys = _keys(config, mesh)
+        flops = None if trips is None else sample_flops(recipe, trips)
+        compiled, program = compile_program(jax.jit(_on_records(recipe)), params, record, keys)
+        seconds = repeat(lambda: compiled(params, record, keys), calls)
+    program |= rates(seconds, config.data.batch_size, flops, mesh)
+    return report | {"programs": {"sample": program}}
+
+
+def summary(report: Report) -> str:
+    """The report of `benchmark_sample` as a table."""
+    return (
+        f"{title(report)}\n{report['sampler']}, {report['steps']} steps, guidance "
+        f"{report['reference_guidance']:g}\n\n{table(report['programs'])}"
+    )
+
+
+def sample_flops(recipe: Recipe, evaluations: int) -> int:
+    """FLOPs of the colouring of a batch, encoders and decoder included, from shapes alone.
+
+    Args:
+        recipe: static; its config's batch is counted.
+        evaluations: of the denoiser, as often as the sampler's loop runs.
+    """
+    batch = recipe.config.data.batch_size
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+    params = jax.eval_shape(lambda: random_params(recipe, jax.random.key(0)))
+    run = _on_records(countable(recipe))
+    return count_flops(run, params, abstract_record(recipe.config), keys, while_trips=evaluations)
+
+
+def sampling_config(config: Config, batch_size: int) -> Config:
+    """The config of batches of another size; sampling has no Gram loss that asks for two."""
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, batch_size=batch_size),
+        optimizer=dataclasses.replace(config.optimizer, accumulation=1),
+    )
+
+
+def _on_records(recipe: Recipe) -> Any:
+    """(parameters, loader's batch, keys) -> pictures."""
+    config = recipe.config
+    colorize: Colorize = make_colorize(
+        recipe.colorizer,
+        recipe.encoders,
+        recipe.schedule,
+        config.sampling,
+        config.diffusion.prediction_type,
+    )
+
+    def run(params: Params, record: dict[str, Array], keys: Array) -> Array:
+        return colorize(params, to_batch(record), keys)
+
+    return run
+
+
+def _keys(config: Config, mesh: Mesh) -> Array:
+    def create() -> Array:
+        return jax.random.split(jax.random.key(config.seed), config.data.batch_size)
+
+    return jax.jit(create, out_shardings=batch_sharding(mesh))()
+
+
+def _params(recipe: Recipe, mesh: Mesh) -> Params:
+    dtype = jnp.dtype(recipe.config.model.dtype)
+
+    def create() -> Params:
+        key = jax.random.key(recipe.config.seed, impl="unsafe_rbg")
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), random_params(recipe, key))
+
+    return jax.jit(create, out_shardings=state_shardings(mesh, jax.eval_shape(create)))()

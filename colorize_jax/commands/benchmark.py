@@ -1,0 +1,121 @@
+"""`benchmark`: how fast training and sampling are, and how much memory they need."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HELP = "time the training step or sampling, count a step's FLOPs, or find a picture's memory"
+EPILOG = (
+    "step: the training step with one branch and with both. sample: pictures by the config's "
+    "sampler. memory: what colouring a picture needs, by compilation alone. Weights and pictures "
+    "are random. --config.section.key=value overrides the config."
+)
+DEFAULT_CALLS = 10
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.epilog = EPILOG
+    parser.add_argument("what", choices=["step", "sample", "memory"], help="see below")
+    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    parser.add_argument("--resolution", type=int, metavar="N", help="height and width, px")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        metavar="N",
+        help="all devices together (default of step: the config's; of sample: one a device)",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=DEFAULT_CALLS,
+        metavar="N",
+        help=f"how many warm calls are timed (default: {DEFAULT_CALLS})",
+    )
+    parser.add_argument(
+        "--branches", choices=["single", "dual", "both"], default="both", help="of step"
+    )
+    parser.add_argument(
+        "--count", action="store_true", help="of step: count FLOPs from shapes; nothing runs"
+    )
+    parser.add_argument(
+        "--topology",
+        metavar="CHIP:SHAPE",
+        help="of step and memory: compile for a TPU slice, e.g. v5p:2x2x1; nothing runs",
+    )
+    parser.add_argument("--output", metavar="JSON", help="write all that was found to a file")
+    parser.add_argument("--overwrite", action="store_true", help="replace that file")
+    parser.set_defaults(overrides=[])
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print a table, and write the file where one is named."""
+    import jax
+
+    from colorize_jax import distributed
+    from colorize_jax.io.atomic import atomic_output
+    from colorize_jax.load_config import load_config
+
+    _check(args)
+    overrides = list(args.overrides)
+    if args.resolution is not None:
+        overrides += [f"--config.data.{side}={args.resolution}" for side in ("height", "width")]
+    if args.batch_size is not None and args.what == "step":
+        overrides.append(f"--config.data.batch_size={args.batch_size}")
+    config = load_config(args.config, overrides)
+    measure, summary = _chosen(args)
+    if args.count or args.topology:
+        jax.config.update("jax_platforms", "cpu")  # no device is needed, so none is taken
+    else:
+        distributed.initialize()
+    report = measure(config) | {"config_file": args.config, "overrides": overrides}
+    if jax.process_index() > 0:
+        return 0
+    print(summary(report))
+    if args.output:
+        text = json.dumps(report, indent=2) + "\n"
+        with atomic_output(args.output, nbytes=len(text), overwrite=args.overwrite) as place:
+            place.write_text(text)
+        print(f"written to {args.output}")
+    return 0
+
+
+def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[Any], str]]:
+    """What to do with a config, and with what comes of it."""
+    from colorize_jax.benchmark import memory, sample, step
+
+    if args.what == "memory":
+        return (lambda config: memory.picture_memory(config, args.topology)), memory.summary
+    if args.what == "sample":
+        return (
+            lambda config: sample.benchmark_sample(config, args.batch_size, args.steps)
+        ), sample.summary
+    if args.count:
+        return step.count_step, step.count_summary
+    if args.topology:
+        return (
+            lambda config: step.compile_steps(config, args.topology, args.branches)
+        ), step.compile_summary
+    return (lambda config: step.benchmark_step(config, args.branches, args.steps)), step.summary
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UserError before anything slow where arguments are wrong."""
+    from colorize_jax.errors import UserError
+
+    for name in ("steps", "batch_size", "resolution"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"got --{name} {value}, expected at least 1; change it")
+    for name, kinds in (("count", ("step",)), ("topology", ("step", "memory"))):
+        if getattr(args, name) and args.what not in kinds:
+            raise UserError(
+                f"got --{name} with {args.what}, expected it with {' or '.join(kinds)} only; leave "
+                "it out"
+            )
+    if args.output and Path(args.output).exists() and not args.overwrite:
+        raise UserError(
+            f"got output {args.output} that exists, expected a new name; or pass --overwrite"
+        )

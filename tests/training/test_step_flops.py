@@ -1,0 +1,100 @@
+"""What the second branch costs, counted on traced programs."""
+
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from recipes import make_inputs, make_params, make_recipe
+
+from colorize_jax.benchmark.step import count_step
+from colorize_jax.flops import count_flops
+from colorize_jax.load_config import load_config
+from colorize_jax.training.losses.gram import gram_loss
+from colorize_jax.training.measure import countable
+from colorize_jax.training.step import Taps, embed, gradients
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def test_both_branches_at_full_size():
+    """1024 px, published networks: a second whole pass would make it 2.0 for the UNet."""
+    report = count_step(load_config(CONFIGS / "base.py"))
+    print(report["ratios"])
+    # Both branches share sketch and frozen encoders whole.
+    assert (
+        report["ratios"]["total"] < report["ratios"]["trained"] < report["ratios"]["unet"] <= 1.80
+    )
+    # Three passes of the plain forward, whose count is that of the published UNet.
+    single = report["programs"]["single"]
+    assert single["unet"] == pytest.approx(3 * 6_892_250_071_040, rel=0.01)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return countable(make_recipe())
+
+
+@pytest.fixture(scope="module")
+def abstract():
+    """Parameters and inputs of a step."""
+    return jax.eval_shape(lambda: (make_params(), make_inputs()))
+
+
+def step_cost(recipe, abstract, *, dual):
+    params, inputs = abstract
+    run = functools.partial(gradients, recipe, dual=dual)
+    return count_flops(lambda p, i: run(p, {}, i, jnp.float32(1)), params, inputs)
+
+
+def test_without_the_gram_weight_the_second_branch_costs_nothing(recipe, abstract):
+    """Such a step is one pass of networks that know of no second branch."""
+
+    def plain(params, inputs):
+        def total(params):
+            conditions = embed(recipe.colorizer, params, inputs)
+            latents, timesteps = inputs.latents, inputs.draws.timesteps
+            return jnp.sum(recipe.colorizer.denoise(params, latents, timesteps, conditions))
+
+        return jax.value_and_grad(total)(params)
+
+    assert step_cost(recipe, abstract, dual=False) == count_flops(plain, *abstract)
+
+
+def test_the_second_branch_costs_only_what_is_its_own(recipe, abstract):
+    """Neither the prefix nor anything past the last Gram block runs twice, forward or backward."""
+    params, inputs = abstract
+    colorizer, taps = recipe.colorizer, Taps(recipe.colorizer, recipe.config.gram)
+    conditions = jax.eval_shape(lambda p, i: embed(colorizer, p, i), params, inputs)
+    trunk = jax.eval_shape(
+        lambda p, i, c: colorizer.prefix(p, i.latents, i.draws.timesteps, c),
+        params,
+        inputs,
+        conditions,
+    )
+
+    def features(params, trunk, tokens, hints):
+        # Keys and values of the context once, of the stacks that the branch goes through.
+        keys_values = colorizer.project_context(params, colorizer.context(params, *tokens))
+        _, found = colorizer.body(
+            params, trunk, keys_values, hints, collect=taps.collect, until=taps.last
+        )
+        return taps.select(found)
+
+    def branch(params, trunk, hints, tokens):
+        def total(params, trunk, hints):
+            found = features(params, trunk, tokens, hints)
+            return sum(jnp.sum(leaf) for leaf in found.values())
+
+        return jax.value_and_grad(total, argnums=(0, 1, 2))(params, trunk, hints)
+
+    own = count_flops(branch, params, trunk, conditions.hints, inputs.other_tokens)
+    found = jax.eval_shape(features, params, trunk, inputs.other_tokens, conditions.hints)
+
+    def compare(misaligned, aligned):
+        return jax.value_and_grad(lambda x: gram_loss(x, aligned)[0])(misaligned)
+
+    grams = count_flops(compare, found, found)
+    single, dual = (step_cost(recipe, abstract, dual=dual) for dual in (False, True))
+    assert dual - single == own + grams
