@@ -23,6 +23,9 @@ from colorize_jax.chips import CHIPS, GIB, Chip, Slice, min_links
 Report = dict[str, Any]
 
 CHIP_COUNTS = (16, 64, 256, 1024)
+RESOURCES = {"compute": "compute", "hbm": "HBM", "ici": "ICI", "dcn": "the network between slices"}
+# Columns of the short table.
+SHORT = ["chips", "batch", "bound by", "images/s at most", "MFU at most", "MFU without overlap"]
 
 
 def roofline(report: Report, slices: Slice) -> dict[str, Any]:
@@ -175,26 +178,34 @@ def report_table(reports: Sequence[Report]) -> str:
     return _markdown([[name, *texts] for name, texts in rows.items()])
 
 
-def scaling_table(reports: Sequence[Report]) -> str:
+def scaling_table(reports: Sequence[Report], *, short: bool = False) -> str:
     """Weak scaling on paper, as a Markdown table with a row for each report and number of chips."""
-    lines = [
-        ["chips", "slices", "data x fsdp", "images a chip", "HBM a chip", "sent by a chip"]
-        + ["compute", "HBM", "ICI", "between slices", "bound by", "images/s at most", "MFU at most"]
-    ]
-    for report in reports:
-        name = report["topology"].split(":")[0]
-        for chips in CHIP_COUNTS:
-            at = scaled(report, chips)
-            times = [f"{1e3 * at['seconds'][key]:.0f} ms" for key in ("compute", "hbm", "ici")]
-            slow = at["seconds"]["dcn"]
-            lines.append(
-                [f"{chips} {name}", at["slices"], " x ".join(map(str, at["mesh"]))]
-                + [f"{report['images_per_chip']:g}", f"{at['memory'] / GIB:.1f} GiB"]
-                + [f"{at['sent'] / 1e9:.1f} GB", *times, f"{1e3 * slow:.0f} ms" if slow else "–"]
-                + [at["bound_by"], f"{chips * at['images_per_second_per_chip']:.0f}"]
-                + [f"{100 * at['mfu']:.0f} % ({100 * at['mfu_apart']:.0f} %)"]
-            )
-    return _markdown(lines)
+    rows = [_scaling_row(report, chips) for report in reports for chips in CHIP_COUNTS]
+    names = SHORT if short else list(rows[0])
+    return _markdown([names, *([row[name] for name in names] for row in rows)])
+
+
+def _scaling_row(report: Report, chips: int) -> dict[str, str]:
+    at = scaled(report, chips)
+    times = {name: f"{1e3 * seconds:.0f} ms" for name, seconds in at["seconds"].items()}
+    batch = report["images_per_chip"]
+    return {
+        "chips": f"{chips} {report['topology'].split(':')[0]}",
+        "slices": at["slices"],
+        "data x fsdp": " x ".join(map(str, at["mesh"])),
+        "images a chip": f"{batch:g}",
+        "batch": f"{chips * batch:g}",
+        "HBM a chip": f"{at['memory'] / GIB:.1f} GiB",
+        "sent by a chip": f"{at['sent'] / 1e9:.1f} GB",
+        "compute": times["compute"],
+        "HBM": times["hbm"],
+        "ICI": times["ici"],
+        "between slices": times["dcn"] if at["seconds"]["dcn"] else "–",
+        "bound by": RESOURCES[at["bound_by"]],
+        "images/s at most": f"{chips * at['images_per_second_per_chip']:.0f}",
+        "MFU at most": f"{100 * at['mfu']:.0f} %",
+        "MFU without overlap": f"{100 * at['mfu_apart']:.0f} %",
+    }
 
 
 def _pair(flops: Mapping[str, int], unit: float, name: str) -> str:
@@ -210,8 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print both tables; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m colorize_jax.roofline")
     parser.add_argument("reports", nargs="+", metavar="REPORT", help="of train.py --compile_only")
+    parser.add_argument("--short", action="store_true", help="weak scaling alone, in few columns")
     options = parser.parse_args(arguments)
     reports = [json.loads(Path(path).read_text()) for path in options.reports]
+    if options.short:
+        print(scaling_table(reports, short=True))
+        return 0
     print(report_table(reports))
     print()
     print(scaling_table(reports))

@@ -105,4 +105,6 @@ def test_tables_of_reports(tmp_path, capsys):
     )
     assert "| a step takes at least | 1970 ms (compute) | 1970 ms (compute) |" in first
     assert len(second.splitlines()) == 2 + 2 * 4
-    assert "| 1024 v5e | 4 x 16x16 | 16 x 64 | 2 |" in second
+    assert "| 1024 v5e | 4 x 16x16 | 16 x 64 | 2 | 2048 |" in second
+    assert roofline.main(["--short", str(paths[0])]) == 0
+    assert "| 64 v5e | 128 | compute | 65 | 51 % | 38 % |" in capsys.readouterr().out
