@@ -19,7 +19,11 @@ from colorize_jax.types import Array
 POINT_LOGVAR = -30.0
 # Positions turn slowly enough for a grid of a few dozen patches, fast enough to part neighbours.
 MAX_POSITION_PERIOD = 100.0
-FEATURES = ("pixels", "mean", "std")
+FEATURES = ("pixels", "mean", "std", "region")
+# Colours in [-1, 1] that lie this far apart are about as much of one region as not: more than the
+# shades of a surface, less than most neighbouring surfaces.
+REGION_BANDWIDTH = 0.2
+REGION_CHANNELS = 6
 
 
 class PatchAutoencoder(nn.Module):
@@ -68,10 +72,15 @@ class PatchAutoencoder(nn.Module):
 class PatchReferenceEncoder(nn.Module):
     """Tokens of a reference are its patches: their pixels, statistics and positions.
 
+    Pretrained encoders' tokens know what object they belong to. Here "region" takes that part: a
+    patch's token says where else the picture has the patch's colour, which tells a background from
+    hair from a scarf without a learned weight.
+
     Attributes:
         image_size: side in pixels to which references are resized; the aspect is not kept.
         patch_size: side of a patch in pixels.
-        features: of `FEATURES`: a patch's pixels, and each colour's mean and deviation in it.
+        features: of `FEATURES`: a patch's pixels, each colour's mean and deviation in it, and the
+            region of the picture that shares its mean colour (`describe_regions`).
         positions: whether tokens say where their patch lies, by sinusoids of row and column.
         position_channels: width of that, a multiple of 4.
         class_token: whether a token for the whole image precedes the patches, as CLIP has one.
@@ -81,7 +90,7 @@ class PatchReferenceEncoder(nn.Module):
 
     image_size: int = 64
     patch_size: int = 8
-    features: Sequence[str] = FEATURES
+    features: Sequence[str] = FEATURES[:3]
     positions: bool = True
     position_channels: int = 32
     class_token: bool = False
@@ -119,7 +128,8 @@ class PatchReferenceEncoder(nn.Module):
     @property
     def feature_channels(self) -> int:
         """Channels that features and positions need."""
-        widths = {"pixels": 3 * self.patch_size**2, "mean": 3, "std": 3}
+        pixels = 3 * self.patch_size**2
+        widths = {"pixels": pixels, "mean": 3, "std": 3, "region": REGION_CHANNELS}
         positions = self.position_channels if self.positions else 0
         return sum(widths[name] for name in self.features) + positions
 
@@ -132,7 +142,8 @@ class PatchReferenceEncoder(nn.Module):
         grid = self.image_size // self.patch_size
         patches = to_patches(images.astype(jnp.float32), self.patch_size)
         patches = patches.reshape(len(images), grid * grid, self.patch_size**2, 3)
-        tokens = self._describe(patches)
+        regions = describe_regions(jnp.mean(patches, axis=2), grid)
+        tokens = self._describe(patches, patches, regions)
         if self.positions:
             rows, columns = jnp.divmod(jnp.arange(grid * grid), grid)
             half = self.position_channels // 2
@@ -141,8 +152,10 @@ class PatchReferenceEncoder(nn.Module):
             places = jnp.broadcast_to(places, (*tokens.shape[:2], self.position_channels))
             tokens = jnp.concatenate([tokens, places], axis=-1)
         if self.class_token:
-            # The image's mean patch, its overall statistics, and no position.
-            whole = self._describe(jnp.mean(patches, axis=1, keepdims=True), patches)
+            # The image's mean patch, its overall statistics, no region and no position.
+            pixels = patches.reshape(len(patches), 1, -1, 3)
+            regions = jnp.zeros((len(patches), 1, REGION_CHANNELS))
+            whole = self._describe(jnp.mean(patches, axis=1, keepdims=True), pixels, regions)
             whole = jnp.pad(whole, ((0, 0), (0, 0), (0, tokens.shape[-1] - whole.shape[-1])))
             tokens = jnp.concatenate([whole, tokens], axis=1)
         missing = max(0, self.channels - self.feature_channels)
@@ -153,15 +166,42 @@ class PatchReferenceEncoder(nn.Module):
         size = self.image_size
         return self(resize_antialiased(images.astype(jnp.float32), size, size))
 
-    def _describe(self, patches: Array, counted: Array | None = None) -> Array:
-        """Features of patches (B, S, p^2, 3), statistics over all of `counted` where given."""
-        counted = patches if counted is None else counted.reshape(len(patches), 1, -1, 3)
+    def _describe(self, patches: Array, counted: Array, regions: Array) -> Array:
+        """Features of patches (B, S, p^2, 3): statistics over `counted` (B, S, N, 3), regions."""
         parts = {
             "pixels": patches.reshape(*patches.shape[:2], -1),
             "mean": jnp.mean(counted, axis=2),
             "std": jnp.std(counted, axis=2),
+            "region": regions,
         }
         return jnp.concatenate([parts[name] for name in self.features], axis=-1)
+
+
+def describe_regions(colors: Array, grid: int) -> Array:
+    """Where the picture has colours like each patch's.
+
+    Patches weigh by a Gaussian of the distance between their colours; of the weights, as of a mask,
+    the features are size, centre, spread and how much of the picture's border they cover.
+
+    Args:
+        colors: (B, S, 3) mean colours of patches in [-1, 1], row-major.
+        grid: patches a side, S = grid^2.
+
+    Returns:
+        (B, S, 6): [size, row, column, row's spread, column's spread, border], each about 0..2 or,
+        the centre, in [-1, 1].
+    """
+    distances = jnp.sum(jnp.square(colors[:, :, None] - colors[:, None]), axis=-1)
+    weights = jnp.exp(-distances / (2 * REGION_BANDWIDTH**2))  # (B, S, S)
+    rows, columns = jnp.divmod(jnp.arange(grid * grid), grid)
+    places = (2 * jnp.stack([rows, columns], axis=-1) + 1) / grid - 1  # (S, 2)
+    border = jnp.max(jnp.abs(places), axis=-1, keepdims=True) > 1 - 1.5 / grid
+    size = jnp.sum(weights, axis=-1, keepdims=True)
+    center = weights @ places / size
+    variance = weights @ jnp.square(places) / size - jnp.square(center)
+    spread = jnp.sqrt(jnp.maximum(variance, 0.0))
+    covered = weights @ border.astype(jnp.float32) / jnp.sum(border)
+    return jnp.concatenate([2 * jnp.sqrt(size) / grid, center, 2 * spread, 2 * covered], axis=-1)
 
 
 def to_patches(images: Array, patch_size: int) -> Array:

@@ -72,3 +72,17 @@ def test_without_positions_tokens_move_with_their_patches() -> None:
 def test_bad_fields_are_named(fields: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         PatchReferenceEncoder(**fields)
+
+
+def test_regions_tell_a_frame_from_what_it_frames() -> None:
+    image = np.full((1, 16, 16, 3), -1.0, np.float32)
+    image[:, 4:12, 4:12] = 1.0
+    module = PatchReferenceEncoder(16, 4, features=("region",), positions=False)
+    tokens = np.asarray(module.apply({}, jnp.asarray(image))).reshape(4, 4, 6)
+    # Of 4 x 4 patches at -0.75, -0.25, 0.25, 0.75: 4 in the middle, 12 around them.
+    middle = [2 * np.sqrt(4) / 4, 0.0, 0.0, 2 * 0.25, 2 * 0.25, 0.0]
+    spread = np.sqrt((8 * 0.75**2 + 4 * 0.25**2) / 12)
+    frame = [2 * np.sqrt(12) / 4, 0.0, 0.0, 2 * spread, 2 * spread, 2.0]
+    np.testing.assert_allclose(tokens[1, 2], middle, atol=1e-5)
+    np.testing.assert_allclose(tokens[0, 2], frame, atol=1e-5)
+    np.testing.assert_allclose(tokens[3, 0], frame, atol=1e-5)
