@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from colorize_jax import cli
+from colorize_jax.aot import abstract_record
 from colorize_jax.benchmark import memory, sample, step, timing
+from colorize_jax.build import build_recipe
 from colorize_jax.config import MeshConfig
+from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
+from colorize_jax.initialize import abstract_state
 from colorize_jax.load_config import load_config
 from colorize_jax.sharding import make_mesh
+from colorize_jax.training.measure import step_flops
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "smallest.py")
 
@@ -23,10 +28,10 @@ def benchmark(what, *options):
 
 def test_step(tmp_path, capsys):
     out = tmp_path / "step.json"
-    options = ("--batch_size", 2, "--steps", 3, "--branches", "dual", "--output", out)
-    assert benchmark("step", "--config.model.remat=block", *options) == 0
+    options = ("--batch_size", 2, "--steps", 3, "--branches", "single", "--output", out)
+    assert benchmark("step", *options) == 0
     report = json.loads(out.read_text())
-    assert (report["height"], report["batch_size"], report["remat"]) == (32, 2, "block")
+    assert (report["height"], report["batch_size"], report["remat"]) == (32, 2, "none")
     assert (report["platform"], report["num_devices"]) == ("cpu", 1)
     assert report["jax"] == jax.__version__ and report["config"]["gram"]["blocks"] == [2, 5]
     (one,) = report["programs"].values()
@@ -36,11 +41,11 @@ def test_step(tmp_path, capsys):
     assert one["tflops_per_device"] == pytest.approx(one["flops"] / seconds[2] / 1e12)
     assert one["memory"]["arguments"] > 0 and one["memory"]["temporaries"] > 0
     assert one["mfu"] is None and one["device_peak_bytes"] is None  # nobody knows a CPU's
-    counted = step.count_step(load_config(CONFIG))["programs"]["dual"]
+    counted = step.count_step(load_config(CONFIG))["programs"]["single"]
     assert one["flops"] == pytest.approx(2 * counted["total"])
     printed = capsys.readouterr().out
-    assert printed.startswith("step: 32x32 px, batch 2, float32, remat block, attention blockwise")
-    assert "dual" in printed and f"written to {out}" in printed
+    assert printed.startswith("step: 32x32 px, batch 2, float32, remat none, attention blockwise")
+    assert "single" in printed and f"written to {out}" in printed
 
 
 def test_sample(tmp_path, capsys):
@@ -54,13 +59,18 @@ def test_sample(tmp_path, capsys):
     assert "Euler, 3 steps, guidance 1.5" in capsys.readouterr().out
 
 
-def test_flops_of_a_picture_grow_with_its_evaluations():
-    config = sample.sampling_config(load_config(CONFIG), 2)
-    recipe = step.build_recipe(config)
-    counts = [sample.sample_flops(recipe, n) for n in (1, 2, 3)]
+@pytest.mark.parametrize("sampler", ["Euler", "Heun"])
+def test_flops_of_a_picture_grow_with_its_evaluations(sampler):
+    def count(batch_size, num_steps):
+        overrides = [f"--config.sampling.sampler={sampler}"]
+        overrides.append(f"--config.sampling.num_steps={num_steps}")
+        config = sample.sampling_config(load_config(CONFIG, overrides), batch_size)
+        evaluations = find_sampler(sampler).evaluations(num_steps)
+        return sample.sample_flops(build_recipe(config), evaluations)
+
+    counts = [count(1, num_steps) for num_steps in (1, 2, 3)]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
-    one = step.build_recipe(sample.sampling_config(config, 1))
-    assert counts[0] == 2 * sample.sample_flops(one, 1)
+    assert count(2, 3) == 2 * counts[2]
 
 
 def test_parts_of_a_step_are_counted(capsys):
@@ -69,9 +79,9 @@ def test_parts_of_a_step_are_counted(capsys):
     config = load_config(CONFIG, ["--config.model.remat=block"])
     report = step.count_step(config)
     for name, parts in report["programs"].items():
-        recipe = step.build_recipe(config)
-        arguments = step.abstract_state(recipe), step.abstract_record(config)
-        whole = step.step_flops(recipe, *arguments, dual=name == "dual")
+        recipe = build_recipe(config)
+        arguments = abstract_state(recipe), abstract_record(config)
+        whole = step_flops(recipe, *arguments, dual=name == "dual")
         # Rematerialization changes nothing of the count.
         assert 4 * parts["total"] == whole
         assert parts["unet"] > 0 and parts["conditions"] > 0
@@ -115,11 +125,20 @@ def test_memory_by_hand():
 
 
 @pytest.mark.slow
+def test_both_branches(tmp_path, capsys):
+    out = tmp_path / "step.json"
+    assert benchmark("step", "--config.model.remat=block", "--steps", 2, "--output", out) == 0
+    programs = json.loads(out.read_text())["programs"]
+    assert programs["dual"]["flops"] > programs["single"]["flops"]
+    assert "dual / single: FLOPs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_memory(tmp_path, capsys):
     out = tmp_path / "memory.json"
     assert benchmark("memory", "--config.model.dtype=bfloat16", "--output", out) == 0
     report = json.loads(out.read_text())
-    unet = step.abstract_state(step.build_recipe(load_config(CONFIG))).params["unet"]
+    unet = abstract_state(build_recipe(load_config(CONFIG))).params["unet"]
     assert report["parameters"]["unet"] == 2 * sum(x.size for x in jax.tree.leaves(unet))
     assert report["low_memory"]["peak"] < report["resident"]
     assert "peak, everything resident" in capsys.readouterr().out

@@ -1,0 +1,67 @@
+"""Commands that README and docs show are commands that exist, with options that exist."""
+
+import argparse
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+import train
+from colorize_jax import cli
+from colorize_jax.inference.option_flags import add_option_flags, options_from_flags
+from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.load_config import load_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PACKAGE, TRAIN = ["python", "-m", "colorize_jax"], ["python", "train.py"]
+
+
+def commands(page):
+    """Words of the commands in the page's blocks of shell."""
+    for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield shlex.split(line, comments=True)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_understood(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in commands(page):
+        if any("…" in word for word in words):
+            continue
+        if words[:3] == PACKAGE:
+            args, rest = cli.build_parser().parse_known_args(words[3:])
+            assert not rest or hasattr(args, "overrides"), words
+            if hasattr(args, "overrides"):
+                load_config(args.config, rest)
+            if args.command == "colorize":
+                InferenceOptions.from_dict(options_from_flags(args))
+        elif words[:2] == TRAIN:
+            options, overrides = train.parse_arguments(words[2:])
+            # What a shell's variable stands for is not known here.
+            load_config(options.config, [word for word in overrides if "$" not in word])
+
+
+def test_every_control_is_on_its_page():
+    page = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
+    texts = re.findall(r"`(--[^`]*)`", page)
+    named = {word.removeprefix("--") for text in texts for word in shlex.split(text)}
+    listed = {option.name for option in dataclasses.fields(InferenceOptions)}
+    assert listed <= named | {name.removeprefix("no-") for name in named}
+
+
+def test_controls_are_written_as_they_are_understood():
+    page = (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")
+    for row in re.findall(r"^\| (?!what|--).*? \| (.*) \|$", page, re.MULTILINE):
+        for text in re.findall(r"`(--[^`]+)`", row):
+            parser = argparse.ArgumentParser(allow_abbrev=False)
+            add_option_flags(parser)
+            for path in ("--sketch_mask", "--reference_mask"):
+                parser.add_argument(path)
+            words = shlex.split(text)
+            if words == ["--block_strengths"]:
+                continue  # its numbers are as many as a model has blocks
+            InferenceOptions.from_dict(options_from_flags(parser.parse_args(words)))
