@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 
 from colorize_jax.errors import UserError
 from colorize_jax.io import replica
-from colorize_jax.io.workdir import CHECKPOINTS, FROZEN, PathLike
+from colorize_jax.io.workdir import CHECKPOINTS, FROZEN, PathLike, absolute
 
 FILES = "files.json"
 COMMIT = "commit_success.txt"  # Orbax's own mark, written last
@@ -72,7 +72,7 @@ class Checkpoints:
             keep_last: newest checkpoints kept.
             keep_every: keep those at multiples of so many steps for ever; 0 keeps none for ever.
         """
-        self._workdir = epath.Path(workdir)
+        self._workdir = absolute(workdir)
         self._directory = self._workdir / CHECKPOINTS
         self._keep_last, self._keep_every = keep_last, keep_every
         self._checkpointer = ocp.AsyncCheckpointer(_Handler())

@@ -10,7 +10,7 @@ from etils import epath
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.checkpoint import COMMIT, STORAGE_ERRORS, find_steps
-from colorize_jax.io.workdir import CHECKPOINTS, FROZEN, PathLike, read_workdir
+from colorize_jax.io.workdir import CHECKPOINTS, FROZEN, PathLike, absolute, read_workdir
 from colorize_jax.types import Params
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class RunWeights:
         Raises:
             UserError: `workdir` is no run's, or no checkpoint in it is complete.
         """
-        workdir = epath.Path(workdir)
+        workdir = absolute(workdir)
         self.config, self.metadata = read_workdir(workdir)
         steps, damaged = find_steps(workdir)
         if not steps:

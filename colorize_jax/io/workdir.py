@@ -7,6 +7,7 @@ DIR/metrics.jsonl, events..., samples/      see `colorize_jax.writer`
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -61,6 +62,12 @@ def claim_workdir(
             temporary = workdir / f".{CONFIG_FILE}.tmp"
             temporary.write_text(json.dumps(content, indent=2) + "\n")
             temporary.replace(workdir / CONFIG_FILE)
+
+
+def absolute(workdir: PathLike) -> epath.Path:
+    """The whole path of a workdir, which Orbax insists on; an object store's URL is whole."""
+    text = os.fspath(workdir)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
 
 
 @contextmanager

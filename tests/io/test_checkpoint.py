@@ -280,3 +280,18 @@ def test_workdirs_that_cannot_be_claimed(tmp_path):
         claim_workdir(tmp_path / "strange", CONFIG, WEIGHTS)
     with pytest.raises(UserError, match="expected the workdir of a training run"):
         read_workdir(tmp_path)
+
+
+def test_a_workdir_may_be_named_from_where_one_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = make_state(1)
+    claim_workdir("runs/one", CONFIG, WEIGHTS)
+    with Checkpoints("runs/one") as checkpoints:
+        assert checkpoints.save(1, state)
+    with Checkpoints("runs/one") as checkpoints:
+        _, step = checkpoints.restore(state)
+    weights = RunWeights("runs/one", raw=True)
+    assert step == weights.step == 1
+    np.testing.assert_array_equal(
+        weights.read("unet")["a"]["kernel"], state.params["unet"]["a"]["kernel"]
+    )
