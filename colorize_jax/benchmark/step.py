@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.aot import abstract_record, compile_step, for_platform, jit_step
+from colorize_jax.aot import abstract_record, arguments, compile_step, for_platform, jit_step
 from colorize_jax.benchmark.timing import (
     Report,
     compile_program,
@@ -133,25 +133,43 @@ def _programs(config: Config, branches: str) -> Sequence[bool]:
 # ---------------------------------------------------------------------------------- compiled only
 
 
-def compile_steps(config: Config, topology: str, branches: str = "both") -> Report:
-    """Compile steps for a slice of TPUs that need not be there.
+def compile_steps(config: Config, topology: str | None = None, branches: str = "both") -> Report:
+    """Compile steps; nothing runs.
 
     Args:
-        config: of a run; mesh and batch must go with the slice.
-        topology: e.g. "v5p:2x2x1".
+        config: of a run; mesh and batch must go with the devices.
+        topology: slice of TPUs that need not be there, e.g. "v5p:2x2x1"; None: the devices here.
         branches: of `BRANCHES`.
 
     Returns:
-        "programs": "single" and "dual" -> the report of `aot.compile_step`.
+        "programs": "single" and "dual" -> "memory" of a device, "flops" and more; for a slice all
+        that `aot.compile_step` reports.
 
     Raises:
-        UserError: no such slice, or mesh, batch and slice do not go together.
+        UserError: no such slice, or mesh, batch and devices do not go together.
     """
     programs = {
-        "dual" if dual else "single": compile_step(config, topology, dual=dual).report
+        "dual" if dual else "single": (
+            _compile_here(config, dual)
+            if topology is None
+            else compile_step(config, topology, dual=dual).report
+        )
         for dual in _programs(config, branches)
     }
     return {"benchmark": "step, compiled", "jax": jax.__version__, "programs": programs}
+
+
+def _compile_here(config: Config, dual: bool) -> Report:
+    mesh = mesh_of(config)
+    check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
+    config = for_platform(config, mesh.devices.flat[0].platform)
+    recipe = build_recipe(config)
+    state, record, key = arguments(recipe, mesh)
+    report = header("step", config, mesh)
+    with jax.set_mesh(mesh), fitting("a step"):
+        _, program = compile_program(jit_step(recipe, mesh, dual=dual), state, record, key)
+    report |= program | {"topology": report["device_kind"], "num_slices": mesh.size}
+    return report | {"flops": {"model": step_flops(recipe, state, record, dual=dual)}}
 
 
 def compile_summary(report: Report) -> str:
@@ -160,8 +178,8 @@ def compile_summary(report: Report) -> str:
     one = next(iter(programs.values()))
     lines = [
         f"step at {one['width']}x{one['height']} px, batch {one['batch_size']}, {one['dtype']}, "
-        f"remat {one['remat']}, attention {one['attention']}, compiled for {one['topology']} x "
-        f"{one['num_slices']}",
+        f"remat {one['remat']}, attention {one['attention']}, compiled for "
+        f"{one['num_slices']} x {one['topology']}",
         "",
         f"{'':<8}{'compile':>9}{'arguments':>13}{'temporaries':>13}{'model FLOPs':>15}",
     ]

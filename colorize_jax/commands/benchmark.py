@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--count", action="store_true", help="of step: count FLOPs from shapes; nothing runs"
     )
     parser.add_argument(
+        "--compile_only", action="store_true", help="of step: memory of the programs; nothing runs"
+    )
+    parser.add_argument(
         "--topology",
         metavar="CHIP:SHAPE",
         help="of step and memory: compile for a TPU slice, e.g. v5p:2x2x1; nothing runs",
@@ -94,7 +97,7 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
         ), sample.summary
     if args.count:
         return step.count_step, step.count_summary
-    if args.topology:
+    if args.compile_only or args.topology:
         return (
             lambda config: step.compile_steps(config, args.topology, args.branches)
         ), step.compile_summary
@@ -109,7 +112,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"got --{name} {value}, expected at least 1; change it")
-    for name, kinds in (("count", ("step",)), ("topology", ("step", "memory"))):
+    kinds_of = {"count": ["step"], "compile_only": ["step"], "topology": ["step", "memory"]}
+    for name, kinds in kinds_of.items():
         if getattr(args, name) and args.what not in kinds:
             raise UserError(
                 f"got --{name} with {args.what}, expected it with {' or '.join(kinds)} only; leave "

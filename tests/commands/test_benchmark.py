@@ -20,6 +20,13 @@ from colorize_jax.sharding import make_mesh
 from colorize_jax.training.measure import step_flops
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "smallest.py")
+# One level of the UNet in the place of three: what is measured here is not its speed.
+SHALLOW = [
+    "--config.model.channel_mult=(1,)",
+    "--config.model.transformer_depth=(1,)",
+    "--config.model.hint_blocks=(0,1,2,3)",
+    "--config.gram.blocks=(1,3)",
+]
 
 
 def benchmark(what, *options):
@@ -29,11 +36,11 @@ def benchmark(what, *options):
 def test_step(tmp_path, capsys):
     out = tmp_path / "step.json"
     options = ("--batch_size", 2, "--steps", 3, "--branches", "single", "--output", out)
-    assert benchmark("step", *options) == 0
+    assert benchmark("step", *SHALLOW, *options) == 0
     report = json.loads(out.read_text())
     assert (report["height"], report["batch_size"], report["remat"]) == (32, 2, "none")
     assert (report["platform"], report["num_devices"]) == ("cpu", 1)
-    assert report["jax"] == jax.__version__ and report["config"]["gram"]["blocks"] == [2, 5]
+    assert report["jax"] == jax.__version__ and report["config"]["gram"]["blocks"] == [1, 3]
     (one,) = report["programs"].values()
     seconds = [one["seconds"][n] for n in ("min", "lower_quartile", "median", "upper_quartile")]
     assert seconds[0] > 0 and seconds == sorted(seconds) and one["calls"] == 3
@@ -41,7 +48,7 @@ def test_step(tmp_path, capsys):
     assert one["tflops_per_device"] == pytest.approx(one["flops"] / seconds[2] / 1e12)
     assert one["memory"]["arguments"] > 0 and one["memory"]["temporaries"] > 0
     assert one["mfu"] is None and one["device_peak_bytes"] is None  # nobody knows a CPU's
-    counted = step.count_step(load_config(CONFIG))["programs"]["single"]
+    counted = step.count_step(load_config(CONFIG, SHALLOW))["programs"]["single"]
     assert one["flops"] == pytest.approx(2 * counted["total"])
     printed = capsys.readouterr().out
     assert printed.startswith("step: 32x32 px, batch 2, float32, remat none, attention blockwise")
@@ -51,7 +58,7 @@ def test_step(tmp_path, capsys):
 def test_sample(tmp_path, capsys):
     out = tmp_path / "sample.json"
     options = ("--steps", 2, "--output", out)
-    assert benchmark("sample", "--config.sampling.num_steps=3", *options) == 0
+    assert benchmark("sample", *SHALLOW, "--config.sampling.num_steps=3", *options) == 0
     report = json.loads(out.read_text())
     assert (report["batch_size"], report["sampler"], report["evaluations"]) == (1, "Euler", 3)
     one = report["programs"]["sample"]
@@ -62,7 +69,7 @@ def test_sample(tmp_path, capsys):
 @pytest.mark.parametrize("sampler", ["Euler", "Heun"])
 def test_flops_of_a_picture_grow_with_its_evaluations(sampler):
     def count(batch_size, num_steps):
-        overrides = [f"--config.sampling.sampler={sampler}"]
+        overrides = [*SHALLOW, f"--config.sampling.sampler={sampler}"]
         overrides.append(f"--config.sampling.num_steps={num_steps}")
         config = sample.sampling_config(load_config(CONFIG, overrides), batch_size)
         evaluations = find_sampler(sampler).evaluations(num_steps)
@@ -70,7 +77,8 @@ def test_flops_of_a_picture_grow_with_its_evaluations(sampler):
 
     counts = [count(1, num_steps) for num_steps in (1, 2, 3)]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
-    assert count(2, 3) == 2 * counts[2]
+    # What does not depend on the picture is made once.
+    assert count(2, 3) == pytest.approx(2 * counts[2], rel=1e-3)
 
 
 def test_parts_of_a_step_are_counted(capsys):
@@ -130,7 +138,19 @@ def test_both_branches(tmp_path, capsys):
     assert benchmark("step", "--config.model.remat=block", "--steps", 2, "--output", out) == 0
     programs = json.loads(out.read_text())["programs"]
     assert programs["dual"]["flops"] > programs["single"]["flops"]
+    temporaries = [programs[name]["memory"]["temporaries"] for name in ("dual", "single")]
+    assert temporaries[0] <= 1.25 * temporaries[1]
     assert "dual / single: FLOPs" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_programs_are_compiled_and_not_run(tmp_path, capsys):
+    out = tmp_path / "step.json"
+    assert benchmark("step", *SHALLOW, "--compile_only", "--output", out) == 0
+    programs = json.loads(out.read_text())["programs"]
+    assert set(programs) == {"single", "dual"}
+    assert all(one["memory"]["temporaries"] > 0 for one in programs.values())
+    assert "dual / single: temporaries" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -159,6 +179,7 @@ def test_memory(tmp_path, capsys):
         (["sample", "--config.sampling.steps=3"], "got the unknown key 'sampling.steps'"),
         (["sample", "--count"], "got --count with sample, expected it with step only"),
         (["sample", "--topology", "v5e:2x2"], "got --topology with sample"),
+        (["memory", "--compile_only"], "got --compile_only with memory"),
         (["step", "--output", CONFIG], "that exists, expected a new name"),
         (
             ["step", "--branches", "dual", "--config.gram.maximum=0.0"],
@@ -191,7 +212,7 @@ def test_interrupted_it_leaves_nothing(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(step, "compile_program", interrupt)
     out = tmp_path / "step.json"
-    assert benchmark("step", "--output", out) == cli.INTERRUPTED_STATUS
+    assert benchmark("step", *SHALLOW, "--output", out) == cli.INTERRUPTED_STATUS
     assert capsys.readouterr().err == "error: interrupted\n"
     assert not list(tmp_path.iterdir())
 

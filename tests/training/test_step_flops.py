@@ -1,6 +1,7 @@
 """What the second branch costs, counted on traced programs."""
 
 import functools
+import time
 from pathlib import Path
 
 import jax
@@ -8,9 +9,13 @@ import jax.numpy as jnp
 import pytest
 from recipes import make_inputs, make_params, make_recipe
 
+from colorize_jax import aot
 from colorize_jax.benchmark.step import count_step
+from colorize_jax.build import build_recipe
+from colorize_jax.config import MeshConfig
 from colorize_jax.flops import count_flops
 from colorize_jax.load_config import load_config
+from colorize_jax.sharding import make_mesh
 from colorize_jax.training.losses.gram import gram_loss
 from colorize_jax.training.measure import countable
 from colorize_jax.training.step import Taps, embed, gradients
@@ -29,6 +34,21 @@ def test_both_branches_at_full_size():
     # Three passes of the plain forward, whose count is that of the published UNet.
     single = report["programs"]["single"]
     assert single["unet"] == pytest.approx(3 * 6_892_250_071_040, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_full_size_step_is_traced_and_lowered_within_a_minute():
+    """In processor time, which does not depend on what else the machine does."""
+    recipe = build_recipe(load_config(CONFIGS / "base.py"))
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    arguments = aot.arguments(recipe, mesh)
+    for dual in (True, False):
+        start = time.process_time()
+        with jax.set_mesh(mesh):
+            aot.jit_step(recipe, mesh, dual=dual).lower(*arguments)
+        seconds = time.process_time() - start
+        print(f"dual {dual}: {seconds:.1f} s")
+        assert seconds <= 60
 
 
 @pytest.fixture(scope="module")
