@@ -74,8 +74,8 @@ class EncodersConfig:
         patch_size: side of the patch autoencoder's patches, px.
         reference_image_size: side that patch encoders see, px.
         reference_patch_size: side of their patches, px.
-        reference_features: what a patch's token says: of "pixels", "mean", "std", "region"; see
-            `models.patch`.
+        reference_features: what a patch's token says: of "pixels", "mean", "std", "opponent"
+            and "region"; see `models.patch`.
         positions: whether it also says where the patch lies, as the published encoders' tokens do.
         dtype: in which encoders are kept and run.
     """

@@ -19,7 +19,11 @@ from colorize_jax.types import Array
 POINT_LOGVAR = -30.0
 # Positions turn slowly enough for a grid of a few dozen patches, fast enough to part neighbours.
 MAX_POSITION_PERIOD = 100.0
-FEATURES = ("pixels", "mean", "std", "region")
+FEATURES = ("pixels", "mean", "std", "opponent", "region")
+# Red, green and blue of pictures rise and fall together: under a twentieth of their variance tells
+# purple from green. On these axes, lightness, red against blue and green against magenta, the
+# colours of illustrations deviate by 1 to 2, so that an untrained network hears all three.
+OPPONENT_AXES = ((1.0, 4.0, -6.0), (1.0, 0.0, 12.0), (1.0, -4.0, -6.0))
 # Colours in [-1, 1] that lie this far apart are about as much of one region as not: more than the
 # shades of a surface, less than most neighbouring surfaces.
 REGION_BANDWIDTH = 0.2
@@ -79,8 +83,9 @@ class PatchReferenceEncoder(nn.Module):
     Attributes:
         image_size: side in pixels to which references are resized; the aspect is not kept.
         patch_size: side of a patch in pixels.
-        features: of `FEATURES`: a patch's pixels, each colour's mean and deviation in it, and the
-            region of the picture that shares its mean colour (`describe_regions`).
+        features: of `FEATURES`: a patch's pixels, each colour's mean and deviation in it, the mean
+            on opponent axes, and the region of the picture that shares the mean colour
+            (`describe_regions`).
         positions: whether tokens say where their patch lies, by sinusoids of row and column.
         position_channels: width of that, a multiple of 4.
         class_token: whether a token for the whole image precedes the patches, as CLIP has one.
@@ -129,7 +134,7 @@ class PatchReferenceEncoder(nn.Module):
     def feature_channels(self) -> int:
         """Channels that features and positions need."""
         pixels = 3 * self.patch_size**2
-        widths = {"pixels": pixels, "mean": 3, "std": 3, "region": REGION_CHANNELS}
+        widths = {"pixels": pixels, "mean": 3, "std": 3, "opponent": 3, "region": REGION_CHANNELS}
         positions = self.position_channels if self.positions else 0
         return sum(widths[name] for name in self.features) + positions
 
@@ -168,10 +173,12 @@ class PatchReferenceEncoder(nn.Module):
 
     def _describe(self, patches: Array, counted: Array, regions: Array) -> Array:
         """Features of patches (B, S, p^2, 3): statistics over `counted` (B, S, N, 3), regions."""
+        mean = jnp.mean(counted, axis=2)
         parts = {
             "pixels": patches.reshape(*patches.shape[:2], -1),
-            "mean": jnp.mean(counted, axis=2),
+            "mean": mean,
             "std": jnp.std(counted, axis=2),
+            "opponent": mean @ jnp.asarray(OPPONENT_AXES),
             "region": regions,
         }
         return jnp.concatenate([parts[name] for name in self.features], axis=-1)

@@ -24,6 +24,8 @@ from colorize_jax.types import Array
 
 # SiLU leaves a third of the variance: without the gain a sketch fades through eleven convolutions.
 silu_init = nn.initializers.variance_scaling(3.0, "fan_in", "truncated_normal")
+# Hints of a network that starts at random are as loud as twice the features that they join.
+loud_init = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
 # How much of the random kernel those channels get that begin as pixels.
 PIXEL_NOISE = 0.02
 
@@ -120,7 +122,7 @@ class SketchEncoder(nn.Module):
         tokens = ScaleCausalAttention(
             self.head_dim, self.dtype, self.implementation, name="attn_layer"
         )(tokens, everywhere)
-        hint_init = near_zero_init if self.near_zero_hints else nn.initializers.lecun_normal()
+        hint_init = near_zero_init if self.near_zero_hints else loud_init
         return tuple(
             Conv(
                 level.shape[-1],

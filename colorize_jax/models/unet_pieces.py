@@ -9,6 +9,10 @@ import jax.numpy as jnp
 from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init
 from colorize_jax.types import Array
 
+# A network that starts at random hears first what to draw, the hints, and then its noisy latents:
+# with unit gain it spends its first thousand steps on unlearning the noise of high timesteps.
+quiet_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+
 
 class Piece(NamedTuple):
     """One module of the UNet, in order of execution.
@@ -148,7 +152,7 @@ def make_module(
 ) -> nn.Module:
     """Make a module that is no transformer; `options` are those of every Flax module."""
     if piece.kind == "conv":
-        return Conv(piece.channels, dtype=dtype, **options)
+        return Conv(piece.channels, kernel_init=quiet_init, dtype=dtype, **options)
     if piece.kind == "res":
         block = ResBlock
         if remat is not None:

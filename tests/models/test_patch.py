@@ -74,6 +74,16 @@ def test_bad_fields_are_named(fields: dict, message: str) -> None:
         PatchReferenceEncoder(**fields)
 
 
+def test_opponent_axes_part_colors_of_one_lightness() -> None:
+    colors = np.float32([[1, 1, 1], [0, 0, 0], [0.5, -0.5, 0.5], [-0.5, 0.5, -0.5]])
+    module = PatchReferenceEncoder(4, 4, features=("opponent",), positions=False)
+    for color in colors:
+        image = jnp.asarray(np.broadcast_to(color, (1, 4, 4, 3)))
+        r, g, b = color
+        expected = [r + g + b, 4 * (r - b), 6 * (2 * g - r - b)]
+        np.testing.assert_allclose(module.apply({}, image)[0, 0], expected, atol=1e-5)
+
+
 def test_regions_tell_a_frame_from_what_it_frames() -> None:
     image = np.full((1, 16, 16, 3), -1.0, np.float32)
     image[:, 4:12, 4:12] = 1.0
