@@ -82,9 +82,9 @@ def test_flops_of_a_picture_grow_with_its_evaluations(sampler):
 
 
 def test_parts_of_a_step_are_counted(capsys):
-    assert benchmark("step", "--count") == 0
+    assert benchmark("step", *SHALLOW, "--count") == 0
     assert "UNet" in capsys.readouterr().out
-    config = load_config(CONFIG, ["--config.model.remat=block"])
+    config = load_config(CONFIG, [*SHALLOW, "--config.model.remat=block"])
     report = step.count_step(config)
     for name, parts in report["programs"].items():
         recipe = build_recipe(config)
@@ -210,9 +210,9 @@ def test_interrupted_it_leaves_nothing(tmp_path, monkeypatch, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(step, "compile_program", interrupt)
+    monkeypatch.setattr(step, "random_state", interrupt)
     out = tmp_path / "step.json"
-    assert benchmark("step", *SHALLOW, "--output", out) == cli.INTERRUPTED_STATUS
+    assert benchmark("step", "--output", out) == cli.INTERRUPTED_STATUS
     assert capsys.readouterr().err == "error: interrupted\n"
     assert not list(tmp_path.iterdir())
 
