@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     """Return what differs from the defaults."""
     return ConfigDict(
         {
-            "total_steps": 1200,
+            "total_steps": 1250,
             "model": {
                 "model_channels": 64,
                 "channel_mult": (1, 1, 1),
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
                 "sketch_head_dim": 64,
                 "sketch_strides": (2, 2, 1),
                 "sketch_stem_channels": (8, 8, 32, 32, 64, 64, 64),
-                "context_tokens": 64,
+                "context_tokens": 256,
                 "projection_head_dim": 64,
             },
             "encoders": {
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
                 "scaling_factor": 1.0,
                 "patch_size": 4,
                 "reference_image_size": 64,
-                "reference_patch_size": 8,
+                "reference_patch_size": 4,
                 "reference_features": ("opponent", "std", "region"),
                 "dtype": "float32",
             },
@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
                 "hint_dropout": 0.0,
             },
             # A late encoder and a late decoder stack, as 23 and 63 are.
-            "gram": {"blocks": (3, 6), "zero_share": 0.6},
+            "gram": {"blocks": (3, 6), "zero_share": 0.7},
             "optimizer": {
                 "learning_rate": 1e-3,
                 "schedule": "cosine",
@@ -75,7 +75,7 @@ def get_config() -> ConfigDict:
                 "sampler": "Euler",
                 "schedule": "SGM uniform",
                 "num_steps": 3,
-                "reference_guidance": 1.5,
+                "reference_guidance": 1.25,
             },
         }
     )
