@@ -92,6 +92,8 @@ def describe(topology: str, num_slices: int = 1) -> Slice:
     name, _, shape = topology.partition(":")
     if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", shape):
         raise unknown(topology)
+    if shape.count("x") != CHIPS[name].slices[0].count("x"):
+        raise unknown(topology)
     # No machine to ask for its metadata, and none to run on: several processes may compile at once.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -101,12 +103,16 @@ def describe(topology: str, num_slices: int = 1) -> Slice:
         found = topologies.get_topology_desc(
             platform="tpu", topology_name=topology, num_slices=num_slices
         )
-    except ModuleNotFoundError as error:
-        raise no_compiler(error) from error
     except jax.errors.JaxRuntimeError as error:
         if "libtpu" in str(error):
             raise no_compiler(error) from error
         raise unknown(topology) from error
+    except ModuleNotFoundError as error:
+        raise no_compiler(error) from error
+    except RuntimeError as error:
+        if "TPU support not installed" not in str(error):
+            raise
+        raise no_compiler(error) from error
     return Slice(
         topology, CHIPS[name], tuple(map(int, shape.split("x"))), num_slices, found.devices
     )

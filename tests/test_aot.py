@@ -40,6 +40,15 @@ def test_unknown_topologies_are_answered_with_a_list(tmp_path, capsys, topology)
     assert error.count("\n") == 1
 
 
+def test_without_the_compiler_its_package_is_named(monkeypatch):
+    def missing(**_):
+        raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
+
+    monkeypatch.setattr("colorize_jax.chips.topologies.get_topology_desc", missing)
+    with pytest.raises(UserError, match=r'expected the package libtpu; install "jax\[tpu\]"'):
+        describe("v5e:8x8")
+
+
 @COMPILER
 def test_a_shape_that_the_compiler_does_not_know_is_answered_with_a_list():
     with pytest.raises(UserError, match=r"got topology 'v5e:7x9'.*choose one of them"):
