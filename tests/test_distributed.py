@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -163,16 +164,9 @@ def assert_same_run(workdir, expected):
             atol = 1e-8 if name == "gram_loss" else 0
             np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=atol, err_msg=name)
     left, right = (RunWeights(path, raw=True).read("unet") for path in (workdir, expected))
-    for (name, a), (_, b) in zip(*map(flatten, (left, right)), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5, err_msg=name)
-
-
-def flatten(tree, prefix=""):
-    for name, value in sorted(tree.items()):
-        if isinstance(value, dict):
-            yield from flatten(value, f"{prefix}{name}/")
-        else:
-            yield prefix + name, np.asarray(value)
+    leaves = map(jax.tree_util.tree_leaves_with_path, (left, right))
+    for (path, a), (_, b) in zip(*leaves, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5, err_msg=jax.tree_util.keystr(path))
 
 
 @pytest.mark.slow
