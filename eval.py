@@ -20,11 +20,10 @@ import numpy as np
 from tqdm import tqdm
 
 from colorize_jax import datasets
-from colorize_jax.build import build_recipe
+from colorize_jax.build import build_colorize, build_recipe
 from colorize_jax.config import Config
 from colorize_jax.errors import UserError
 from colorize_jax.evaluation import metrics
-from colorize_jax.inference.sampling import make_colorize
 from colorize_jax.io.run_weights import RunWeights
 from colorize_jax.load_config import config_from_dict
 from colorize_jax.pictures import contact_sheet
@@ -85,13 +84,7 @@ def color_pairs(
 ) -> dict[str, np.ndarray]:
     """Colour every sketch by each of its references: kind -> images (N, H, W, 3) in [-1, 1]."""
     recipe = build_recipe(config)
-    colorize = make_colorize(
-        recipe.colorizer,
-        recipe.encoders,
-        recipe.schedule,
-        config.sampling,
-        config.diffusion.prediction_type,
-    )
+    colorize = build_colorize(recipe)
     params = jax.device_put(weights.read_all())
     size = min(config.evaluation.batch_size, len(records))
     keys = jax.random.split(jax.random.key(config.evaluation.seed), len(records))

@@ -20,11 +20,10 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax import aot, datasets, distributed
-from colorize_jax.build import build_recipe, weights_metadata
+from colorize_jax.build import build_colorize, build_recipe, weights_metadata
 from colorize_jax.config import RESUMABLE, Config
 from colorize_jax.errors import UserError
-from colorize_jax.inference.sampling import make_colorize
-from colorize_jax.initialize import abstract_state, initial_state
+from colorize_jax.initialize import abstract_state, initial_state, run_key
 from colorize_jax.io.checkpoint import Checkpoints
 from colorize_jax.io.workdir import claim_workdir
 from colorize_jax.load_config import load_config
@@ -46,7 +45,7 @@ from colorize_jax.training.augment import to_batch
 from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
 from colorize_jax.training.measure import Meter, step_flops
 from colorize_jax.training.state import TrainState, all_params
-from colorize_jax.training.step import Recipe, is_dual, train_step
+from colorize_jax.training.step import Recipe, is_dual, jit_step
 from colorize_jax.types import Array, Params
 from colorize_jax.writer import Writer
 from data.errors import DataError
@@ -110,12 +109,7 @@ def train(
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
 
     # ----------------------------------------------------------------------------- the programs
-    step = jax.jit(
-        functools.partial(train_step, recipe),
-        static_argnames="dual",
-        donate_argnums=0,
-        out_shardings=(shardings, replicated(mesh)),
-    )
+    step = jit_step(recipe, mesh, shardings)
     if step_file:
         step = with_stored(step, step_file, config)
     draw_samples = make_sampler(recipe, source, mesh)
@@ -188,11 +182,6 @@ def tell_processes(reason: str) -> None:
     )
 
 
-def run_key(config: Config, mesh: Mesh) -> Array:
-    """The key of the run, on every device of every process."""
-    return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
-
-
 def make_sampler(recipe: Recipe, source: Source, mesh: Mesh) -> Callable[[TrainState], Image.Image]:
     """Return a function that draws a sheet of sketch, reference, result and truth."""
     config = recipe.config
@@ -204,13 +193,7 @@ def make_sampler(recipe: Recipe, source: Source, mesh: Mesh) -> Callable[[TrainS
         records = [pairs[i] for i in range(count)]
     record = {name: np.stack([r[name] for r in records]) for name in datasets.RECORD_KEYS}
     everywhere = dict.fromkeys(record, replicated(mesh))
-    colorize = make_colorize(
-        recipe.colorizer,
-        recipe.encoders,
-        recipe.schedule,
-        config.sampling,
-        config.diffusion.prediction_type,
-    )
+    colorize = build_colorize(recipe)
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def draw_all(params: Params, record: Mapping[str, Array]) -> Array:

@@ -6,7 +6,6 @@ Bytes and FLOPs are those of the compiled program; the time is a lower bound, se
 """
 
 import dataclasses
-import functools
 import json
 import math
 import os
@@ -33,7 +32,7 @@ from colorize_jax.roofline import roofline
 from colorize_jax.stored_step import save_step
 from colorize_jax.training.measure import step_flops
 from colorize_jax.training.state import TrainState
-from colorize_jax.training.step import Recipe, train_step
+from colorize_jax.training.step import Recipe, jit_step, train_step
 
 NUM_LARGEST = 8
 PICTURES = {"image": 3, "sketch": 1, "reference": 3, "sketch_mask": 1, "reference_mask": 1}
@@ -74,9 +73,10 @@ def compile_step(
     config = for_platform(config, "tpu")
     recipe = build_recipe(config)
     state, record, key = arguments(recipe, mesh)
+    shardings = sharding.state_shardings(mesh, state)
     start, worked = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
-        lowered = jit_step(recipe, mesh, dual=dual).lower(state, record, key)
+        lowered = jit_step(recipe, mesh, shardings, dual=dual).lower(state, record, key)
         try:
             compiled = lowered.compile(compiler_options=dict(options) if options else None)
         except jax.errors.JaxRuntimeError as error:
@@ -171,23 +171,6 @@ def abstract_record(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
     }
     numbers = ("size", "aesthetic_score")
     return record | {name: jax.ShapeDtypeStruct((batch,), jnp.float32) for name in numbers}
-
-
-def jit_step(recipe: Recipe, mesh: jax.sharding.Mesh, **options: Any) -> Any:
-    """The step as it runs on a mesh; to be called and lowered under `jax.set_mesh`.
-
-    Args:
-        recipe: static.
-        mesh: where.
-        options: `dual`, bound here; left out, it is an argument.
-    """
-    state = abstract_state(recipe)
-    return jax.jit(
-        functools.partial(train_step, recipe, **options),
-        static_argnames=() if options else "dual",
-        donate_argnums=0,
-        out_shardings=(sharding.state_shardings(mesh, state), sharding.replicated(mesh)),
-    )
 
 
 # ----------------------------------------------------------------------------------- what it needs

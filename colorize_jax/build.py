@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from colorize_jax.build_encoders import build_encoders, patch_encoder
 from colorize_jax.config import Config
 from colorize_jax.diffusion.schedule import make_schedule
+from colorize_jax.inference.sampling import Colorize, make_colorize
 from colorize_jax.io.architectures import build, published_config
 from colorize_jax.io.torch_names import PREFIXES
 from colorize_jax.io.weights import WeightsMetadata
@@ -120,6 +121,22 @@ def build_recipe(config: Config) -> Recipe:
     if config.gram.maximum:
         Taps(colorizer, config.gram)  # a block that does not exist is named here
     return recipe
+
+
+def build_colorize(recipe: Recipe) -> Colorize:
+    """Compile the colouring of batches as the recipe's config samples.
+
+    Raises:
+        UserError: there is no such sampler or schedule.
+    """
+    config = recipe.config
+    return make_colorize(
+        recipe.colorizer,
+        recipe.encoders,
+        recipe.schedule,
+        config.sampling,
+        config.diffusion.prediction_type,
+    )
 
 
 def random_params(recipe: Recipe, key: Array) -> Params:

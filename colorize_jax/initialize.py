@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from colorize_jax.build import random_params
+from colorize_jax.config import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.open_weights import open_weights
-from colorize_jax.sharding import place, state_shardings
+from colorize_jax.sharding import place, replicated, state_shardings
 from colorize_jax.training.state import TrainState, create_state
 from colorize_jax.training.step import Recipe
 from colorize_jax.types import Array, Params
@@ -39,7 +41,6 @@ def initial_state(recipe: Recipe, shardings: Any = None) -> TrainState:
     if shardings is not None:
         mesh = jax.tree.leaves(shardings)[0].mesh
         loaded = place(state_shardings(mesh, loaded), loaded)
-
     return _draw(recipe, loaded, shardings)
 
 
@@ -48,12 +49,18 @@ def random_state(recipe: Recipe, shardings: Any = None) -> TrainState:
     return _draw(recipe, {}, shardings)
 
 
-def _draw(recipe: Recipe, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
-    # Hundreds of small draws compile in half the time with this generator.
-    # Random numbers of parameters that were loaded are never computed: nothing reads them.
-    def create(loaded: Mapping[str, Params]) -> TrainState:
-        return _create(recipe, jax.random.key(recipe.config.seed, impl="unsafe_rbg"), loaded)
+def run_key(config: Config, mesh: Mesh) -> Array:
+    """The key of a run, on every device of every process."""
+    return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
 
+
+def _draw(recipe: Recipe, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
+    def create(loaded: Mapping[str, Params]) -> TrainState:
+        # Hundreds of small draws compile in half the time with this generator.
+        key = jax.random.key(recipe.config.seed, impl="unsafe_rbg")
+        return _create(recipe, key, loaded)
+
+    # Random numbers of parameters that were loaded are never computed: nothing reads them.
     return jax.jit(create, out_shardings=shardings)(loaded)
 
 

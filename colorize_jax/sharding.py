@@ -193,14 +193,16 @@ def report(mesh: Mesh, abstract: Any, shardings: Any) -> str:
     sizes = " x ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
     lines = [f"{mesh.size} devices as {sizes}"]
     lines += [
-        f"  {name:<34} {count:5d} tensors {_size(total):>10}  {_size(own):>10} a device  {split}"
+        f"  {name:<34} {count:5d} tensors {in_bytes(total):>10}  {in_bytes(own):>10} a device  "
+        f"{split}"
         for (name, split), (count, total, own) in rows.items()
     ]
     total = sum(own for _, _, own in rows.values())
-    return "\n".join([*lines, f"  in all {_size(total)} a device"])
+    return "\n".join([*lines, f"  in all {in_bytes(total)} a device"])
 
 
-def _size(count: int) -> str:
+def in_bytes(count: float) -> str:
+    """A number of bytes for people."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 

@@ -16,6 +16,7 @@ import jax
 from jax.experimental import serialize_executable
 
 from colorize_jax.config import Config
+from colorize_jax.config_difference import belongs, difference, flatten
 from colorize_jax.errors import UserError
 
 # What is compiled into a step.
@@ -74,25 +75,21 @@ def load_step(path: str | Path, config: Config) -> jax.stages.Compiled:
     Raises:
         UserError: it was made for another config, other devices or another version.
     """
+    here = _compiled_in(config)
     try:
         content = pickle.loads(Path(path).read_bytes())
-        there = content["config"]
-        program = None
-        if there == _compiled_in(config):
-            program = serialize_executable.deserialize_and_load(*content["step"])
+        different = difference(content["config"], here)
+        if not different:
+            return serialize_executable.deserialize_and_load(*content["step"])
     except LOAD_ERRORS as error:
         raise UserError(
             f"got {path}, a step that cannot be loaded here ({' '.join(str(error).split())[:150]}),"
             " expected one that this version compiled for these devices; compile it again"
         ) from error
-    if program is None:
-        here = _compiled_in(config)
-        names = [name for name in here if there.get(name) != here[name]]
-        raise UserError(
-            f"got {path}, a step of another config ({_difference(names, there, here)}), expected "
-            "one that this config was compiled into; compile it again"
-        )
-    return program
+    raise UserError(
+        f"got {path}, a step of another config ({different}), expected one that this config was "
+        "compiled into; compile it again"
+    )
 
 
 def with_stored(
@@ -125,21 +122,5 @@ def _shapes(tree: Any) -> list[Any]:
 
 def _compiled_in(config: Config) -> dict[str, Any]:
     """Dotted name -> value of every option that a compiled step contains."""
-    flat = dict(_flat(config.to_dict(), ""))
-    return {
-        name: value
-        for name, value in flat.items()
-        if any(name == part or name.startswith(part + ".") for part in COMPILED)
-    }
-
-
-def _flat(content: Mapping[str, Any], prefix: str) -> Any:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _difference(names: list[str], there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    return "; ".join(f"{n} is {there.get(n)!r} there and {here[n]!r} here" for n in names[:3])
+    flat = flatten(config.to_dict())
+    return {name: value for name, value in flat.items() if belongs(name, COMPILED)}

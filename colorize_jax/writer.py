@@ -22,10 +22,10 @@ from etils import epath
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-METRICS_FILE = "metrics.jsonl"
-SAMPLES = "samples"
 logger = logging.getLogger(__name__)
 
+METRICS_FILE = "metrics.jsonl"
+SAMPLES = "samples"
 REMOTE_FLUSH_SECONDS = 30  # object stores cannot append: files there are written anew
 
 

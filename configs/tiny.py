@@ -3,8 +3,8 @@
     python train.py --config=configs/tiny.py --workdir=DIR
 
 Same modules, same two branches, same losses; patches of pixels take the place of the pretrained
-autoencoder and reference encoders. Made for about ten minutes on two CPU cores, a quarter of which
-goes into compilation.
+autoencoder and reference encoders. Made for about ten minutes on two CPU cores, of which one
+minute goes into compilation.
 """
 
 from ml_collections import ConfigDict

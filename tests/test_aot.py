@@ -16,6 +16,7 @@ from colorize_jax.chips import CHIPS, describe, min_links
 from colorize_jax.errors import UserError
 from colorize_jax.load_config import load_config
 from colorize_jax.stored_step import load_step, save_step, with_stored
+from colorize_jax.training.step import jit_step
 from colorize_jax.writer import read_metrics
 
 CONFIG = "tests/configs/smallest.py"
@@ -184,7 +185,8 @@ def test_a_run_on_a_stored_step_is_the_same_run(tmp_path):
     recipe, mesh = build_recipe(config), sharding.make_mesh(config.mesh)
     state, record, key = aot.arguments(recipe, mesh)
     with jax.set_mesh(mesh):
-        lowered = aot.jit_step(recipe, mesh, dual=True).lower(state, record, key)
+        shardings = sharding.state_shardings(mesh, state)
+        lowered = jit_step(recipe, mesh, shardings, dual=True).lower(state, record, key)
     save_step(lowered.compile(), config, tmp_path / "step.bin")
     losses = []
     for name, flags in (("one", []), ("two", [f"--load_step={tmp_path / 'step.bin'}"])):

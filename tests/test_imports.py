@@ -19,6 +19,7 @@ ALLOWED = {
     "pictures": set(),
     "config": set(),
     "load_config": {"config"},
+    "config_difference": set(),
     "flops": set(),
     "nn": {"sharding"},
     "models": {"nn", "sharding"},
@@ -27,7 +28,7 @@ ALLOWED = {
     "evaluation": set(),
     "sharding": {"config"},
     "writer": set(),
-    "io": {"models", "nn"},
+    "io": {"models", "nn", "config_difference"},
     "training": {"nn", "models", "conditioning", "diffusion", "config", "flops", "sharding"},
 }
 

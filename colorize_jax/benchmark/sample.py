@@ -14,18 +14,22 @@ from colorize_jax.benchmark.timing import (
     compile_program,
     fitting,
     header,
-    mesh_of,
     rates,
     repeat,
     table,
     title,
 )
-from colorize_jax.build import build_recipe, random_params
+from colorize_jax.build import build_colorize, build_recipe, random_params
 from colorize_jax.config import Config
 from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.flops import count_flops
-from colorize_jax.inference.sampling import Colorize, make_colorize
-from colorize_jax.sharding import batch_sharding, batch_shards, check_batch, state_shardings
+from colorize_jax.sharding import (
+    batch_sharding,
+    batch_shards,
+    check_batch,
+    make_mesh,
+    state_shardings,
+)
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.measure import countable
 from colorize_jax.training.step import Recipe
@@ -43,7 +47,7 @@ def benchmark_sample(config: Config, batch_size: int | None = None, calls: int =
     Raises:
         UserError: batch, mesh and devices do not go together, or the program does not fit.
     """
-    mesh = mesh_of(config)
+    mesh = make_mesh(config.mesh)
     config = sampling_config(config, batch_size or batch_shards(mesh))
     check_batch(mesh, config.data.batch_size)
     config = for_platform(config, mesh.devices.flat[0].platform)
@@ -101,14 +105,7 @@ def sampling_config(config: Config, batch_size: int) -> Config:
 
 def _on_records(recipe: Recipe) -> Any:
     """(parameters, loader's batch, keys) -> pictures."""
-    config = recipe.config
-    colorize: Colorize = make_colorize(
-        recipe.colorizer,
-        recipe.encoders,
-        recipe.schedule,
-        config.sampling,
-        config.diffusion.prediction_type,
-    )
+    colorize = build_colorize(recipe)
 
     def run(params: Params, record: dict[str, Array], keys: Array) -> Array:
         return colorize(params, to_batch(record), keys)

@@ -14,14 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.aot import abstract_record, arguments, compile_step, for_platform, jit_step
+from colorize_jax.aot import abstract_record, arguments, compile_step, for_platform
 from colorize_jax.benchmark.timing import (
     Report,
     compile_program,
     fitting,
     header,
-    in_bytes,
-    mesh_of,
     rates,
     repeat,
     table,
@@ -31,18 +29,19 @@ from colorize_jax.build import build_recipe
 from colorize_jax.config import Config
 from colorize_jax.errors import UserError
 from colorize_jax.flops import count_flops
-from colorize_jax.initialize import abstract_state, random_state
+from colorize_jax.initialize import abstract_state, random_state, run_key
 from colorize_jax.sharding import (
     check_batch,
     global_batch,
+    in_bytes,
     local_rows,
-    replicated,
+    make_mesh,
     state_shardings,
 )
 from colorize_jax.training import trees
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.measure import countable, step_flops
-from colorize_jax.training.step import Inputs, Recipe, embed, gradients, prepare
+from colorize_jax.training.step import Inputs, Recipe, embed, gradients, jit_step, prepare
 from colorize_jax.types import Array, Params
 
 BRANCHES = {"single": (False,), "dual": (True,), "both": (False, True)}
@@ -60,18 +59,19 @@ def benchmark_step(config: Config, branches: str = "both", calls: int = 10) -> R
         UserError: batch, mesh and devices do not go together, or the step does not fit.
     """
     duals = _programs(config, branches)
-    mesh = mesh_of(config)
+    mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     config = for_platform(config, mesh.devices.flat[0].platform)
     recipe = build_recipe(config)
     report = header("step", config, mesh) | {"programs": {}}
     with jax.set_mesh(mesh), fitting("a step"):
-        state = random_state(recipe, state_shardings(mesh, abstract_state(recipe)))
+        shardings = state_shardings(mesh, abstract_state(recipe))
+        state = random_state(recipe, shardings)
         record = synthetic_record(config, mesh)
-        key = jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
+        key = run_key(config, mesh)
         for dual in duals:
             flops = step_flops(recipe, state, record, dual=dual)
-            jitted = jit_step(recipe, mesh, dual=dual)
+            jitted = jit_step(recipe, mesh, shardings, dual=dual)
             compiled, program = compile_program(jitted, state, record, key)
 
             def advance(compiled: Any = compiled) -> Any:
@@ -160,14 +160,15 @@ def compile_steps(config: Config, topology: str | None = None, branches: str = "
 
 
 def _compile_here(config: Config, dual: bool) -> Report:
-    mesh = mesh_of(config)
+    mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     config = for_platform(config, mesh.devices.flat[0].platform)
     recipe = build_recipe(config)
     state, record, key = arguments(recipe, mesh)
     report = header("step", config, mesh)
     with jax.set_mesh(mesh), fitting("a step"):
-        _, program = compile_program(jit_step(recipe, mesh, dual=dual), state, record, key)
+        jitted = jit_step(recipe, mesh, state_shardings(mesh, state), dual=dual)
+        _, program = compile_program(jitted, state, record, key)
     report |= program | {"topology": report["device_kind"], "num_slices": mesh.size}
     return report | {"flops": {"model": step_flops(recipe, state, record, dual=dual)}}
 

@@ -12,10 +12,9 @@ from jax.sharding import Mesh
 from colorize_jax.aot import program_memory
 from colorize_jax.config import Config
 from colorize_jax.errors import UserError
-from colorize_jax.sharding import make_mesh
+from colorize_jax.sharding import in_bytes
 from colorize_jax.training.measure import peak_flops, peak_memory
 
-GIB = 2**30
 NUM_WARM_UP = 1  # the first call loads the program and finds its memory
 
 Report = dict[str, Any]
@@ -40,15 +39,6 @@ def header(kind: str, config: Config, mesh: Mesh) -> Report:
         "accumulation": config.optimizer.accumulation,
         "config": config.to_dict(),
     }
-
-
-def mesh_of(config: Config) -> Mesh:
-    """The mesh of the config over the devices that are there.
-
-    Raises:
-        UserError: it does not go with them.
-    """
-    return make_mesh(config.mesh)
 
 
 def compile_program(jitted: Any, *args: Any) -> tuple[Any, Report]:
@@ -152,11 +142,6 @@ def table(programs: Mapping[str, Mapping[str, Any]]) -> str:
             f"{_or_dash(one['mfu'], 100, '.1f', ' %'):>8}{in_bytes(memory):>12}"
         )
     return "\n".join(lines)
-
-
-def in_bytes(count: float) -> str:
-    """A number of bytes for people."""
-    return f"{count / GIB:.2f} GiB" if count >= GIB else f"{count / 2**20:.1f} MiB"
 
 
 def _or_dash(value: float | None, factor: float = 1, form: str = ".3g", unit: str = "") -> str:

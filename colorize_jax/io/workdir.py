@@ -16,6 +16,7 @@ from typing import Any
 import jax
 from etils import epath
 
+from colorize_jax.config_difference import belongs, difference, flatten
 from colorize_jax.errors import UserError
 from colorize_jax.io.weights import WeightsMetadata
 
@@ -23,7 +24,6 @@ CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 FROZEN = "frozen"
 FORMAT = "colorize-jax run 1"
-NUM_SHOWN = 4  # keys that a message about another config names
 REASON_LENGTH = 200
 
 PathLike = epath.PathLike
@@ -126,29 +126,13 @@ def read_workdir(workdir: PathLike) -> tuple[dict[str, Any], WeightsMetadata]:
 
 def _check_same(workdir: epath.Path, config: Mapping[str, Any], free: Sequence[str]) -> None:
     there, _ = read_workdir(workdir)
-    ours, theirs = dict(_flat(config, "")), dict(_flat(there, ""))
-    missing = object()
-    different = [
-        key
-        for key in dict.fromkeys([*ours, *theirs])
-        if ours.get(key, missing) != theirs.get(key, missing)
-        and not any(key == name or key.startswith(name + ".") for name in free)
-    ]
+    options = (
+        {name: value for name, value in flatten(one).items() if not belongs(name, free)}
+        for one in (there, config)
+    )
+    different = difference(*options)
     if different:
-        shown = "; ".join(
-            f"{key} is {theirs.get(key, 'missing')!r} there and {ours.get(key, 'missing')!r} here"
-            for key in different[:NUM_SHOWN]
-        )
-        more = f"; and {len(different) - NUM_SHOWN} more" if len(different) > NUM_SHOWN else ""
         raise UserError(
-            f"got workdir {workdir} of a run with another config ({shown}{more}), expected the "
+            f"got workdir {workdir} of a run with another config ({different}), expected the "
             "same config or an empty folder; choose another workdir"
         )
-
-
-def _flat(content: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

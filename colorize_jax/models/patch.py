@@ -95,7 +95,7 @@ class PatchReferenceEncoder(nn.Module):
 
     image_size: int = 64
     patch_size: int = 8
-    features: Sequence[str] = FEATURES[:3]
+    features: Sequence[str] = ("pixels", "mean", "std")
     positions: bool = True
     position_channels: int = 32
     class_token: bool = False

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init
 from colorize_jax.types import Array
 
-# A network that starts at random hears first what to draw, the hints, and then its noisy latents:
-# with unit gain it spends its first thousand steps on unlearning the noise of high timesteps.
+# A network that starts at random shall hear what to draw, the hints, before its noisy latents:
+# those say nothing at high timesteps.
 quiet_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 
 

@@ -11,6 +11,7 @@ last Gram block. While the Gram weight is zero it does not exist: there are two 
 and the loop, which knows the weight's schedule, takes the one that the step needs.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.config import Config, GramConfig
@@ -27,7 +29,7 @@ from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.unet import Trunk
 from colorize_jax.rng import stream
-from colorize_jax.sharding import constrain_batch, constrain_params
+from colorize_jax.sharding import constrain_batch, constrain_params, replicated
 from colorize_jax.training import augment, trees
 from colorize_jax.training.augment import Draws
 from colorize_jax.training.losses.diffusion import diffusion_loss
@@ -119,6 +121,23 @@ def train_step(
         "parameter_norm": optax.tree.norm(state.params),
     }
     return apply_gradients(state, grads, recipe.optimizer, config.optimizer.ema_decay), metrics
+
+
+def jit_step(recipe: Recipe, mesh: Mesh, shardings: Any, **options: bool) -> Any:
+    """The step as it runs on a mesh; to be called and lowered under `jax.set_mesh`.
+
+    Args:
+        recipe: static.
+        mesh: where.
+        shardings: of the state, `sharding.state_shardings`.
+        options: `dual`, bound here; left out, it is an argument.
+    """
+    return jax.jit(
+        functools.partial(train_step, recipe, **options),
+        static_argnames=() if options else "dual",
+        donate_argnums=0,
+        out_shardings=(shardings, replicated(mesh)),
+    )
 
 
 def prepare(recipe: Recipe, frozen: Params, batch: Batch, key: Array, step: Array) -> Inputs:

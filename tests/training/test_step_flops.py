@@ -15,10 +15,10 @@ from colorize_jax.build import build_recipe
 from colorize_jax.config import MeshConfig
 from colorize_jax.flops import count_flops
 from colorize_jax.load_config import load_config
-from colorize_jax.sharding import make_mesh
+from colorize_jax.sharding import make_mesh, state_shardings
 from colorize_jax.training.losses.gram import gram_loss
 from colorize_jax.training.measure import countable
-from colorize_jax.training.step import Taps, embed, gradients
+from colorize_jax.training.step import Taps, embed, gradients, jit_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -42,10 +42,11 @@ def test_the_full_size_step_is_traced_and_lowered_within_a_minute():
     recipe = build_recipe(load_config(CONFIGS / "base.py"))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     arguments = aot.arguments(recipe, mesh)
+    shardings = state_shardings(mesh, arguments[0])
     for dual in (True, False):
         start = time.process_time()
         with jax.set_mesh(mesh):
-            aot.jit_step(recipe, mesh, dual=dual).lower(*arguments)
+            jit_step(recipe, mesh, shardings, dual=dual).lower(*arguments)
         seconds = time.process_time() - start
         print(f"dual {dual}: {seconds:.1f} s")
         assert seconds <= 60
