@@ -19,6 +19,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -88,9 +89,13 @@ class Inputs:
 
 
 def is_dual(config: Config, step: int) -> bool:
-    """Whether update number `step`, from 0, runs the misaligned branch: its weight is not zero."""
+    """Whether update number `step`, from 0, runs the misaligned branch: its weight is not zero.
+
+    What `gram_weight` says, without a device: an answer from there would wait for the step before.
+    """
     gram = config.gram
-    return bool(gram_weight(step, config.total_steps, gram.zero_share, gram.maximum) > 0)
+    start = np.float32(gram.zero_share * config.total_steps)
+    return gram.maximum > 0 and bool(np.float32(step) > start)
 
 
 def train_step(

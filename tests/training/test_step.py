@@ -13,7 +13,7 @@ from recipes import BATCH, make_inputs, make_params, make_recipe, make_record
 
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.training import augment
-from colorize_jax.training.losses.gram import gram_loss
+from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.state import create_state
 from colorize_jax.training.step import (
     embed,
@@ -272,6 +272,13 @@ def test_the_ramp_says_when_there_are_two_branches():
     assert [is_dual(config, step) for step in (0, 32, 33, 34, 99)] == [False] * 3 + [True] * 2
     never = make_recipe(total_steps=100, gram={"maximum": 0.0, "zero_share": 0.0}).config
     assert not any(is_dual(never, step) for step in range(100))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.07, 1 / 3, 0.7, 0.99, 1.0])
+def test_two_branches_run_where_their_weight_is_not_zero(share):
+    config = make_recipe(total_steps=1250, gram={"zero_share": share}).config
+    weights = gram_weight(np.arange(1250), 1250, share, config.gram.maximum)
+    assert [is_dual(config, step) for step in range(1250)] == (weights > 0).tolist()
 
 
 # ------------------------------------------------------------------------------------ a short run
