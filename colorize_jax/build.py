@@ -101,6 +101,7 @@ def build_recipe(config: Config) -> Recipe:
     )
     optimizer = make_optimizer(
         rate,
+        name=options.name,
         b1=options.b1,
         b2=options.b2,
         eps=options.eps,

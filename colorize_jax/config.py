@@ -176,9 +176,10 @@ class GramConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and what is around it.
+    """The optimizer and what is around it.
 
     Attributes:
+        name: "adamw", or "muon" for kernels and Adam for the rest.
         trainable: rules, regular expressions searched in parameter paths such as
             "unet/input_blocks_0_0/kernel", that name what is trained.
         learning_rate: after warm-up.
@@ -191,10 +192,11 @@ class OptimizerConfig:
         groups: (rule, multiplier of the learning rate); the first that matches counts.
         clip_norm: largest gradient norm.
         accumulation: micro-batches that a batch is computed in.
-        moment_dtype: of Adam's first moment.
+        moment_dtype: of Adam's first moment and Muon's momentum.
         ema_decay: of the parameters' running average.
     """
 
+    name: str = "adamw"
     trainable: tuple[str, ...] = ("^unet/", "^sketch_encoder/", "^reference_projection/")
     learning_rate: float = 1e-5
     schedule: str = "constant"

@@ -28,6 +28,7 @@ CHOICES = {
     "diffusion.prediction_type": ("v", "eps"),
     "gram.tap": ("ff", "attn1", "attn2"),
     "gram.loss": ("mse", "kl", "ranking", "bce"),
+    "optimizer.name": ("adamw", "muon"),
     "optimizer.schedule": ("constant", "cosine"),
     "optimizer.moment_dtype": ("float32", "bfloat16"),
     "data.source": ("illustrations", "tfds", "folder"),

@@ -1,16 +1,20 @@
-"""AdamW, its schedule and its parameter groups; the running average; accumulation.
+"""AdamW or Muon, their schedule and parameter groups; the running average; accumulation.
 
 Trained parameters are the float32 masters: networks cast what they compute with, the optimizer
 never sees another dtype.
 """
 
+import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
+from optax import contrib
 
+from colorize_jax.sharding import STACKED
 from colorize_jax.training import trees
 from colorize_jax.types import Array, Params
 
@@ -18,6 +22,14 @@ Inputs = TypeVar("Inputs")
 
 # Norms and biases are not shrunk; stacked layers give them a second axis, so names decide.
 NO_DECAY = (r"(^|/)(scale|bias)$",)
+# Muon's own constants (Jordan 2024), and its updates' root mean square, as large as Adam's are
+# (arXiv 2502.16982): learning rates mean the same to both.
+MUON_MOMENTUM = 0.95
+MUON_ITERATION = (3.4445, -4.7750, 2.0315)
+MUON_ITERATIONS = 5
+MUON_RMS = 0.2
+# Kernels with fewer channels in or out read or make pixels: they are Adam's.
+MUON_MIN_CHANNELS = 32
 
 
 def learning_rate(
@@ -55,6 +67,7 @@ def learning_rate(
 def make_optimizer(
     rate: optax.Schedule,
     *,
+    name: str = "adamw",
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -64,28 +77,83 @@ def make_optimizer(
     clip_norm: float = 0.0,
     moment_dtype: Any = jnp.float32,
 ) -> optax.GradientTransformation:
-    """Build AdamW: clip, Adam, decoupled decay, learning rate.
+    """Build an optimizer: clip, Adam or Muon, decoupled decay, learning rate.
 
     Args:
         rate: update number -> learning rate.
+        name: "adamw"; or "muon", which makes the updates of kernels orthogonal (`scale_by_muon`)
+            and leaves everything else to Adam.
         b1, b2, eps: Adam's.
         weight_decay: multiplied by the learning rate, as in PyTorch's AdamW.
         no_decay: rules (see `trees`) of parameters without decay.
         groups: (rule, multiplier of the learning rate); of several that match the first counts.
         clip_norm: largest norm of the gradient of all parameters together; 0 leaves it as it is.
-        moment_dtype: of the first moment; the second stays float32.
+        moment_dtype: of the first moment; the second, which Muon has not, stays float32.
     """
+    adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)
 
     def decayed(params: Params) -> Params:
         return trees.map_paths(lambda path, _: not trees.matches(path, no_decay), params)
 
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype),
+        adam if name == "adamw" else scale_by_muon(adam, moment_dtype),
         optax.add_decayed_weights(weight_decay, mask=decayed),
         _scale_groups(groups),
         optax.scale_by_learning_rate(rate),
     )
+
+
+def scale_by_muon(
+    adam: optax.GradientTransformation, moment_dtype: Any = jnp.float32
+) -> optax.GradientTransformation:
+    """Muon for kernels, Adam for the rest.
+
+    A kernel (..., in, out) is a matrix whose rows are its inputs, a convolution's taps among them;
+    each layer of a stack is a matrix of its own. Momentum is made orthogonal by five Newton-Schulz
+    iterations, so that all directions of a kernel learn at one speed.
+
+    Args:
+        adam: scales the gradients of everything else.
+        moment_dtype: of the momentum.
+    """
+
+    def labels(params: Params) -> Params:
+        return trees.map_paths(lambda *leaf: "muon" if _is_matrix(*leaf) else "adam", params)
+
+    def axes(params: Params) -> Params:
+        return trees.map_paths(_matrix_axes, params)
+
+    orthogonal = contrib.scale_by_muon(
+        (MUON_ITERATION,) * MUON_ITERATIONS,  # as many rows: a loop, compiled once a kernel
+        MUON_ITERATIONS,
+        MUON_MOMENTUM,
+        mu_dtype=moment_dtype,
+        weight_dimension_numbers=axes,
+    )
+
+    def scale(updates: Params, params: Params | None = None) -> Params:
+        del params
+        return trees.map_paths(lambda path, x: _matrix_scale(path, x) * x, updates)
+
+    muon = optax.chain(orthogonal, optax.stateless(scale))
+    return optax.partition({"muon": muon, "adam": adam}, labels)
+
+
+def _is_matrix(path: str, kernel: Array) -> bool:
+    return path.endswith("kernel") and min(kernel.shape[-2:]) >= MUON_MIN_CHANNELS
+
+
+def _matrix_axes(path: str, kernel: Array) -> contrib.MuonDimensionNumbers:
+    first = 1 if re.search(STACKED, path) else 0
+    last = kernel.ndim - 1
+    return contrib.MuonDimensionNumbers(tuple(range(first, last)), (last,))
+
+
+def _matrix_scale(path: str, kernel: Array) -> float:
+    """What makes an orthogonal matrix's root mean square `MUON_RMS`."""
+    rows = math.prod(kernel.shape[axis] for axis in _matrix_axes(path, kernel).reduction_axis)
+    return MUON_RMS * math.sqrt(max(rows, kernel.shape[-1]))
 
 
 def _scale_groups(groups: Sequence[tuple[str, float]]) -> optax.GradientTransformation:

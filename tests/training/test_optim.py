@@ -25,6 +25,11 @@ def optimizer(**options):
     return optim.make_optimizer(optim.learning_rate(0.5, 100), **options)
 
 
+def one_update(tx, grads):
+    """What the first update adds to parameters of that shape."""
+    return tx.update(grads, tx.init(grads), grads)[0]
+
+
 def test_learning_rates_by_hand():
     constant = optim.learning_rate(2.0, 100, warmup_steps=4)
     np.testing.assert_allclose([constant(i) for i in (0, 1, 3, 4, 99)], [0.5, 1, 2, 2, 2])
@@ -54,6 +59,38 @@ def test_groups_scale_the_learning_rate():
     assert updates["unet"]["conv"]["bias"][0] == pytest.approx(-0.05, rel=1e-4)
     assert updates["unet"]["conv"]["kernel"][0, 0] == pytest.approx(-1.5, rel=1e-4)
     assert updates["vae"]["conv"]["kernel"][0, 0] == pytest.approx(-0.5, rel=1e-4)
+
+
+def test_muon_makes_the_updates_of_kernels_orthogonal():
+    draw = np.random.default_rng(0).standard_normal
+    grads = {
+        "dense": {"kernel": draw((64, 32)), "bias": draw(32)},
+        "conv": {"kernel": draw((3, 3, 32, 48))},
+        "transformer_blocks": {"proj": {"kernel": draw((2, 32, 96))}},
+        "pixels": {"kernel": draw((3, 3, 3, 32))},
+    }
+    grads = jax.tree.map(jnp.float32, grads)
+    updates = one_update(optimizer(name="muon", weight_decay=0.0), grads)
+    layers = updates["transformer_blocks"]["proj"]["kernel"]
+    matrices = [updates["dense"]["kernel"], updates["conv"]["kernel"].reshape(-1, 48), *layers]
+    for matrix in matrices:
+        # Orthogonal rows or columns, at learning rate 0.5 and Adam's usual size of 0.2; the
+        # iteration stops when all directions are about as long.
+        lengths = np.linalg.svd(matrix, compute_uv=False) / np.sqrt(max(matrix.shape))
+        assert lengths == pytest.approx(0.5 * 0.2, rel=0.4)
+    # What is no kernel, or reads pixels, is Adam's, whose first update is the gradient's sign.
+    for rest in ("dense/bias", "pixels/kernel"):
+        module, name = rest.split("/")
+        expected = -0.5 * np.sign(grads[module][name])
+        np.testing.assert_allclose(updates[module][name], expected, rtol=1e-4)
+
+
+def test_muon_takes_every_layer_of_a_stack_for_itself():
+    stack = jnp.float32(np.random.default_rng(1).standard_normal((2, 32, 64)))
+    tx = optimizer(name="muon", weight_decay=0.0)
+    both = one_update(tx, {"layers": {"kernel": stack}})["layers"]["kernel"]
+    alone = [one_update(tx, {"dense": {"kernel": layer}})["dense"]["kernel"] for layer in stack]
+    np.testing.assert_allclose(both, np.stack(alone), rtol=1e-4, atol=1e-6)
 
 
 def test_clipping_uses_the_norm_of_all_parameters():
