@@ -34,6 +34,15 @@ CONFIGS = {
         "patch_size": 14,
         "projection_dim": 16,
     },
+    "clip_text": {
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_layers": 2,
+        "num_heads": 3,
+        "vocab_size": 580,
+        "context_length": 12,
+        "projection_dim": 16,
+    },
     "tagger": {
         "image_size": 32,
         "patch_size": 4,

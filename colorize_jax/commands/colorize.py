@@ -39,6 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference_mask", metavar="PATH", help="foreground of the reference, likewise"
     )
     parser.add_argument(
+        "--tokenizer",
+        metavar="DIR",
+        help="CLIP's tokenizer, for --text: folder with tokenizer.json, or vocab.json and "
+        "merges.txt",
+    )
+    parser.add_argument(
         "--from-image", metavar="PNG", help="repeat a picture made here, with what else is given"
     )
     parser.add_argument("--options", metavar="FILE", help="JSON or YAML with options")
@@ -78,7 +84,11 @@ def run(args: argparse.Namespace) -> int:
         _write_sheet(args)
         return 0
     pipeline = ColorizePipeline.from_checkpoint(
-        *args.checkpoint, dtype=args.dtype, prediction_type=args.prediction_type, raw=args.raw
+        *args.checkpoint,
+        dtype=args.dtype,
+        prediction_type=args.prediction_type,
+        raw=args.raw,
+        tokenizer=args.tokenizer,
     )
     options = pipeline.defaults.replace(**given).with_seed()
     with tqdm(total=len(jobs), unit="picture", disable=len(jobs) == 1) as bar:
@@ -94,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
             options,
             batch_size=args.batch_size,
             overwrite=args.overwrite,
-            extra={"checkpoints": args.checkpoint},
+            extra={"checkpoints": args.checkpoint, "tokenizer": args.tokenizer},
             progress=progress,
         )
     if not Path(args.sketch).is_dir():
@@ -130,6 +140,7 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
             if getattr(args, role, path) is None:
                 setattr(args, role, path)
         args.checkpoint = args.checkpoint or remembered.extra.get("checkpoints")
+        args.tokenizer = args.tokenizer or remembered.extra.get("tokenizer")
     if args.options:
         given |= read_options(args.options)
     given |= options_from_flags(args)

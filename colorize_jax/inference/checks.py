@@ -19,9 +19,11 @@ class Check:
 
     Attributes:
         metavar: how help pages call a value.
+        repeated: whether its flag may be given several times, all of them read by `parse_all`.
     """
 
     metavar: ClassVar[str | None] = None
+    repeated: ClassVar[bool] = False
 
     def __call__(self, name: str, value: Any) -> Any:
         """Return `value` as it is kept; raise UserError if it is not allowed."""
@@ -30,6 +32,10 @@ class Check:
     def parse(self, name: str, text: str) -> Any:
         """Read a value from the command line and check it."""
         return self(name, _number_or_text(text))
+
+    def parse_all(self, name: str, texts: Sequence[str]) -> Any:
+        """Read the values of a flag that may be repeated, and check them."""
+        raise NotImplementedError
 
     def plain(self, value: Any) -> Any:
         """Return a checked value as JSON has it."""
@@ -91,6 +97,21 @@ class Choice(Check):
     def __call__(self, name: str, value: Any) -> str:
         if value not in self.words:
             raise refuse(name, value, f"one of {', '.join(self.words)}")
+        return value
+
+    def parse(self, name: str, text: str) -> str:
+        return self(name, text)
+
+
+@dataclass(frozen=True)
+class Text(Check):
+    """A text that says something."""
+
+    metavar: ClassVar[str] = "TEXT"
+
+    def __call__(self, name: str, value: Any) -> str:
+        if not isinstance(value, str) or not value.strip():
+            raise refuse(name, value, "a text")
         return value
 
     def parse(self, name: str, text: str) -> str:

@@ -225,6 +225,7 @@ def check_reference(reference: object, options: InferenceOptions) -> None:
     needing = [
         name
         for name in (
+            "text",
             "split_attention",
             "background_plugin",
             "foreground_latent",

@@ -24,7 +24,8 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
             continue
         metavar = "|".join(check.words) if isinstance(check, Choice) else check.metavar
         shown = _show(option.default)
-        group.add_argument(flag, metavar=metavar, help=f"{text}{shown}", **common)
+        action = "append" if check.repeated else "store"
+        group.add_argument(flag, action=action, metavar=metavar, help=f"{text}{shown}", **common)
 
 
 def options_from_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -36,11 +37,12 @@ def options_from_flags(args: argparse.Namespace) -> dict[str, Any]:
     given = {}
     for option in dataclasses.fields(InferenceOptions):
         value = getattr(args, option.name)
-        if value is not None:
-            check = option.metadata["check"]
-            given[option.name] = (
-                check.parse(option.name, value) if isinstance(value, str) else value
-            )
+        if value is None:
+            continue
+        check = option.metadata["check"]
+        if isinstance(value, list):
+            value = check.parse_all(option.name, value)
+        given[option.name] = check.parse(option.name, value) if isinstance(value, str) else value
     return given
 
 

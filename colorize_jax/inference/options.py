@@ -28,6 +28,7 @@ from colorize_jax.inference.checks import (
 )
 from colorize_jax.inference.preprocess import MASK_SOURCES, PREPROCESSORS
 from colorize_jax.inference.sizes import PUBLISHED_LIMITS, SizeLimits, autofit_size, check_size
+from colorize_jax.inference.text_options import TextManipulation, TextManipulations
 
 MAX_STEPS = 1000
 MAX_SEED = 2**32 - 1
@@ -99,6 +100,16 @@ class InferenceOptions:
         (1.0, 1.0, 1.0, 1.0),
         Reals(_STRENGTH, 4),
         "further factors of its four levels, finest first",
+    )
+
+    # ----------------------------------------------------------------------------------- text
+    text: tuple[TextManipulation, ...] = _option(
+        (),
+        TextManipulations(),
+        'lead the reference to a text, such as "red hair; anchor=blue hair; control=hair": from '
+        "what it is now (anchor), where it looks like something (control, from threshold=0.5 on), "
+        "so far (strength=1), each token as far as it still has to go (adaptive=true); repeat it "
+        "for several, none for nothing",
     )
 
     # -------------------------------------------------------------- foreground and background

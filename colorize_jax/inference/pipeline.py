@@ -31,11 +31,14 @@ from colorize_jax.inference.preprocess import to_pictures
 from colorize_jax.inference.programs import Given
 from colorize_jax.inference.settings import check_parts, lora_scales, make_mode, make_settings
 from colorize_jax.inference.system import Networks, System, open_networks
+from colorize_jax.inference.text_directions import TextDirections, make_directions
 from colorize_jax.inference.tiles import decode_tiled
+from colorize_jax.inference.tokenizer import Tokenizer
 from colorize_jax.nn.lora import merge_loras
 from colorize_jax.types import Array, Params
 
 ENCODERS = (
+    "clip_text",
     "clip_vision",
     "tagger",
     "reference_projection",
@@ -53,9 +56,17 @@ class ColorizePipeline:
         defaults: options for calls that name none.
     """
 
-    def __init__(self, networks: Networks, extractors: Extractors = BUILT_IN):
-        """Use networks that are opened, and extractors of lines and foregrounds."""
+    def __init__(
+        self,
+        networks: Networks,
+        extractors: Extractors = BUILT_IN,
+        tokenizer: str | Path | None = None,
+    ):
+        """Use networks that are opened, extractors, and the folder of CLIP's tokenizer."""
         self._networks, self._extractors = networks, extractors
+        self._tokenizer_path = tokenizer
+        self._tokenizer: Tokenizer | None = None
+        self._embeddings: dict[str, np.ndarray] = {}
         self._merged: tuple[dict[str, float], Params] | None = None
         self.system, self.defaults = networks.system, networks.defaults
 
@@ -67,6 +78,7 @@ class ColorizePipeline:
         prediction_type: str | None = None,
         raw: bool = False,
         extractors: Extractors = BUILT_IN,
+        tokenizer: str | Path | None = None,
     ) -> "ColorizePipeline":
         """Find the networks in checkpoints; they are loaded when they are needed.
 
@@ -77,12 +89,13 @@ class ColorizePipeline:
             prediction_type: "v" or "eps", where no checkpoint says.
             raw: of training runs, the parameters themselves and not their running average.
             extractors: of lines and foregrounds.
+            tokenizer: folder of CLIP's tokenizer, for options with text; read when it is needed.
 
         Raises:
             UserError: the paths do not hold a colorizer.
         """
         networks = open_networks(paths, dtype=dtype, prediction_type=prediction_type, raw=raw)
-        return cls(networks, extractors)
+        return cls(networks, extractors, tokenizer)
 
     def __call__(
         self,
@@ -140,6 +153,7 @@ class ColorizePipeline:
         """
         host.check_reference(reference, options)
         check_parts(self.system, options)
+        self._tokenize(options)
         if options.unconditional:
             return None
         return host.read_reference(reference, options, mask, self._extractors)
@@ -241,20 +255,51 @@ class ColorizePipeline:
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
     ) -> Array:
         """(B, S, C) tokens of references; where attention is split, then of their backgrounds."""
-        encoders = self.system.encoders
+        encoders, directions = self.system.encoders, self._directions(options)
         params = self._networks.params("clip_vision", "tagger", "reference_projection")
 
         def encode(images: Sequence[np.ndarray]) -> Array:
             sides = (encoders.clip.image_size, encoders.tagger.image_size)
-            return programs.encode_references(
-                self.system, params, *(host.at_side(images, side) for side in sides)
-            )
+            resized = (host.at_side(images, side) for side in sides)
+            return programs.encode_references(self.system, params, *resized, directions)
 
         context = encode([reference.image for reference in references])
         if options.split_attention:
             backgrounds = [host.background_of(reference, options) for reference in references]
             context = jnp.concatenate([context, encode(backgrounds)], axis=1)
         return jnp.broadcast_to(context, (batch, *context.shape[1:]))
+
+    def _directions(self, options: InferenceOptions) -> TextDirections | None:
+        """Where texts lead the reference's tokens; each text is embedded once."""
+        if not options.text:
+            return None
+        ids = self._tokenize(options)
+        new = [text for text in ids if text not in self._embeddings]
+        if new:
+            params = self._networks.params("clip_text")
+            for text in new:
+                (embedding,) = programs.encode_texts(self.system, params, np.int32([ids[text]]))
+                self._embeddings[text] = np.asarray(embedding)
+        return make_directions(options.text, self._embeddings)
+
+    def _tokenize(self, options: InferenceOptions) -> dict[str, list[int]]:
+        """Text -> tokens, of all that options want to be read.
+
+        Raises:
+            UserError: there is no tokenizer, it is not the tower's, or a text is too long.
+        """
+        texts = dict.fromkeys(text for one in options.text for text in one.texts)
+        if not texts:
+            return {}
+        tower = self.system.clip_text
+        if self._tokenizer_path is None:
+            raise UserError(
+                "got text without a tokenizer, expected the folder of CLIP's (tokenizer.json, or "
+                "vocab.json and merges.txt); name it with --tokenizer"
+            )
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer(self._tokenizer_path, tower.end_token)
+        return {text: self._tokenizer(text, tower.context_length) for text in texts}
 
     def _with_latents(
         self,

@@ -1,6 +1,7 @@
 """What runs on the device: pure functions of parameters and arrays, compiled once a shape.
 
-    encode_references   pixels at the encoders' sizes -> context
+    encode_texts        tokens -> embeddings in the space of CLIP's own tokens
+    encode_references   pixels at the encoders' sizes, directions between texts -> context
     encode_sketches     pixels -> hints
     encode_background   latent and masks -> normed tokens of every decoder block: the plugin's bank
     denoise             all of that -> latents: the whole loop
@@ -28,6 +29,7 @@ from colorize_jax.inference.denoiser import (
     split_keys,
 )
 from colorize_jax.inference.system import System
+from colorize_jax.inference.text_directions import TextDirections, manipulate
 from colorize_jax.models.unet import Controls
 from colorize_jax.nn.layers import sinusoid
 from colorize_jax.nn.transformer import Bank, Regions
@@ -120,12 +122,28 @@ class Settings:
 
 
 @partial(jax.jit, static_argnums=0)
+def encode_texts(system: System, params: Params, ids: Array) -> Array:
+    """Tokens (B, N) of CLIP's text tower -> embeddings (B, C) float32 of any length."""
+    embeddings = system.clip_text.apply({"params": params["clip_text"]}, ids)
+    return embeddings.astype(jnp.float32)
+
+
+@partial(jax.jit, static_argnums=0)
 def encode_references(
-    system: System, params: Params, clip_images: Array, tagger_images: Array
+    system: System,
+    params: Params,
+    clip_images: Array,
+    tagger_images: Array,
+    directions: TextDirections | None = None,
 ) -> Array:
-    """References at the sides of CLIP and the tagger (B, side, side, 3) -> context (B, S, C)."""
-    tokens = system.encoders.encode_resized(params, clip_images, tagger_images)
-    return system.colorizer.context(params, *tokens)
+    """References at the sides of CLIP and the tagger (B, side, side, 3) -> context (B, S, C).
+
+    Where `directions` are given, CLIP's tokens are moved along them.
+    """
+    clip_tokens, tagger_tokens = system.encoders.encode_resized(params, clip_images, tagger_images)
+    if directions is not None:
+        clip_tokens = manipulate(clip_tokens, directions)
+    return system.colorizer.context(params, clip_tokens, tagger_tokens)
 
 
 @partial(jax.jit, static_argnums=0)

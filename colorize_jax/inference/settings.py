@@ -9,6 +9,7 @@ from colorize_jax.inference.denoiser import GuidanceScales
 from colorize_jax.inference.options import MAX_STEPS, InferenceOptions, block_levels
 from colorize_jax.inference.programs import Mode, Settings
 from colorize_jax.inference.system import PLUGIN_LORA, System
+from colorize_jax.models.patch import PatchReferenceEncoder
 
 # A window of progress that never comes.
 NEVER = (2.0, 2.0)
@@ -91,6 +92,28 @@ def check_parts(system: System, options: InferenceOptions) -> None:
         raise UserError(
             "got foreground_latent, expected a checkpoint of the plugin model: this UNet takes no "
             "foreground; import the plugin file or drop the option"
+        )
+    if options.text:
+        _check_text(system)
+
+
+def _check_text(system: System) -> None:
+    """Texts and reference have to meet in the space of one CLIP."""
+    clip, tower = system.encoders.clip, system.clip_text
+    if isinstance(clip, PatchReferenceEncoder):
+        raise UserError(
+            "got text for a model whose references are encoded without CLIP, expected one that "
+            "reads them with CLIP; drop the option"
+        )
+    if tower is None:
+        raise UserError(
+            "got text, expected checkpoints with clip_text too; import a CLIP folder that has the "
+            "text tower (text_model and text_projection) and name it with --checkpoint as well"
+        )
+    if tower.projection_dim != clip.projection_dim:
+        raise UserError(
+            f"got a text tower of {tower.projection_dim} channels and a vision tower of "
+            f"{clip.projection_dim}, expected both of one CLIP; name its weights first"
         )
 
 

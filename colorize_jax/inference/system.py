@@ -28,6 +28,7 @@ from colorize_jax.io.architectures import SCALING_FACTOR, build, published_confi
 from colorize_jax.io.open_weights import Weights, open_weights
 from colorize_jax.io.source_weights import SourceWeights
 from colorize_jax.load_config import config_from_dict
+from colorize_jax.models.clip_text import ClipText
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.unet import UNet
 from colorize_jax.sharding import make_mesh, replicated
@@ -53,6 +54,7 @@ class System:
         prediction_type: "v" or "eps".
         background_encoder: of the plugin model, or None.
         limits: the sizes that it draws.
+        clip_text: the text tower of the reference encoder's CLIP, or None.
     """
 
     colorizer: Colorizer
@@ -61,6 +63,7 @@ class System:
     prediction_type: str
     background_encoder: UNet | None = None
     limits: SizeLimits = PUBLISHED_LIMITS
+    clip_text: ClipText | None = None
 
     @property
     def cell(self) -> int:
@@ -183,6 +186,7 @@ def open_networks(
         background_encoder=(
             _build("background_encoder", where, dtype) if "background_encoder" in where else None
         ),
+        clip_text=_build("clip_text", where, dtype) if "clip_text" in where else None,
     )
     system = dataclasses.replace(system, limits=_limits(system, config))
     _check_parts(system)

@@ -70,6 +70,15 @@ PUBLISHED: Mapping[str, Config] = {
         "patch_size": 14,
         "projection_dim": 1280,
     },
+    "clip_text": {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_layers": 32,
+        "num_heads": 20,
+        "vocab_size": 49408,
+        "context_length": 77,
+        "projection_dim": 1280,
+    },
     "tagger": {
         "image_size": 448,
         "patch_size": 4,
@@ -104,6 +113,7 @@ MODULES: Mapping[str, tuple[str, str]] = {
     "reference_projection": ("reference_projection", "ReferenceProjection"),
     "vae": ("vae", "Vae"),
     "clip_vision": ("clip_vision", "ClipVision"),
+    "clip_text": ("clip_text", "ClipText"),
     "tagger": ("tagger", "Tagger"),
     "background_encoder": ("unet", "UNet"),
     "foreground_encoder": ("foreground_encoder", "ForegroundEncoder"),
@@ -213,6 +223,8 @@ def _inputs(component: str, config: Config) -> tuple[Any, ...]:
         tokens = config["num_tokens"]
         clip = array(tokens + 1, config["clip_channels"])
         return clip, array(tokens, config["tagger_channels"])
+    if component == "clip_text":
+        return (jax.ShapeDtypeStruct((1, config["context_length"]), jnp.int32),)
     if component == "vae":
         side = 2 ** len(config["channel_mult"])
         return (array(side, side, 3),)

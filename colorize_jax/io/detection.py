@@ -15,8 +15,11 @@ from colorize_jax.io.architectures import Config, check_config, published_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# CLIP vision towers by width: hidden size -> heads.
-CLIP_HEADS = {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16}
+# CLIP's towers by width: hidden size -> heads.
+CLIP_HEADS = {
+    "clip_vision": {768: 12, 1024: 16, 1280: 16, 1408: 16, 1664: 16},
+    "clip_text": {512: 8, 768: 12, 1024: 16, 1280: 20},
+}
 
 # Network -> fields that shapes do not tell, and the fields whose published values vouch for them.
 UNSEEN = {
@@ -26,6 +29,7 @@ UNSEEN = {
     "reference_projection": (("head_dim", "num_tokens"), ("clip_channels",)),
     "tagger": (("image_size", "window_size"), ("embed_dim", "depths", "num_classes")),
     "clip_vision": (("num_heads",), ("hidden_size",)),
+    "clip_text": (("num_heads",), ("hidden_size",)),
 }
 
 
@@ -62,8 +66,9 @@ def detect_config(
     }
     config = published | found | given
     unseen, vouching = UNSEEN.get(component, ((), ()))
-    if component == "clip_vision" and config["hidden_size"] in CLIP_HEADS:
-        return config | {"num_heads": CLIP_HEADS[config["hidden_size"]]} | given
+    heads = CLIP_HEADS.get(component, {}).get(config.get("hidden_size"))
+    if heads:
+        return config | {"num_heads": heads} | given
     unsaid = [field for field in unseen if field not in given]
     strange = [field for field in vouching if config[field] != published[field]]
     if unsaid and strange:
@@ -265,6 +270,24 @@ def _detect_clip_vision(shapes: Shapes) -> Config:
     }
 
 
+def _detect_clip_text(shapes: Shapes) -> Config:
+    embeddings, layer = "text_model.embeddings.", "text_model.encoder.layers.0."
+    return {
+        "hidden_size": _vote(
+            [
+                _axis(shapes, embeddings + "token_embedding.weight", 1),
+                _axis(shapes, "text_model.final_layer_norm.weight", 0),
+                _axis(shapes, "text_projection.weight", 1),
+            ]
+        ),
+        "intermediate_size": _axis(shapes, layer + "mlp.fc1.weight", 0),
+        "num_layers": _count(shapes, r"text_model\.encoder\.layers\.(\d+)\..*") or None,
+        "vocab_size": _axis(shapes, embeddings + "token_embedding.weight", 0),
+        "context_length": _axis(shapes, embeddings + "position_embedding.weight", 0),
+        "projection_dim": _axis(shapes, "text_projection.weight", 0),
+    }
+
+
 def _detect_tagger(shapes: Shapes) -> Config:
     num_levels = _count(shapes, r"layers\.(\d+)\..*")
     depths = [_count(shapes, rf"layers\.{level}\.blocks\.(\d+)\..*") for level in range(num_levels)]
@@ -291,5 +314,6 @@ DETECTORS: Mapping[str, Callable[[Shapes], Config]] = {
     "reference_projection": _detect_reference_projection,
     "vae": _detect_vae,
     "clip_vision": _detect_clip_vision,
+    "clip_text": _detect_clip_text,
     "tagger": _detect_tagger,
 }

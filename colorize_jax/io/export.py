@@ -69,8 +69,8 @@ def export_safetensors(
     nbytes = sum(tensor.nbytes for tensor in tensors)
     with atomic_output(output, nbytes=nbytes, directory=True, overwrite=overwrite) as folder:
         writer.write_shards_into(folder, tensors, metadata, max_shard_bytes, "model")
-        if list(weights.abstract) == ["clip_vision"]:
-            _write_json(folder / "config.json", clip_json(weights.metadata.configs["clip_vision"]))
+        if set(weights.abstract) <= {"clip_vision", "clip_text"}:
+            _write_json(folder / "config.json", clip_json(weights.metadata.configs))
     return len(tensors)
 
 

@@ -8,14 +8,29 @@ from typing import Any
 from colorize_jax.errors import UserError
 from colorize_jax.io.architectures import Config
 
-# Our field -> transformers' CLIPVisionConfig field and its default.
-CLIP_FIELDS: Mapping[str, tuple[str, int]] = {
-    "hidden_size": ("hidden_size", 768),
-    "intermediate_size": ("intermediate_size", 3072),
-    "num_layers": ("num_hidden_layers", 12),
-    "num_heads": ("num_attention_heads", 12),
-    "image_size": ("image_size", 224),
-    "patch_size": ("patch_size", 32),
+# Tower -> our field -> transformers' CLIPVisionConfig or CLIPTextConfig field and its default.
+CLIP_FIELDS: Mapping[str, Mapping[str, tuple[str, int]]] = {
+    "clip_vision": {
+        "hidden_size": ("hidden_size", 768),
+        "intermediate_size": ("intermediate_size", 3072),
+        "num_layers": ("num_hidden_layers", 12),
+        "num_heads": ("num_attention_heads", 12),
+        "image_size": ("image_size", 224),
+        "patch_size": ("patch_size", 32),
+    },
+    "clip_text": {
+        "hidden_size": ("hidden_size", 512),
+        "intermediate_size": ("intermediate_size", 2048),
+        "num_layers": ("num_hidden_layers", 12),
+        "num_heads": ("num_attention_heads", 8),
+        "vocab_size": ("vocab_size", 49408),
+        "context_length": ("max_position_embeddings", 77),
+    },
+}
+# Tower -> the name of its config alone, its section in a whole CLIP's, and its architecture.
+CLIP_NAMES = {
+    "clip_vision": ("clip_vision_model", "vision_config", "CLIPVisionModelWithProjection"),
+    "clip_text": ("clip_text_model", "text_config", "CLIPTextModelWithProjection"),
 }
 CLIP_FIXED = {"hidden_act": ("gelu", "quick_gelu"), "layer_norm_eps": (1e-5, 1e-5)}
 TIMM_FIELDS = {"image_size": "img_size", "window_size": "window_size"}
@@ -28,12 +43,11 @@ def config_beside(path: Path, component: str) -> Config:
         UserError: the config is damaged, or of a network that ours cannot be.
     """
     file = (path if path.is_dir() else path.parent) / "config.json"
-    readers = {"clip_vision": _clip, "tagger": _tagger}
-    if component not in readers or not file.is_file():
+    if component not in (*CLIP_FIELDS, "tagger") or not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text())
-        return readers[component](content, file)
+        return _tagger(content) if component == "tagger" else _clip(content, file, component)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"got {file} that cannot be read ({error}), expected the JSON that belongs to the "
@@ -41,34 +55,53 @@ def config_beside(path: Path, component: str) -> Config:
         ) from error
 
 
-def clip_json(config: Config) -> dict[str, Any]:
-    """The config.json with which CLIPVisionModelWithProjection is our vision tower."""
-    fixed = {name: ours for name, (ours, _) in CLIP_FIXED.items()}
-    fields = {theirs: config[ours] for ours, (theirs, _) in CLIP_FIELDS.items()}
+def clip_json(configs: Mapping[str, Config]) -> dict[str, Any]:
+    """The config.json with which transformers' CLIP is our towers: both, or the one that is there.
+
+    Args:
+        configs: tower ("clip_vision", "clip_text") -> its configuration.
+    """
+    sections = {tower: _section(tower, config) for tower, config in configs.items()}
+    if len(sections) > 1:
+        # Both towers meet in one space.
+        content = {CLIP_NAMES[tower][1]: section for tower, section in sections.items()}
+        widths = {"projection_dim": configs["clip_vision"]["projection_dim"]}
+        return {"architectures": ["CLIPModel"], "model_type": "clip", **widths, **content}
+    ((tower, section),) = sections.items()
+    return {"architectures": [CLIP_NAMES[tower][2]], **section}
+
+
+def _section(tower: str, config: Config) -> dict[str, Any]:
+    """One tower's part of a config.json."""
+    fixed: dict[str, Any] = {name: ours for name, (ours, _) in CLIP_FIXED.items()}
+    if tower == "clip_text":
+        end = config["vocab_size"] - 1
+        fixed |= {"bos_token_id": end - 1, "eos_token_id": end, "pad_token_id": end}
     return {
-        "architectures": ["CLIPVisionModelWithProjection"],
-        "model_type": "clip_vision_model",
+        "model_type": CLIP_NAMES[tower][0],
         "projection_dim": config["projection_dim"],
-        **fields,
+        **{theirs: config[ours] for ours, (theirs, _) in CLIP_FIELDS[tower].items()},
         **fixed,
     }
 
 
-def _clip(content: Mapping[str, Any], file: Path) -> Config:
-    """CLIPConfig or CLIPVisionConfig -> our fields."""
-    if content.get("model_type") not in ("clip", "clip_vision_model"):
+def _clip(content: Mapping[str, Any], file: Path, tower: str) -> Config:
+    """CLIPConfig, or the config of one tower alone -> our fields."""
+    alone, section, _ = CLIP_NAMES[tower]
+    if content.get("model_type") not in ("clip", alone):
         return {}
-    vision = content.get("vision_config", content)
+    said = content.get(section, content)
     for name, (ours, default) in CLIP_FIXED.items():
-        if vision.get(name, default) != ours:
+        if said.get(name, default) != ours:
             raise UserError(
-                f"got {file} with {name} {vision.get(name, default)!r}, expected {ours!r} as in "
+                f"got {file} with {name} {said.get(name, default)!r}, expected {ours!r} as in "
                 "CLIP ViT-bigG-14 of LAION; name another model"
             )
-    return {ours: vision.get(theirs, default) for ours, (theirs, default) in CLIP_FIELDS.items()}
+    fields = CLIP_FIELDS[tower]
+    return {ours: said.get(theirs, default) for ours, (theirs, default) in fields.items()}
 
 
-def _tagger(content: Mapping[str, Any], _: Path) -> Config:
+def _tagger(content: Mapping[str, Any]) -> Config:
     """timm's config.json -> our fields, as far as it says them."""
     arguments = content.get("model_args") or {}
     return {ours: arguments[theirs] for ours, theirs in TIMM_FIELDS.items() if theirs in arguments}

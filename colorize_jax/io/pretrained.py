@@ -33,9 +33,14 @@ SYSTEMS = {
     "sdxl": ("unet", "sketch_encoder", "reference_projection", "vae"),
 }
 
+# CLIP's towers, which may share a file -> a name that only a file with this tower has.
+CLIP_TOWERS = {
+    "clip_vision": re.compile(r"(vision_model\.|visual_projection\.).*"),
+    "clip_text": re.compile(r"text_projection\.weight"),
+}
+
 # Kind of a file with one network and no prefix -> a name that only such a file has.
 SINGLE_NETWORKS = {
-    "clip_vision": re.compile(r"(vision_model\.|visual_projection\.).*"),
     "tagger": re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.cpb_mlp\..*"),
     "vae": re.compile(r"encoder\.down\.0\.block\.0\..*"),
     "unet": re.compile(r"output_blocks\.0\.0\..*"),
@@ -50,7 +55,9 @@ FOREIGN = {
         r"visual\.transformer\.resblocks\..*"
     ),
     "a LoRA file": re.compile(r"(lora_(unet|te\d?)_.*|.*\.lora_[AB]\.weight)"),
-    "a text encoder": re.compile(r"(text_model|transformer\.text_model)\..*"),
+    "a text encoder without its text_projection": re.compile(
+        r"(text_model|transformer\.text_model)\..*"
+    ),
     "a ControlNet": re.compile(r"(control_model|controlnet_cond_embedding|zero_convs)\..*"),
     "Stable Diffusion 1 or 2": re.compile(
         r"cond_stage_model\.(transformer|model\.transformer)\..*"
@@ -76,7 +83,7 @@ class Source:
 
     Attributes:
         path: what the user named.
-        kind: "colorizer", "plugin", "sdxl", or the one network it holds.
+        kind: "colorizer", "plugin", "sdxl", "clip" of both towers, or the one network it holds.
         form: the container, in words.
         tensors: published name -> lazily read tensor, everything in the file.
         prefixes: network that is there -> what its names begin with.
@@ -282,6 +289,13 @@ def normal_prediction_type(text: str | None) -> str | None:
 def _identify(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
     """Return the kind of a checkpoint and the prefix of every network in it."""
     names = checkpoint.tensors
+    towers = [
+        tower
+        for tower, pattern in CLIP_TOWERS.items()
+        if any(pattern.fullmatch(name) for name in names)
+    ]
+    if towers:
+        return towers[0] if len(towers) == 1 else "clip", dict.fromkeys(towers, "")
     for kind, pattern in SINGLE_NETWORKS.items():
         if any(pattern.fullmatch(name) for name in names):
             return kind, {kind: ""}
@@ -297,7 +311,7 @@ def _identify(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
         examples = ", ".join(list(names)[:4]) or "no tensors"
         raise UserError(
             f"got {checkpoint.path}, which is {foreign[0] if foreign else 'nothing we know'} "
-            f"({examples}, ...), expected a colorizer, plugin, SDXL, CLIP vision or tagger "
+            f"({examples}, ...), expected a colorizer, plugin, SDXL, CLIP or tagger "
             "checkpoint; name another file"
         )
     if "background_encoder" in prefixes:

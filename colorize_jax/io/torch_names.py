@@ -25,7 +25,7 @@ import numpy as np
 from colorize_jax.errors import UserError
 from colorize_jax.types import Params
 
-# What each network's names begin with in a published file.
+# What each network's names begin with in a published file of several; none holds CLIP's text tower.
 PREFIXES: Mapping[str, str] = {
     "unet": "model.diffusion_model.",
     "sketch_encoder": "control_encoder.",
@@ -43,6 +43,7 @@ STACKS: Mapping[str, str] = {
     "background_encoder": "transformer_blocks",
     "foreground_encoder": "transformer_blocks",
     "clip_vision": "layers",
+    "clip_text": "layers",
 }
 
 # Published names with an underscore of their own before a number, as (parent, name).
@@ -79,7 +80,7 @@ SKIPPED = tuple(
         r"(conditioner|cond_stage_model\.transformer|cond_stage_model\.model\.transformer)\..*",
         r"first_stage_model\.(loss|model_ema)\..*",
         r"loss\..*",
-        # The text half of a CLIP model, and buffers of vision towers.
+        # The text half of a CLIP model where nobody asks for it, and buffers of both towers.
         r"(.*\.)?(text_model\..*|text_projection\.weight|position_ids)",
         r"(cond_stage_model\.model\.)?logit_scale",
         r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|k_bias)",
@@ -118,7 +119,7 @@ def slots(component: str, params: Params, *, prefix: str = "") -> Iterator[Slot]
     """Walk every published tensor of one component's tree.
 
     Args:
-        component: a key of `PREFIXES`, or "lora" and the like: any network without scanned stacks.
+        component: which network; of those that `STACKS` lacks, none has scanned stacks.
         params: tree of arrays or of `jax.ShapeDtypeStruct`, without the outer "params" key.
         prefix: put before every name, e.g. `PREFIXES[component]`.
 
@@ -170,7 +171,7 @@ def from_torch(
     """Build one component's parameters from published tensors.
 
     Args:
-        component: a key of `PREFIXES`, or any network without scanned stacks.
+        component: as in `slots`.
         tensors: name -> array or lazily read tensor (`shape`, `dtype` and `__array__`), PyTorch
             layout; names that do not begin with `prefix` are ignored, listed buffers are skipped.
         abstract_params: tree with the shapes we expect, e.g. from `jax.eval_shape(init, ...)`.

@@ -34,7 +34,7 @@ class WeightsMetadata:
     """What a set of weights is.
 
     Attributes:
-        kind: what they were, e.g. "colorizer", "plugin", "sdxl", "clip_vision", "tagger".
+        kind: what they were, e.g. "colorizer", "plugin", "sdxl", "clip", "tagger".
         configs: network -> its configuration as a plain dictionary.
         prefixes: network -> what its published names begin with.
         prediction_type: "v", "eps", or None where nobody said.

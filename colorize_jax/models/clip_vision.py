@@ -5,8 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from colorize_jax.errors import UserError
-from colorize_jax.nn.attention import attention
+from colorize_jax.models.clip_layers import Layers, check_heads
 from colorize_jax.nn.layers import Conv, Dense, layer_norm
 from colorize_jax.nn.resize import resize_antialiased
 from colorize_jax.types import Array
@@ -55,11 +54,7 @@ class ClipVision(nn.Module):
     implementation: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads:
-            raise UserError(
-                f"got hidden_size {self.hidden_size} and {self.num_heads} heads, expected a "
-                "multiple; change num_heads"
-            )
+        check_heads(self.hidden_size, self.num_heads)
         super().__post_init__()
 
     def setup(self) -> None:
@@ -153,79 +148,3 @@ class Embeddings(nn.Module):
             x.shape[1], self.hidden_size, dtype=self.dtype, name="position_embedding"
         )
         return x + positions(jnp.arange(x.shape[1]))
-
-
-class Layers(nn.Module):
-    """The scanned stack of layers."""
-
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    dtype: Any = jnp.float32
-    implementation: str = "auto"
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        stack = nn.scan(
-            Layer,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=self.num_layers,
-        )
-        layers = stack(
-            self.intermediate_size,
-            self.num_heads,
-            self.dtype,
-            self.implementation,
-            name="layers",
-        )
-        return layers(x, None)[0]
-
-
-class Layer(nn.Module):
-    """x += attention(LN x); x += MLP(LN x), exact GELU."""
-
-    intermediate_size: int
-    num_heads: int
-    dtype: Any = jnp.float32
-    implementation: str = "auto"
-
-    @nn.compact
-    def __call__(self, x: Array, _: None) -> tuple[Array, None]:
-        attend = SelfAttention(self.num_heads, self.dtype, self.implementation, name="self_attn")
-        x = x + attend(layer_norm(self.dtype, name="layer_norm1")(x))
-        mlp = MLP(self.intermediate_size, self.dtype, name="mlp")
-        return x + mlp(layer_norm(self.dtype, name="layer_norm2")(x)), None
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention, every projection with a bias."""
-
-    num_heads: int
-    dtype: Any = jnp.float32
-    implementation: str = "auto"
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1]
-
-        def heads(name: str) -> Array:
-            y = Dense(channels, dtype=self.dtype, name=name)(x)
-            return y.reshape(*x.shape[:2], self.num_heads, -1)
-
-        q, k, v = heads("q_proj"), heads("k_proj"), heads("v_proj")
-        y = attention(q, k, v, implementation=self.implementation).reshape(x.shape)
-        return Dense(channels, dtype=self.dtype, name="out_proj")(y)
-
-
-class MLP(nn.Module):
-    """Linear, exact GELU, linear."""
-
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        hidden = Dense(self.features, dtype=self.dtype, name="fc1")(x)
-        hidden = nn.gelu(hidden, approximate=False)
-        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)

@@ -1,7 +1,8 @@
 """The one attention of the house: softmax(q k^T / sqrt(D)) v, never with all of q k^T in memory.
 
 Masks that the published system needs are expressed by the callers as several calls on parts of the
-keys (scale-causal levels, foreground and background tokens), so none is ever materialized here.
+keys (scale-causal levels, foreground and background tokens), so none is ever materialized here. The
+exception are texts, which are short.
 """
 
 import functools
@@ -23,7 +24,13 @@ CUDNN_MAX_HEAD_DIM = 128
 
 
 def attention(
-    q: Array, k: Array, v: Array, *, scale: float | None = None, implementation: str = "auto"
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    scale: float | None = None,
+    implementation: str = "auto",
+    causal: bool = False,
 ) -> Array:
     """Scaled dot-product attention with a float32 softmax.
 
@@ -36,12 +43,16 @@ def attention(
             attention on NVIDIA GPUs, half precision), "splash" (Pallas, TPU), "plain" (all
             probabilities at once, nothing computed twice: what FLOPs are counted on); "auto" takes
             the best for the default backend's platform and these shapes.
+        causal: let query n see keys 0..n alone; for few tokens, all of whose probabilities are held
+            at once whatever the implementation.
 
     Returns:
         (B, N, K, D) in v's dtype.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     q, k, v = (constrain(x, BATCH, None, TENSOR) for x in (q, k, v))
+    if causal:
+        return _plain(q, k, v, scale, jnp.tri(q.shape[1], k.shape[1], dtype=bool))
     if implementation == "auto":
         implementation = default_implementation(jax.default_backend())
     if implementation == "cudnn" and _cudnn_takes(q):
@@ -87,7 +98,7 @@ def block_size(queries: int, keys: int, heads: int) -> int:
     return queries if count == 1 else 8 * -(-queries // (8 * count))
 
 
-def _plain(q: Array, k: Any, v: Any, scale: float) -> Array:
+def _plain(q: Array, k: Any, v: Any, scale: float, seen: Array | None = None) -> Array:
     logits = jnp.einsum("bnkd,bskd->bkns", q, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits * scale, axis=-1)
+    weights = jax.nn.softmax(logits * scale, axis=-1, where=seen)
     return jnp.einsum("bkns,bskd->bnkd", weights.astype(v.dtype), v)

@@ -15,9 +15,20 @@ from colorize_jax.inference.metadata import KEYWORD, PictureMetadata, read_metad
 from colorize_jax.inference.option_flags import add_option_flags, options_from_flags
 from colorize_jax.inference.options import InferenceOptions, block_levels, read_options
 from colorize_jax.inference.sizes import SizeLimits
+from colorize_jax.inference.text_options import TextManipulation
 
 PUBLISHED_LEVELS = block_levels((0, 2, 10), 2)
 
+some_texts = st.text(min_size=1).filter(str.strip)
+some_manipulations = st.builds(
+    TextManipulation,
+    target=some_texts,
+    anchor=some_texts,
+    control=st.none() | some_texts,
+    strength=st.floats(-10, 10),
+    threshold=st.floats(0, 1),
+    adaptive=st.booleans(),
+)
 some_options = st.builds(
     InferenceOptions,
     reference_guidance=st.floats(0, 100),
@@ -31,6 +42,7 @@ some_options = st.builds(
     schedule=st.sampled_from(sorted(SCHEDULES)),
     seed=st.none() | st.integers(0, 2**32 - 1),
     tiled_decode=st.booleans(),
+    text=st.lists(some_manipulations, max_size=3).map(tuple),
     height=st.none() | st.just(768),
 )
 
@@ -83,6 +95,16 @@ def test_json_there_and_back(options):
         ({"guidance_window": [0, 2]}, "from 0 to 1"),
         ({"lora_scales": {"background": "x"}}, "lora_scales.background"),
         ({"lora_scales": 3}, "numbers by name"),
+        ({"text": "red hair"}, "a list of objects with target"),
+        ({"text": ["red hair"]}, "an object such as"),
+        ({"text": [{"anchor": "blue hair"}]}, "an object such as"),
+        ({"text": [{"target": " "}]}, "got text target ' ', expected a text"),
+        ({"text": [{"target": "red", "control": 3}]}, "got text control 3, expected a text"),
+        ({"text": [{"target": "red", "strength": 11}]}, "text strength 11.*from -10 to 10"),
+        ({"text": [{"target": "red", "threshold": -1}]}, "text threshold -1.*from 0 to 1"),
+        ({"text": [{"target": "red", "adaptive": 1}]}, "text adaptive 1, expected true or false"),
+        ({"text": [{"target": "red", "adaptive": True}]}, '"red" as adaptive without anchor'),
+        ({"text": [{"target": "red", "anker": "blue"}]}, 'nearest: "anchor"'),
         ({"autofit": True, "height": 512}, "one of them"),
         ({"remove_foreground": True, "remove_background": True}, "leave nothing"),
         ({"refrence_guidance": 4}, "nearest"),
@@ -177,6 +199,43 @@ def test_flags_say_what_was_given_and_nothing_else():
     assert len(given_options) == 11
 
 
+def test_texts_are_flags_one_after_another():
+    def read(*texts):
+        words = [word for text in texts for word in ("--text", text)]
+        return InferenceOptions.from_dict(options_from_flags(_parser().parse_args(words))).text
+
+    assert read("red hair") == (TextManipulation("red hair"),)
+    line = " red hair, long ;anchor = blue hair; control=hair; strength=-1e0;threshold=0 ;"
+    expected = TextManipulation("red hair, long", "blue hair", "hair", -1.0, 0.0)
+    assert read(line, "night; anchor=day; adaptive=true") == (
+        expected,
+        TextManipulation("night", "day", adaptive=True),
+    )
+    assert read("red; anchor=none; control=2") == (TextManipulation("red", control="2"),)
+    assert read("none") == ()
+    # A picture that is made again may be made without its texts.
+    given_options = options_from_flags(_parser().parse_args(["--text", "None"]))
+    assert InferenceOptions(text=(expected,)).replace(**given_options) == InferenceOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("; anchor=blue", "text target '', expected a text"),
+        ("red; ankor=blue", 'unknown setting "ankor".*nearest: "anchor"'),
+        ("red; strength=much", "text strength 'much', expected a number"),
+        ("red; strength", "each setting at most once as NAME=VALUE"),
+        ("red; strength=1; strength=2", "each setting at most once as NAME=VALUE"),
+        ("red; target=blue", "each setting at most once as NAME=VALUE"),
+        ("red; adaptive=yes; anchor=blue", "text adaptive 'yes', expected true or false"),
+    ],
+)
+def test_bad_texts(text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        options_from_flags(_parser().parse_args(["--text", text]))
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "words", ["--steps many", "--steps 1.5", "--sketch_strengths 1,2", "--lora_scales background"]
 )
@@ -196,6 +255,9 @@ def test_option_files(tmp_path):
     for name in ("a.json", "a.yaml"):
         options = InferenceOptions.from_dict(read_options(tmp_path / name))
         assert options == InferenceOptions(steps=5, lora_scales={"background": 0.5})
+    (tmp_path / "text.yaml").write_text("text:\n- target: red\n  control: hair\n- target: night\n")
+    texts = InferenceOptions.from_dict(read_options(tmp_path / "text.yaml")).text
+    assert texts == (TextManipulation("red", control="hair"), TextManipulation("night"))
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "broken.yaml").write_text("a: [")

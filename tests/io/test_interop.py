@@ -202,6 +202,65 @@ def test_a_clip_of_transformers_here(tmp_path):
     images = _random(0, 2, 28, 28, 3)
     ours = _ours(tmp_path / "weights", "clip_vision", images)
     assert _close(ours, _clip_tokens(theirs, images))
+    ids = np.int32([[48, 7, 3, 49, 49], [48, 9, 4, 4, 49]])
+    ours = _ours(tmp_path / "weights", "clip_text", ids)
+    theirs.config.text_config.eos_token_id = theirs.text_model.eos_token_id = 49
+    features = theirs.get_text_features(torch.tensor(ids.astype(np.int64)))
+    assert _close(ours, getattr(features, "pooler_output", features))
+
+
+def test_text_tower_in_transformers(tmp_path):
+    """Exported alone and beside the vision tower."""
+    transformers = pytest.importorskip("transformers")
+    arrays = {
+        name: tensors(name, prefix="", dtype=np.float32) for name in ("clip_vision", "clip_text")
+    }
+    ids = np.random.default_rng(0).integers(0, 578, (3, 12)).astype(np.int32)
+    ids[:, 0], ids[[0, 1, 2], [5, 11, 1]] = 578, 579
+    cases = {
+        "alone": (arrays["clip_text"], ("clip_text",)),
+        "both": (arrays["clip_vision"] | arrays["clip_text"], ("clip_vision", "clip_text")),
+    }
+    for case, (content, names) in cases.items():
+        path, folder, out = (tmp_path / f"{case}{end}" for end in (".safetensors", "", "-out"))
+        source = pretrained.open_source(save(path, content), {n: CONFIGS[n] for n in names})
+        pretrained.import_weights(source, folder)
+        export.export_safetensors(open_weights(folder), out, max_shard_bytes=30_000)
+        theirs = transformers.CLIPTextModelWithProjection.from_pretrained(out)
+        ours = _ours(folder, "clip_text", ids)
+        assert _close(ours, theirs(torch.tensor(ids.astype(np.int64))).text_embeds), case
+        again = pretrained.open_source(out)
+        assert (again.kind, again.configs) == (source.kind, source.configs)
+    vision = transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path / "both-out")
+    images = _random(0, 2, 28, 28, 3)
+    ours = _ours(tmp_path / "both", "clip_vision", images)
+    assert _close(ours, _clip_tokens(vision, images))
+
+
+def test_a_text_tower_of_transformers_here(tmp_path):
+    """As SDXL's second text encoder lies in its diffusers folder."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPTextConfig(
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        vocab_size=50,
+        max_position_embeddings=9,
+        hidden_act="gelu",
+        projection_dim=20,
+        eos_token_id=49,
+    )
+    theirs = transformers.CLIPTextModelWithProjection(config)
+    with torch.no_grad():
+        theirs.text_model.embeddings.token_embedding.weight.mul_(50)
+    theirs.save_pretrained(tmp_path / "text_encoder_2")
+    source = pretrained.open_source(tmp_path / "text_encoder_2")
+    assert source.kind == "clip_text" and source.configs["clip_text"]["context_length"] == 9
+    pretrained.import_weights(source, tmp_path / "weights")
+    ids = np.int32([[48, 7, 3, 49, 49, 49], [48, 49, 1, 2, 3, 49]])
+    ours = _ours(tmp_path / "weights", "clip_text", ids)
+    assert _close(ours, theirs(torch.tensor(ids.astype(np.int64))).text_embeds)
 
 
 def test_shards_of_torch_save(tmp_path):

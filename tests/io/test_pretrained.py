@@ -99,18 +99,16 @@ def test_fit_needs_a_unet(tmp_path):
         _import(tmp_path, tensors("vae", prefix=""), configs={}, fit=True)
 
 
-def test_clip_folder_with_shards_and_text_half(tmp_path):
-    arrays = tensors("clip_vision", prefix="")
-    text = {
-        "text_model.embeddings.token_embedding.weight": np.ones((4, 4), np.float16),
-        "text_projection.weight": np.ones((4, 4), np.float16),
+def test_clip_folder_with_shards_and_both_towers(tmp_path):
+    arrays = tensors("clip_vision", prefix="") | tensors("clip_text", prefix="")
+    buffers = {
         "logit_scale": np.array(2, np.float16),
         "vision_model.embeddings.position_ids": np.arange(5)[None],
     }
     names = list(arrays)
     halves = [names[::2], names[1::2]]
-    weight_map = dict.fromkeys(text, "b.safetensors")
-    for file, half, extra in zip("ab", halves, ({}, text), strict=True):
+    weight_map = dict.fromkeys(buffers, "b.safetensors")
+    for file, half, extra in zip("ab", halves, ({}, buffers), strict=True):
         save(tmp_path / f"{file}.safetensors", {n: arrays[n] for n in half} | extra)
         weight_map |= dict.fromkeys(half, f"{file}.safetensors")
     index = tmp_path / "model.safetensors.index.json"
@@ -127,11 +125,22 @@ def test_clip_folder_with_shards_and_text_half(tmp_path):
             "patch_size": 14,
             "hidden_act": "gelu",
         },
+        "text_config": {
+            "hidden_size": 24,
+            "intermediate_size": 40,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 3,
+            "vocab_size": 580,
+            "max_position_embeddings": 12,
+            "hidden_act": "gelu",
+        },
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     for path in (tmp_path, index):
         source = pretrained.open_source(path)
-        assert source.configs == {"clip_vision": small_models.full_config("clip_vision")}
+        assert source.kind == "clip"
+        towers = ("clip_vision", "clip_text")
+        assert source.configs == {name: small_models.full_config(name) for name in towers}
         out = tmp_path / f"out-{path.name}"
         pretrained.import_weights(source, out)
         assert small_models.same_bits(_published(weights.WeightsReader(out)), arrays)
@@ -139,6 +148,23 @@ def test_clip_folder_with_shards_and_text_half(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="quick_gelu"):
         pretrained.open_source(tmp_path)
+
+
+def test_a_text_tower_alone_and_beside_what_is_none(tmp_path):
+    arrays = tensors("clip_text", prefix="")
+    reader = _import(tmp_path, arrays, configs={"clip_text": {"num_heads": 3}})
+    assert reader.metadata.kind == "clip_text"
+    assert reader.metadata.configs == {"clip_text": small_models.full_config("clip_text")}
+    assert small_models.same_bits(_published(reader), arrays)
+    # A vision tower may have rests of a text tower beside it, but no half of one.
+    vision = tensors("clip_vision", prefix="")
+    rests = {"text_model.embeddings.position_ids": np.arange(12)[None]}
+    configs = {"clip_vision": CONFIGS["clip_vision"]}
+    reader = _import(tmp_path, vision | rests, configs=configs, overwrite=True)
+    assert list(reader.abstract) == ["clip_vision"]
+    half = {name: array for name, array in arrays.items() if "layers.1.mlp" not in name}
+    with pytest.raises(UserError, match=r"4 missing: text_model\.encoder\.layers\.1\.mlp"):
+        _import(tmp_path, half, configs={"clip_text": {"num_heads": 3}}, overwrite=True)
 
 
 def test_tagger_file_with_buffers_and_timm_config(tmp_path):

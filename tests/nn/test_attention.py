@@ -17,6 +17,16 @@ def test_by_hand():
     np.testing.assert_allclose(attention(q, k, v).ravel(), [3.0, 4.0])
 
 
+@pytest.mark.parametrize("implementation", module.IMPLEMENTATIONS)
+def test_causal_queries_see_themselves_and_what_is_before_them(implementation):
+    keys = jax.random.split(jax.random.key(0), 3)
+    q, k, v = (jax.random.normal(key, (2, 5, 2, 4)) for key in keys)
+    found = attention(q, k, v, implementation=implementation, causal=True)
+    for n in range(5):
+        seen = attention(q[:, n : n + 1], k[:, : n + 1], v[:, : n + 1], implementation="plain")
+        np.testing.assert_allclose(found[:, n], seen[:, 0], atol=1e-6)
+
+
 @pytest.mark.parametrize("queries", [24, 21])
 def test_blocks_are_the_whole(monkeypatch, queries):
     monkeypatch.setattr(module, "BLOCK_BYTES", 4 * 8 * 2 * 10)  # ten rows of 8 keys, 2 heads
