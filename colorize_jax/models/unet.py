@@ -287,7 +287,9 @@ class UNet(nn.Module):
         if piece.block.startswith("input_blocks") and ends:
             index = int(piece.block.rsplit("_", 1)[1])
             if hints is not None and index in self.hint_blocks:
-                x = x + hints[self.hint_blocks.index(index)].astype(self.dtype)
+                hint = hints[self.hint_blocks.index(index)]
+                _check_hint(hint, x, index)
+                x = x + hint.astype(self.dtype)
             skips.append(x)
         return x
 
@@ -465,3 +467,13 @@ def touch(module: UNet, height: int = 8, width: int = 8) -> tuple[Any, ...]:
     context = jnp.zeros((1, 2, module.context_channels)) if module.context_channels else None
     vector = jnp.zeros((1, module.vector_channels)) if module.vector_channels else None
     return latents, jnp.zeros((1,)), context, None, vector
+
+
+def _check_hint(hint: Array, features: Array, block: int) -> None:
+    got, expected = hint.shape[1:], features.shape[1:]
+    if got != expected:
+        raise UserError(
+            f"got a hint of {'x'.join(map(str, got))} for input block {block}, expected "
+            f"{'x'.join(map(str, expected))}, what the block puts out; give hint_blocks blocks at "
+            "which the sketch encoder's levels have the size and width of the UNet's"
+        )

@@ -171,3 +171,10 @@ def test_strength_of_each_block(tiny) -> None:
     np.testing.assert_allclose(predict(jnp.float32(0.3)), predict(jnp.full(total, 0.3)), atol=1e-6)
     last = predict(jnp.ones(total).at[-1].set(0.0))
     assert float(jnp.abs(last - plain).max()) > 1e-4
+
+
+def test_hints_that_do_not_fit_their_block_are_named(tiny):
+    params, (latents, timesteps, context, hints, vector) = tiny
+    message = "got a hint of 4x4x32 for input block 0, expected 8x8x32"
+    with pytest.raises(UserError, match=message):
+        apply(params, latents, timesteps, context, hints[::-1], vector)
