@@ -14,7 +14,7 @@ def get_config() -> ConfigDict:
     """Return what differs from the defaults."""
     return ConfigDict(
         {
-            "total_steps": 1250,
+            "total_steps": 1100,
             "model": {
                 "model_channels": 64,
                 "channel_mult": (1, 1, 1),
@@ -53,7 +53,8 @@ def get_config() -> ConfigDict:
             # A late encoder and a late decoder stack, as 23 and 63 are.
             "gram": {"blocks": (3, 6), "zero_share": 0.7},
             "optimizer": {
-                "learning_rate": 1e-3,
+                "name": "muon",
+                "learning_rate": 2e-3,
                 "schedule": "cosine",
                 "warmup_steps": 50,
                 "final_share": 0.02,
