@@ -88,10 +88,16 @@ def check_parts(system: System, options: InferenceOptions) -> None:
             "got background_plugin, expected a checkpoint of the plugin model: this one has no "
             "background encoder; import the plugin file or drop the option"
         )
-    if options.foreground_latent and not system.colorizer.unet.foreground_channels:
+    unet = system.colorizer.unet
+    if options.background_plugin and PLUGIN_LORA not in dict(unet.loras):
+        raise UserError(
+            "got background_plugin with a UNet that has none of the plugin's low-rank additions, "
+            "expected the plugin's own UNet; name its checkpoint before the colorizer's"
+        )
+    if options.foreground_latent and not unet.foreground_channels:
         raise UserError(
             "got foreground_latent, expected a checkpoint of the plugin model: this UNet takes no "
-            "foreground; import the plugin file or drop the option"
+            "foreground; import the plugin file and name it first, or drop the option"
         )
     if options.text:
         _check_text(system)

@@ -8,6 +8,7 @@ import optax
 import pytest
 import small_models
 import small_system
+import small_tokenizer
 from PIL import Image
 
 from colorize_jax import cli
@@ -174,6 +175,8 @@ def test_folders_are_finished_whatever_is_in_them(run, files):
         ),
         (["--sketch", "E", "--reference", "R", "--output", "R"], "without pictures"),
         (["--from-image", "S/a.png"], "without colorize-jax's options"),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--text", "red"], "without CLIP"),
+        (["--sketch", "S/a.png", "--reference", "R/a.png", "--text", "r; s=1"], '"s", expected'),
         (
             ["--sketch", "S/a.png", "--reference", "R/a.png", "--checkpoint", "S"],
             "a folder with a.png",
@@ -205,28 +208,36 @@ def test_without_a_reference_where_that_is_asked_for(run, files):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """Colorizer, CLIP and tagger as small files with published names."""
+    """Colorizer, plugin, CLIP and tagger as small files with published names."""
     folder = tmp_path_factory.mktemp("published")
     changes = {
         "vae": {"channel_mult": [1, 1, 1, 2]},
         "tagger": {"image_size": 16, "window_size": 2},
+    }
+    networks = {
+        "colorizer": small_models.COLORIZER,
+        "plugin": ("unet", "background_encoder", "foreground_encoder"),
     }
     configs = {
         name: config | changes.get(name, {}) for name, config in small_models.CONFIGS.items()
     }
     contents = {
         "colorizer": small_models.system(vae=changes["vae"]),
+        "plugin": small_models.system(networks["plugin"], unet=small_models.PLUGIN),
         "clip_vision": small_models.tensors("clip_vision", prefix=""),
+        "clip_text": small_models.tensors("clip_text", prefix=""),
         "tagger": small_models.tensors("tagger", prefix="", **changes["tagger"]),
     }
     paths = {}
     for name, arrays in contents.items():
         file = small_models.save(folder / f"{name}.safetensors", arrays)
-        networks = small_models.COLORIZER if name == "colorizer" else (name,)
+        own = {network: configs[network] for network in networks.get(name, (name,))}
+        if name == "plugin":
+            own["unet"] = own["unet"] | small_models.PLUGIN
         config, paths[name] = folder / f"{name}.json", folder / name
-        config.write_text(json.dumps({network: configs[network] for network in networks}))
+        config.write_text(json.dumps(own))
         words = ["import", "--input", file, "--output", paths[name], "--config", config]
-        said = ["--prediction-type", "v"] if name == "colorizer" else []
+        said = ["--prediction-type", "v"] if "unet" in own else []
         assert cli.main([*map(str, words), *said]) == 0
     exported = folder / "exported.safetensors"
     words = ["export", "--checkpoint", paths["colorizer"], "--output", exported]
@@ -234,21 +245,68 @@ def published(tmp_path_factory):
     return paths | {"exported": exported}
 
 
-def test_imported_weights_and_published_files(run, files, published):
-    sketch, reference = files / "sketches" / "a.png", files / "references" / "a.png"
-    small = ("--width", 256, "--height", 256, "--steps", 1, "--sampler", "Euler", "--seed", 0)
-    pair = ("--sketch", sketch, "--reference", reference, *small)
-    status, _, error = run(*pair, "--output", files / "o.png", checkpoint=published["colorizer"])
-    assert status == 2 and "expected clip_vision too" in error
-    encoders = ("--checkpoint", published["clip_vision"], "--checkpoint", published["tagger"])
-    results = []
-    for name in ("colorizer", "exported"):
-        out = files / f"{name}.png"
-        status, _, error = run(*pair, "--output", out, *encoders, checkpoint=published[name])
-        assert status == 0, error
-        results.append(pixels(out))
-    assert results[0].shape == (256, 213, 3)
-    np.testing.assert_array_equal(*results)
+@pytest.fixture
+def color(run, files, published):
+    """(name of a picture, flags) -> its pixels, or the one line that refuses it."""
+
+    def color(name, *flags, checkpoints=("colorizer", "clip_vision", "tagger"), refused=False):
+        paths = [published[checkpoint] for checkpoint in checkpoints]
+        words = ["--sketch", files / "sketches" / "a.png", "--output", files / f"{name}.png"]
+        words += ["--reference", files / "references" / "a.png", "--width", 256, "--height", 256]
+        words += ["--steps", 1, "--sampler", "Euler", "--seed", 0, *flags]
+        words += [word for path in paths for word in ("--checkpoint", path)]
+        status, _, error = run(*words, checkpoint=None)
+        assert status == (2 if refused else 0), error
+        assert error.count("\n") == 1 or not refused
+        return error if refused else pixels(files / f"{name}.png")
+
+    return color
+
+
+def test_imported_weights_and_published_files(color):
+    assert "expected clip_vision too" in color("o", checkpoints=["colorizer"], refused=True)
+    imported = color("imported")
+    assert imported.shape == (256, 213, 3)
+    exported = color("exported", checkpoints=["exported", "clip_vision", "tagger"])
+    np.testing.assert_array_equal(imported, exported)
+
+
+def test_texts(run, files, color):
+    tokenizer = small_tokenizer.save(files / "tokenizer")
+    text = ("--text", "red hair; anchor=green sky; strength=10")
+    assert "expected checkpoints with clip_text too" in color("red", *text, refused=True)
+    towers = ["colorizer", "clip_vision", "clip_text", "tagger"]
+    error = color("red", *text, checkpoints=towers, refused=True)
+    assert "got text without a tokenizer" in error
+    error = color("red", *text, "--tokenizer", files, checkpoints=towers, refused=True)
+    assert "expected a folder with CLIP's" in error
+    red = color("red", *text, "--tokenizer", tokenizer, checkpoints=towers)
+    assert (red != color("plain")).any()
+
+    # The picture remembers its texts and where the tokenizer is.
+    (manipulation,) = read_metadata(files / "red.png").options.text
+    assert (manipulation.target, manipulation.strength) == ("red hair", 10)
+    again = files / "again.png"
+    assert run("--from-image", files / "red.png", "--output", again, checkpoint=None)[0] == 0
+    np.testing.assert_array_equal(pixels(again), red)
+
+
+def test_the_plugin(color):
+    rest = ["colorizer", "clip_vision", "tagger"]
+    flags = ("--background_plugin", "--mask_source", "estimate")
+    error = color("other", *flags, checkpoints=[*rest, "plugin"], refused=True)
+    assert "name its checkpoint before the colorizer's" in error
+    pictures = {
+        name: color(name, *more, checkpoints=["plugin", *rest])
+        for name, more in {
+            "plain": (),
+            "background": flags,
+            "both": (*flags, "--foreground_latent"),
+            "quiet": (*flags, "--lora_scales", "background=0.5"),
+        }.items()
+    }
+    for name, picture in pictures.items():
+        assert not any((picture == pictures[other]).all() for other in pictures if other != name)
 
 
 def test_tags(published, files, capsys):
