@@ -211,12 +211,25 @@ def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collect
     """
     found = []
     for name, times in program.repeats().items():
-        known = {operation.name: operation for operation in program.computations[name]}
-        for operation in program.computations[name]:
+        # TPUs fuse the steps of one exchange into what is computed meanwhile: a channel is one.
+        channels = set()
+        for operation, known in _with_fused(program, name):
             kind = operation.opcode.removesuffix("-start")
-            if kind in COLLECTIVES and not operation.opcode.endswith("-done"):
+            channel = re.search(r"channel_id=(\d+)", operation.text)
+            if kind in COLLECTIVES and (channel is None or channel[1] not in channels):
                 found.append(_collective(kind, operation, known, times, mesh_shape))
+                channels.add(channel and channel[1])
     return [exchange for exchange in found if exchange.group > 1]
+
+
+def _with_fused(program: Program, name: str) -> Iterator[tuple[Operation, Mapping[str, Operation]]]:
+    """Operations of a computation and of the fusions in it, each with its computation's others."""
+    known = {operation.name: operation for operation in program.computations[name]}
+    for operation in program.computations[name]:
+        yield operation, known
+        if operation.opcode == "fusion":
+            for fused in _CALLED.findall(operation.text):
+                yield from _with_fused(program, fused)
 
 
 def _collective(

@@ -57,6 +57,36 @@ def test_what_devices_send():
     assert (permute.axes, permute.sent) == (("fsdp",), 256)
 
 
+FUSED = """
+HloModule step, is_scheduled=true
+
+%begin (p: bf16[2,8]) -> (bf16[2,8], bf16[8,8]) {
+  %p = bf16[2,8]{1,0} parameter(0)
+  %first = bf16[8,8]{1,0} all-gather(%p), channel_id=7, replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %both = (bf16[2,8]{1,0}, bf16[8,8]{1,0}) tuple(%p, %first)
+}
+
+%go_on (q: bf16[2,8], x: f32[16]) -> f32[16] {
+  %q = bf16[2,8]{1,0} parameter(0)
+  %x = f32[16]{0} parameter(1)
+  %second = bf16[8,8]{1,0} all-gather(%q), channel_id=7, replica_groups=[2,4]<=[8], dimensions={0}
+  ROOT %sine = f32[16]{0} sine(%x)
+}
+
+ENTRY %main (k: bf16[2,8], x: f32[16]) -> f32[16] {
+  %k = bf16[2,8]{1,0} parameter(0)
+  %y = f32[16]{0} parameter(1)
+  %start = (bf16[2,8]{1,0}, bf16[8,8]{1,0}) fusion(%k), kind=kCustom, calls=%begin
+  ROOT %step = f32[16]{0} fusion(%k, %y), kind=kCustom, calls=%go_on
+}
+"""
+
+
+def test_an_exchange_whose_steps_are_fused_into_others_counts_once():
+    (gather,) = hlo.collectives(hlo.parse(FUSED), MESH)
+    assert (gather.kind, gather.size, gather.group, gather.times) == ("all-gather", 128, 4, 1)
+
+
 def test_loops_count_as_often_as_they_run():
     program = hlo.parse(TEXT)
     assert program.entry == "main"
