@@ -212,13 +212,16 @@ def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collect
     found = []
     for name, times in program.repeats().items():
         # TPUs fuse the steps of one exchange into what is computed meanwhile: a channel is one.
-        channels = set()
+        seen = set()
         for operation, known in _with_fused(program, name):
             kind = operation.opcode.removesuffix("-start")
-            channel = re.search(r"channel_id=(\d+)", operation.text)
-            if kind in COLLECTIVES and (channel is None or channel[1] not in channels):
+            if kind not in COLLECTIVES:
+                continue
+            channel = re.search(r"channel_id=\d+", operation.text)
+            exchange = channel[0] if channel else operation.name
+            if exchange not in seen:
                 found.append(_collective(kind, operation, known, times, mesh_shape))
-                channels.add(channel and channel[1])
+                seen.add(exchange)
     return [exchange for exchange in found if exchange.group > 1]
 
 

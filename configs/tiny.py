@@ -3,7 +3,7 @@
     python train.py --config=configs/tiny.py --workdir=DIR
 
 Same modules, same two branches, same losses; patches of pixels take the place of the pretrained
-autoencoder and reference encoders. Made for about ten minutes on two CPU cores, of which one
+autoencoder and reference encoders. Made for less than ten minutes on two CPU cores, of which one
 minute goes into compilation.
 """
 
@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",
             },
             # Sketch and reference leave so little open that almost all is learned from pure noise.
-            # Ten minutes are too short to learn the rest, so that sampling does without: it takes
+            # So few steps are too short to learn the rest, so that sampling does without: it takes
             # its last step from a third of the timesteps.
             "diffusion": {
                 "beta_start": 0.03,
