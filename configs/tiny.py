@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
                 "dtype": "float32",
             },
             # Sketch and reference leave so little open that almost all is learned from pure noise.
-            # So few steps are too short to learn the rest, so that sampling does without: it takes
+            # These steps are too few to learn the rest, so that sampling does without: it takes
             # its last step from a third of the timesteps.
             "diffusion": {
                 "beta_start": 0.03,

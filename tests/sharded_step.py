@@ -131,10 +131,11 @@ def main(meshes):
 
     def draw(path, leaf):
         # A layer puts out what is as loud as what it takes in, and no gradient is next to nothing.
-        path, stacked = sharding.join(path), int("transformer_blocks" in sharding.join(path))
-        fan_in = np.prod(leaf.shape[stacked:-1]) if leaf.ndim > 1 else 25
+        name = sharding.join(path)
+        first = 1 if "transformer_blocks" in name else 0
+        fan_in = np.prod(leaf.shape[first:-1]) if leaf.ndim > 1 else 25
         noise = random.standard_normal(leaf.shape) / np.sqrt(fan_in)
-        return np.asarray(noise + path.endswith("scale"), np.float32)
+        return np.asarray(noise + name.endswith("scale"), np.float32)
 
     params = jax.tree_util.tree_map_with_path(draw, abstract)
     function, record = functools.partial(loss_and_gradients, recipe), make_record(8)
