@@ -19,14 +19,14 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from colorize_jax import datasets
-from colorize_jax.build import build_colorize, build_recipe
-from colorize_jax.config import Config
+from colorize_jax.config.load import config_from_dict
+from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.evaluation import metrics
-from colorize_jax.io.run_weights import RunWeights
-from colorize_jax.load_config import config_from_dict
-from colorize_jax.pictures import contact_sheet
+from colorize_jax.evaluation.contact_sheet import contact_sheet
+from colorize_jax.io.runs.run_weights import RunWeights
+from colorize_jax.setup import datasets
+from colorize_jax.setup.networks import build_colorize, build_recipe
 from colorize_jax.training.augment import to_batch
 from data.records import Record
 

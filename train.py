@@ -19,16 +19,18 @@ from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from colorize_jax import aot, datasets, distributed
-from colorize_jax.build import build_colorize, build_recipe, weights_metadata
-from colorize_jax.config import RESUMABLE, Config
+from colorize_jax.analysis import aot
+from colorize_jax.analysis.stored_step import with_stored
+from colorize_jax.config.load import load_config
+from colorize_jax.config.options import RESUMABLE, Config
 from colorize_jax.errors import UserError
-from colorize_jax.initialize import abstract_state, initial_state, run_key
-from colorize_jax.io.checkpoint import Checkpoints
-from colorize_jax.io.workdir import claim_workdir
-from colorize_jax.load_config import load_config
-from colorize_jax.pictures import contact_sheet
+from colorize_jax.evaluation.contact_sheet import contact_sheet
+from colorize_jax.io.runs.checkpoint import Checkpoints
+from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.rng import stream
+from colorize_jax.setup import datasets, distributed
+from colorize_jax.setup.initialize import abstract_state, initial_state, run_key
+from colorize_jax.setup.networks import build_colorize, build_recipe, weights_metadata
 from colorize_jax.sharding import (
     check_batch,
     global_batch,
@@ -40,14 +42,13 @@ from colorize_jax.sharding import (
     state_shardings,
     with_shardings,
 )
-from colorize_jax.stored_step import with_stored
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
 from colorize_jax.training.measure import Meter, step_flops
+from colorize_jax.training.run_writer import Writer
 from colorize_jax.training.state import TrainState, all_params
 from colorize_jax.training.step import Recipe, is_dual, jit_step
 from colorize_jax.types import Array, Params
-from colorize_jax.writer import Writer
 from data.errors import DataError
 from data.records import Source
 

@@ -22,7 +22,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from colorize_jax.config import MeshConfig
+from colorize_jax.config.options import MeshConfig
 from colorize_jax.errors import UserError
 from colorize_jax.types import Array, Params
 

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax import hlo, sharding
-from colorize_jax.build import build_recipe, random_params
-from colorize_jax.config import (
+from colorize_jax import sharding
+from colorize_jax.analysis import hlo
+from colorize_jax.config.options import (
     Config,
     DataConfig,
     EncodersConfig,
@@ -25,6 +25,7 @@ from colorize_jax.config import (
     MeshConfig,
     ModelConfig,
 )
+from colorize_jax.setup.networks import build_recipe, random_params
 from colorize_jax.training import augment, trees
 from colorize_jax.training.step import gradients, prepare
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import safetensors.numpy
 
-from colorize_jax.io import architectures, torch_names
+from colorize_jax.io.published import architectures, torch_names
 
 TRUNK = {
     "model_channels": 32,

@@ -6,7 +6,7 @@ import numpy as np
 
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.diffusion.schedule import make_schedule
-from colorize_jax.inference.sizes import SizeLimits
+from colorize_jax.inference.pictures.sizes import SizeLimits
 from colorize_jax.inference.system import Networks, System
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder

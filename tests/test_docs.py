@@ -10,9 +10,9 @@ import pytest
 
 import train
 from colorize_jax import cli
+from colorize_jax.config.load import load_config
 from colorize_jax.inference.option_flags import add_option_flags, options_from_flags
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.load_config import load_config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,20 +16,15 @@ ALLOWED = {
     "types": set(),
     "errors": set(),
     "rng": set(),
-    "pictures": set(),
     "config": set(),
-    "load_config": {"config"},
-    "config_difference": set(),
-    "flops": set(),
     "nn": {"sharding"},
     "models": {"nn", "sharding"},
     "conditioning": {"models"},
     "diffusion": set(),
     "evaluation": set(),
     "sharding": {"config"},
-    "writer": set(),
-    "io": {"models", "nn", "config_difference"},
-    "training": {"nn", "models", "conditioning", "diffusion", "config", "flops", "sharding"},
+    "io": {"models", "nn", "config"},
+    "training": {"nn", "models", "conditioning", "diffusion", "config", "analysis", "sharding"},
 }
 
 

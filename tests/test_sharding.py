@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from colorize_jax import sharding
-from colorize_jax.config import MeshConfig
+from colorize_jax.config.options import MeshConfig
 from colorize_jax.errors import UserError
 
 ROOT = Path(__file__).parents[1]

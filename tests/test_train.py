@@ -13,9 +13,9 @@ import pytest
 
 import eval as evaluation
 import train
-from colorize_jax import datasets
-from colorize_jax.io.run_weights import RunWeights
-from colorize_jax.writer import read_metrics
+from colorize_jax.io.runs.run_weights import RunWeights
+from colorize_jax.setup import datasets
+from colorize_jax.training.run_writer import read_metrics
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "tests" / "configs" / "smallest.py")
@@ -140,7 +140,7 @@ def test_bad_options_are_one_line_and_status_2(
 SLOW_DATA = """
 import sys, time
 import train
-from colorize_jax import datasets
+from colorize_jax.setup import datasets
 
 def slow(content):
     time.sleep(0.5)

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax import chips
-from colorize_jax.aot import for_platform, program_memory
+from colorize_jax.analysis import chips
+from colorize_jax.analysis.aot import for_platform, program_memory
 from colorize_jax.benchmark.timing import Report, header
-from colorize_jax.build import build_recipe, random_params
-from colorize_jax.config import Config, MeshConfig
+from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.programs import Given
 from colorize_jax.inference.settings import make_mode, make_settings
 from colorize_jax.inference.system import System
+from colorize_jax.setup.networks import build_recipe, random_params
 from colorize_jax.sharding import in_bytes, make_mesh, replicated, with_shardings
 from colorize_jax.types import Array, Params
 

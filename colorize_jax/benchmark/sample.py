@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from colorize_jax.aot import abstract_record, for_platform
+from colorize_jax.analysis.aot import abstract_record, for_platform
+from colorize_jax.analysis.flops import count_flops
 from colorize_jax.benchmark.step import synthetic_record
 from colorize_jax.benchmark.timing import (
     Report,
@@ -19,10 +20,9 @@ from colorize_jax.benchmark.timing import (
     table,
     title,
 )
-from colorize_jax.build import build_colorize, build_recipe, random_params
-from colorize_jax.config import Config
+from colorize_jax.config.options import Config
 from colorize_jax.diffusion.samplers import find_sampler
-from colorize_jax.flops import count_flops
+from colorize_jax.setup.networks import build_colorize, build_recipe, random_params
 from colorize_jax.sharding import (
     batch_sharding,
     batch_shards,

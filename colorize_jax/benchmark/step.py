@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.aot import abstract_record, arguments, compile_step, for_platform
+from colorize_jax.analysis.aot import abstract_record, arguments, compile_step, for_platform
+from colorize_jax.analysis.flops import count_flops
 from colorize_jax.benchmark.timing import (
     Report,
     compile_program,
@@ -25,11 +26,10 @@ from colorize_jax.benchmark.timing import (
     table,
     title,
 )
-from colorize_jax.build import build_recipe
-from colorize_jax.config import Config
+from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.flops import count_flops
-from colorize_jax.initialize import abstract_state, random_state, run_key
+from colorize_jax.setup.initialize import abstract_state, random_state, run_key
+from colorize_jax.setup.networks import build_recipe
 from colorize_jax.sharding import (
     check_batch,
     global_batch,

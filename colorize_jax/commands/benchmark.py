@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print a table, and write the file where one is named."""
     import jax
 
-    from colorize_jax import distributed
-    from colorize_jax.io.atomic import atomic_output
-    from colorize_jax.load_config import load_config
+    from colorize_jax.config.load import load_config
+    from colorize_jax.io.formats.atomic import atomic_output
+    from colorize_jax.setup import distributed
 
     _check(args)
     overrides = list(args.overrides)

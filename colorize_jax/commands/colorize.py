@@ -178,9 +178,9 @@ def _write_sheet(args: argparse.Namespace) -> None:
     """Lay all results that exist on one page, those of earlier calls too."""
     if not args.contact_sheet:
         return
-    from colorize_jax.inference.reading import read_picture
-    from colorize_jax.io.atomic import atomic_output
-    from colorize_jax.pictures import contact_sheet
+    from colorize_jax.evaluation.contact_sheet import contact_sheet
+    from colorize_jax.inference.pictures.reading import read_picture
+    from colorize_jax.io.formats.atomic import atomic_output
 
     def thumbnail(path: Path | None) -> Any:
         if path is None:

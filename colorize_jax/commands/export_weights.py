@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was written."""
     from colorize_jax.commands.files import parse_size, use_cpu
-    from colorize_jax.io.export import export_diffusers, export_safetensors
     from colorize_jax.io.open_weights import open_weights
+    from colorize_jax.io.published.export import export_diffusers, export_safetensors
 
     use_cpu()
     max_shard_bytes = None if args.max_shard_size is None else parse_size(args.max_shard_size)

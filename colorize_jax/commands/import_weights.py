@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, and print what was converted."""
     from colorize_jax.commands.files import read_config_file, use_cpu
-    from colorize_jax.io.pretrained import import_weights, open_source
+    from colorize_jax.io.published.pretrained import import_weights, open_source
 
     use_cpu()
     source = open_source(args.input, read_config_file(args.config))

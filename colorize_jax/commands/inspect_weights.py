@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a page about the checkpoint; 0 where it is complete and sound, 1 otherwise."""
     from colorize_jax.commands.files import read_config_file, use_cpu
-    from colorize_jax.io.inspection import inspect_path
+    from colorize_jax.io.published.inspection import inspect_path
 
     use_cpu()
     page = inspect_path(args.path, read_config_file(args.config), scan=args.scan)

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference.lines import LineExtractor, extract_lines
-from colorize_jax.inference.masks import ForegroundExtractor, resize_mask
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.preprocess import (
+from colorize_jax.inference.pictures.lines import LineExtractor, extract_lines
+from colorize_jax.inference.pictures.masks import ForegroundExtractor, resize_mask
+from colorize_jax.inference.pictures.preprocess import (
     PreparedSketch,
     paint_out,
     prepare_reference,
@@ -19,8 +19,8 @@ from colorize_jax.inference.preprocess import (
     reference_mask,
     sketch_mask,
 )
-from colorize_jax.inference.reading import Picture, PictureSource, read_picture
-from colorize_jax.inference.sizes import Box
+from colorize_jax.inference.pictures.reading import Picture, PictureSource, read_picture
+from colorize_jax.inference.pictures.sizes import Box
 from colorize_jax.inference.system import System
 from colorize_jax.nn.resize import resize_antialiased
 

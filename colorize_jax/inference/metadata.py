@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.io.atomic import atomic_output
+from colorize_jax.io.formats.atomic import atomic_output
 
 # Keyword of the text chunk that holds the JSON.
 KEYWORD = "colorize-jax"

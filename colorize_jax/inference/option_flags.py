@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from typing import Any
 
-from colorize_jax.inference.checks import Choice, Flag
+from colorize_jax.config.checks import Choice, Flag
 from colorize_jax.inference.options import InferenceOptions
 
 

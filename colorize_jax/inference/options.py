@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from colorize_jax.errors import UserError
-from colorize_jax.inference.checks import (
+from colorize_jax.config.checks import (
     Check,
     Choice,
     Flag,
@@ -26,9 +25,15 @@ from colorize_jax.inference.checks import (
     Whole,
     Window,
 )
-from colorize_jax.inference.preprocess import MASK_SOURCES, PREPROCESSORS
-from colorize_jax.inference.sizes import PUBLISHED_LIMITS, SizeLimits, autofit_size, check_size
-from colorize_jax.inference.text_options import TextManipulation, TextManipulations
+from colorize_jax.errors import UserError
+from colorize_jax.inference.pictures.preprocess import MASK_SOURCES, PREPROCESSORS
+from colorize_jax.inference.pictures.sizes import (
+    PUBLISHED_LIMITS,
+    SizeLimits,
+    autofit_size,
+    check_size,
+)
+from colorize_jax.inference.text.manipulation import TextManipulation, TextManipulations
 
 MAX_STEPS = 1000
 MAX_SEED = 2**32 - 1

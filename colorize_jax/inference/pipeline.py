@@ -27,13 +27,13 @@ from colorize_jax.inference.inputs import (
     Source,
 )
 from colorize_jax.inference.options import MAX_SEED, InferenceOptions
-from colorize_jax.inference.preprocess import to_pictures
+from colorize_jax.inference.pictures.preprocess import to_pictures
+from colorize_jax.inference.pictures.tiles import decode_tiled
 from colorize_jax.inference.programs import Given
 from colorize_jax.inference.settings import check_parts, lora_scales, make_mode, make_settings
 from colorize_jax.inference.system import Networks, System, open_networks
-from colorize_jax.inference.text_directions import TextDirections, make_directions
-from colorize_jax.inference.tiles import decode_tiled
-from colorize_jax.inference.tokenizer import Tokenizer
+from colorize_jax.inference.text.directions import TextDirections, make_directions
+from colorize_jax.inference.text.tokenizer import Tokenizer
 from colorize_jax.nn.lora import merge_loras
 from colorize_jax.types import Array, Params
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from colorize_jax.conditioning import FrozenEncoders
-from colorize_jax.config import SamplingConfig
+from colorize_jax.config.options import SamplingConfig
 from colorize_jax.diffusion import samplers
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.inference.denoiser import BLANK, GuidanceScales, generate

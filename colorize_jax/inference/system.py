@@ -17,20 +17,20 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from colorize_jax.build_encoders import build_encoders
 from colorize_jax.conditioning import FrozenEncoders
-from colorize_jax.config import Config, MeshConfig
+from colorize_jax.config.load import config_from_dict
+from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.diffusion.schedule import NoiseSchedule, check_prediction_type, make_schedule
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.sizes import PUBLISHED_LIMITS, SizeLimits
-from colorize_jax.io.architectures import SCALING_FACTOR, build, published_config
+from colorize_jax.inference.pictures.sizes import PUBLISHED_LIMITS, SizeLimits
 from colorize_jax.io.open_weights import Weights, open_weights
-from colorize_jax.io.source_weights import SourceWeights
-from colorize_jax.load_config import config_from_dict
+from colorize_jax.io.published.architectures import SCALING_FACTOR, build, published_config
+from colorize_jax.io.published.source_weights import SourceWeights
 from colorize_jax.models.clip_text import ClipText
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.unet import UNet
+from colorize_jax.setup.encoders import build_encoders
 from colorize_jax.sharding import make_mesh, replicated
 from colorize_jax.types import Params
 

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference.preprocess import prepare_reference
-from colorize_jax.inference.reading import PictureSource, read_picture
+from colorize_jax.inference.pictures.preprocess import prepare_reference
+from colorize_jax.inference.pictures.reading import PictureSource, read_picture
 from colorize_jax.inference.system import open_checkpoint
-from colorize_jax.io.architectures import build
+from colorize_jax.io.published.architectures import build
 from colorize_jax.models.tagger import preprocess_tagger
 
 RATING = "9"  # the category of which a picture has exactly one

@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Protocol
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.run_weights import RunWeights
-from colorize_jax.io.weights import METADATA_FILE, WeightsMetadata, WeightsReader, is_weights_dir
-from colorize_jax.io.workdir import is_workdir
+from colorize_jax.io.runs.run_weights import RunWeights
+from colorize_jax.io.runs.workdir import is_workdir
+from colorize_jax.io.weights_folder import (
+    METADATA_FILE,
+    WeightsMetadata,
+    WeightsReader,
+    is_weights_dir,
+)
 from colorize_jax.types import Params
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.flops import count_flops
+from colorize_jax.analysis.flops import count_flops
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import Recipe, gradients, prepare

@@ -24,7 +24,7 @@ import optax
 from jax.sharding import Mesh
 
 from colorize_jax.conditioning import FrozenEncoders
-from colorize_jax.config import Config, GramConfig
+from colorize_jax.config.options import Config, GramConfig
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.models.colorizer import Colorizer

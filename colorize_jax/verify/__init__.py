@@ -13,8 +13,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from colorize_jax.io import golden
-from colorize_jax.io.golden import GoldenCase
+from colorize_jax.verify import golden
+from colorize_jax.verify.golden import GoldenCase
 
 Runner = Callable[[GoldenCase], dict[str, np.ndarray]]
 

@@ -17,9 +17,9 @@ from colorize_jax.diffusion.samplers.levels import leading_timesteps
 from colorize_jax.diffusion.samplers.pndm import pndm_timesteps
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.errors import UserError
-from colorize_jax.io.golden import GoldenCase
 from colorize_jax.nn.layers import sinusoid
 from colorize_jax.types import Array
+from colorize_jax.verify.golden import GoldenCase
 
 
 def make_case_schedule(config: dict) -> NoiseSchedule:

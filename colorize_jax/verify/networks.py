@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.io import golden
-from colorize_jax.io.golden import GoldenCase
-from colorize_jax.io.torch_names import from_torch
+from colorize_jax.io.published.torch_names import from_torch
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.models.sketch_encoder import SketchEncoder
 from colorize_jax.nn.layers import size_embedding
+from colorize_jax.verify import golden
+from colorize_jax.verify.golden import GoldenCase
 
 
 def nhwc(x: np.ndarray) -> jax.Array:

@@ -11,16 +11,17 @@ from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.inference import programs
 from colorize_jax.inference.inputs import at_side, latent_mask
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.preprocess import paint_out
+from colorize_jax.inference.pictures.preprocess import paint_out
 from colorize_jax.inference.programs import Given
 from colorize_jax.inference.settings import make_mode, make_settings
 from colorize_jax.inference.system import System
-from colorize_jax.io import golden, torch_names
-from colorize_jax.io.golden import GoldenCase
+from colorize_jax.io.published import torch_names
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.types import Array, Params
+from colorize_jax.verify import golden
 from colorize_jax.verify.encoders import clip_vision_from, tagger_from, vae_from
+from colorize_jax.verify.golden import GoldenCase
 from colorize_jax.verify.networks import nchw, nhwc, sketch_encoder
 from colorize_jax.verify.unet import unet_from
 

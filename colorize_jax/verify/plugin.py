@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.io import golden, torch_names
-from colorize_jax.io.golden import GoldenCase
+from colorize_jax.io.published import torch_names
 from colorize_jax.models.foreground_encoder import ForegroundEncoder
 from colorize_jax.models.unet import Controls, Injection, UNet
 from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.verify import golden
+from colorize_jax.verify.golden import GoldenCase
 from colorize_jax.verify.networks import nchw, nhwc
 from colorize_jax.verify.unet import hints_of, unet_from, unet_params
 

@@ -5,8 +5,8 @@ import re
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.io.golden import GoldenCase
 from colorize_jax.training.losses.gram import gram_loss, gram_matrix, unit_tokens
+from colorize_jax.verify.golden import GoldenCase
 
 # e.g. standardized_kl_loss_temperature_0.5, mse_loss_mask_weighted_layer_0, standardized_gram_1
 LOSS_NAME = re.compile(

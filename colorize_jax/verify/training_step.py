@@ -6,16 +6,17 @@ import numpy as np
 import optax
 
 from colorize_jax.conditioning import FrozenEncoders
-from colorize_jax.config import Config, DiffusionConfig, GramConfig
+from colorize_jax.config.options import Config, DiffusionConfig, GramConfig
 from colorize_jax.diffusion.schedule import make_schedule
-from colorize_jax.io import golden, torch_names
-from colorize_jax.io.golden import GoldenCase
+from colorize_jax.io.published import torch_names
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.training.augment import Draws, add_offset
 from colorize_jax.training.step import Recipe, gradients, pair
 from colorize_jax.types import Encoded, Params
+from colorize_jax.verify import golden
+from colorize_jax.verify.golden import GoldenCase
 from colorize_jax.verify.networks import nhwc, sketch_encoder
 from colorize_jax.verify.unet import unet_from
 

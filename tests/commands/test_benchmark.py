@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from colorize_jax import cli
-from colorize_jax.aot import abstract_record
+from colorize_jax.analysis.aot import abstract_record
 from colorize_jax.benchmark import memory, sample, step, timing
-from colorize_jax.build import build_recipe
-from colorize_jax.config import MeshConfig
+from colorize_jax.config.load import load_config
+from colorize_jax.config.options import MeshConfig
 from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
-from colorize_jax.initialize import abstract_state
-from colorize_jax.load_config import load_config
+from colorize_jax.setup.initialize import abstract_state
+from colorize_jax.setup.networks import build_recipe
 from colorize_jax.sharding import make_mesh
 from colorize_jax.training.measure import step_flops
 

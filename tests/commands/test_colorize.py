@@ -12,12 +12,12 @@ import small_tokenizer
 from PIL import Image
 
 from colorize_jax import cli
-from colorize_jax.build import network_configs, weights_metadata
+from colorize_jax.config.load import config_from_dict
 from colorize_jax.inference.metadata import read_metadata
-from colorize_jax.io.architectures import abstract_params
-from colorize_jax.io.checkpoint import Checkpoints
-from colorize_jax.io.workdir import claim_workdir
-from colorize_jax.load_config import config_from_dict
+from colorize_jax.io.published.architectures import abstract_params
+from colorize_jax.io.runs.checkpoint import Checkpoints
+from colorize_jax.io.runs.workdir import claim_workdir
+from colorize_jax.setup.networks import network_configs, weights_metadata
 from colorize_jax.training.state import create_state
 
 CONFIG = {

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import small_system
 
-from colorize_jax.config import MeshConfig
+from colorize_jax.config.options import MeshConfig
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.sharding import make_mesh

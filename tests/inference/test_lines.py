@@ -5,8 +5,8 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from colorize_jax.inference import lines as extractor
-from colorize_jax.inference.lines import extract_lines
+from colorize_jax.inference.pictures import lines as extractor
+from colorize_jax.inference.pictures.lines import extract_lines
 from data.illustrations.source import IllustrationSource
 
 

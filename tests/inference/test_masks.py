@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference import masks, preprocess
-from colorize_jax.inference.reading import read_picture
+from colorize_jax.inference.pictures import masks, preprocess
+from colorize_jax.inference.pictures.reading import read_picture
 from data.illustrations.source import IllustrationSource
 
 

@@ -14,8 +14,8 @@ from colorize_jax.errors import UserError
 from colorize_jax.inference.metadata import KEYWORD, PictureMetadata, read_metadata, save_png
 from colorize_jax.inference.option_flags import add_option_flags, options_from_flags
 from colorize_jax.inference.options import InferenceOptions, block_levels, read_options
-from colorize_jax.inference.sizes import SizeLimits
-from colorize_jax.inference.text_options import TextManipulation
+from colorize_jax.inference.pictures.sizes import SizeLimits
+from colorize_jax.inference.text.manipulation import TextManipulation
 
 PUBLISHED_LEVELS = block_levels((0, 2, 10), 2)
 

@@ -10,8 +10,8 @@ from PIL import Image
 from colorize_jax.errors import UserError
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.pictures.tiles import decode_tiled
 from colorize_jax.inference.pipeline import ColorizePipeline
-from colorize_jax.inference.tiles import decode_tiled
 
 OPTIONS = InferenceOptions(sampler="Euler", steps=3, seed=0)
 SKETCH, REFERENCE = small_system.make_pictures()

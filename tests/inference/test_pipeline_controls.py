@@ -8,8 +8,8 @@ from test_pipeline import assert_same, differ
 from colorize_jax.diffusion.samplers import SAMPLERS
 from colorize_jax.inference.inputs import background_of, on_canvas
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pipeline import ColorizePipeline
-from colorize_jax.inference.preprocess import to_pictures
 
 OPTIONS = InferenceOptions(sampler="Euler", steps=3, seed=0)
 PLAIN = OPTIONS.replace(reference_guidance=1.0)

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import pytest
 from jax import ShapeDtypeStruct
 
+from colorize_jax.analysis.flops import count_flops
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.diffusion.schedule import make_schedule
-from colorize_jax.flops import count_flops
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.programs import Given
 from colorize_jax.inference.settings import make_mode, make_settings
 from colorize_jax.inference.system import System
-from colorize_jax.io.architectures import abstract_params, build, published_config
+from colorize_jax.io.published.architectures import abstract_params, build, published_config
 from colorize_jax.models.colorizer import Colorizer
 
 FORWARD = 6_892_250_071_040  # of the plain UNet, one picture of 1024 px

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import small_system
 
-from colorize_jax.build import build_colorizer, build_encoders, network_configs
+from colorize_jax.config.load import load_config
 from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.pictures.sizes import SizeLimits
 from colorize_jax.inference.pipeline import ColorizePipeline
-from colorize_jax.inference.sizes import SizeLimits
 from colorize_jax.inference.system import Networks, System
-from colorize_jax.io.architectures import abstract_params
-from colorize_jax.load_config import load_config
+from colorize_jax.io.published.architectures import abstract_params
+from colorize_jax.setup.networks import build_colorizer, build_encoders, network_configs
 from colorize_jax.types import Conditions
 from colorize_jax.verify import verify_folder
 

@@ -16,9 +16,9 @@ from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.inference.system import Networks
-from colorize_jax.inference.text_options import TextManipulation
-from colorize_jax.io import torch_names
-from colorize_jax.io.architectures import abstract_params, build
+from colorize_jax.inference.text.manipulation import TextManipulation
+from colorize_jax.io.published import torch_names
+from colorize_jax.io.published.architectures import abstract_params, build
 from colorize_jax.models.patch import PatchReferenceEncoder
 from colorize_jax.models.reference_projection import ReferenceProjection
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference import preprocess
-from colorize_jax.inference.reading import read_picture
-from colorize_jax.inference.sizes import Box, SizeLimits, autofit_size, check_size, fit_box
+from colorize_jax.inference.pictures import preprocess
+from colorize_jax.inference.pictures.reading import read_picture
+from colorize_jax.inference.pictures.sizes import Box, SizeLimits, autofit_size, check_size, fit_box
 
 SIDES = st.integers(1, 300)
 OUTPUTS = st.integers(1, 12).map(lambda n: 8 * n)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference import reading
-from colorize_jax.inference.reading import read_picture
+from colorize_jax.inference.pictures import reading
+from colorize_jax.inference.pictures.reading import read_picture
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F")
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colorize_jax.inference.text_directions import MULTIPLE, make_directions, manipulate
-from colorize_jax.inference.text_options import TextManipulation
+from colorize_jax.inference.text.directions import MULTIPLE, make_directions, manipulate
+from colorize_jax.inference.text.manipulation import TextManipulation
 
 random = np.random.default_rng(0)
 TEXTS = {

@@ -8,7 +8,7 @@ import small_models
 import small_tokenizer
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference.tokenizer import Tokenizer, _from_parts
+from colorize_jax.inference.text.tokenizer import Tokenizer, _from_parts
 
 END = small_models.CONFIGS["clip_text"]["vocab_size"] - 1
 TEXTS = (

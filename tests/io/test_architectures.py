@@ -13,8 +13,8 @@ import pytest
 import small_models
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import architectures, export, pretrained, torch_names
-from colorize_jax.io.weights import WeightsMetadata
+from colorize_jax.io.published import architectures, export, pretrained, torch_names
+from colorize_jax.io.weights_folder import WeightsMetadata
 
 MANIFESTS = Path(__file__).parent / "manifests"
 

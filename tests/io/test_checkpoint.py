@@ -11,11 +11,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.checkpoint import Checkpoints, find_steps
 from colorize_jax.io.open_weights import open_weights
-from colorize_jax.io.run_weights import RunWeights
-from colorize_jax.io.weights import WeightsMetadata
-from colorize_jax.io.workdir import claim_workdir, read_workdir
+from colorize_jax.io.runs.checkpoint import Checkpoints, find_steps
+from colorize_jax.io.runs.run_weights import RunWeights
+from colorize_jax.io.runs.workdir import claim_workdir, read_workdir
+from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.training import optim
 from colorize_jax.training.state import apply_gradients, create_state
 from tests.full_disk import full_disk
@@ -180,7 +180,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog, monk
             def full(*_):
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-            patch.setattr("colorize_jax.io.checkpoint._Handler.finalize", full)
+            patch.setattr("colorize_jax.io.runs.checkpoint._Handler.finalize", full)
             checkpoints.save(2, make_state(2))
             checkpoints.wait()
         assert "step 2 could not be saved" in caplog.text

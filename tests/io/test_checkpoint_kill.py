@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from colorize_jax.io.checkpoint import find_steps
+from colorize_jax.io.runs.checkpoint import find_steps
 
 NUM_KILLS = 20
 NEVER = 10**9  # steps that no run comes to before it is killed
@@ -17,7 +17,7 @@ NEVER = 10**9  # steps that no run comes to before it is killed
 PROGRAM = """
 import hashlib, sys, time
 import jax, jax.numpy as jnp, numpy as np
-from colorize_jax.io.checkpoint import Checkpoints
+from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.training import optim
 from colorize_jax.training.state import apply_gradients, create_state
 

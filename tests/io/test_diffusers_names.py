@@ -2,7 +2,7 @@
 
 import pytest
 
-from colorize_jax.io import diffusers_names
+from colorize_jax.io.published import diffusers_names
 
 
 @pytest.mark.parametrize(

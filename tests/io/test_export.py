@@ -13,9 +13,9 @@ import small_models
 from small_models import CONFIGS, PLUGIN, save, system, tensors
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import diffusers_folder, export, pretrained
+from colorize_jax.io.formats.readers import open_checkpoint
 from colorize_jax.io.open_weights import open_weights
-from colorize_jax.io.readers import open_checkpoint
+from colorize_jax.io.published import diffusers_folder, export, pretrained
 
 COMPONENTS = ("unet", "vae")
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from colorize_jax.io.readers import open_checkpoint
-from colorize_jax.io.tensors import LazyTensor
-from colorize_jax.io.writer import write_safetensors
+from colorize_jax.io.formats.readers import open_checkpoint
+from colorize_jax.io.formats.safetensors_writer import write_safetensors
+from colorize_jax.io.formats.tensors import LazyTensor
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ sys.exit(status)
 FORWARD = """
 import resource, sys, time
 import jax, jax.numpy as jnp
-from colorize_jax.io import architectures
+from colorize_jax.io.published import architectures
 from colorize_jax.io.open_weights import open_weights
 weights = open_weights(sys.argv[1])
 module = architectures.build("unet", weights.metadata.configs["unet"], dtype=jnp.bfloat16)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import golden
+from colorize_jax.verify import golden
 
 CASES = Path(__file__).parents[1] / "golden"
 

@@ -8,20 +8,20 @@ import pytest
 import small_models
 from small_models import CONFIGS, save, tensors
 
-from colorize_jax.io import (
+from colorize_jax.io.formats.readers import open_checkpoint
+from colorize_jax.io.formats.tensors import LazyTensor
+from colorize_jax.io.open_weights import open_weights
+from colorize_jax.io.published import (
     architectures,
     diffusers_folder,
     export,
-    golden,
     pretrained,
     torch_names,
 )
-from colorize_jax.io.open_weights import open_weights
-from colorize_jax.io.readers import open_checkpoint
-from colorize_jax.io.tensors import LazyTensor
-from colorize_jax.io.weights import load_weights
+from colorize_jax.io.weights_folder import load_weights
 from colorize_jax.models.unet import Controls
 from colorize_jax.nn.layers import sinusoid
+from colorize_jax.verify import golden
 
 pytestmark = pytest.mark.interop
 torch = pytest.importorskip("torch")

@@ -9,7 +9,8 @@ import small_models
 from small_models import COLORIZER, CONFIGS, PLUGIN, save, system, tensors
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import pretrained, torch_names, weights
+from colorize_jax.io import weights_folder as weights
+from colorize_jax.io.published import pretrained, torch_names
 
 BUFFERS = {
     "alphas_cumprod": np.zeros(1000, np.float32),

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.readers import open_checkpoint
+from colorize_jax.io.formats.readers import open_checkpoint
 
 TENSORS = {
     "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import torch_names
+from colorize_jax.io.published import torch_names
 
 
 def _tree(seed=0, dtype=np.float32):

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import atomic, weights
+from colorize_jax.io import weights_folder as weights
+from colorize_jax.io.formats import atomic
 
 METADATA = weights.WeightsMetadata(
     "colorizer",

@@ -10,10 +10,10 @@ import safetensors
 import safetensors.numpy
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import tensors as tensors_module
-from colorize_jax.io import writer
-from colorize_jax.io.readers import open_checkpoint
-from colorize_jax.io.tensors import LazyTensor, all_finite
+from colorize_jax.io.formats import safetensors_writer as writer
+from colorize_jax.io.formats import tensors as tensors_module
+from colorize_jax.io.formats.readers import open_checkpoint
+from colorize_jax.io.formats.tensors import LazyTensor, all_finite
 
 ARRAYS = {
     "half": np.arange(3, dtype=np.float16),

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from colorize_jax.io import torch_names
+from colorize_jax.io.published import torch_names
 from colorize_jax.models.clip_vision import ClipVision
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.models.sketch_encoder import SketchEncoder

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import torch_names
+from colorize_jax.io.published import torch_names
 from colorize_jax.models.unet import Controls, UNet, touch
 from colorize_jax.verify import verify_folder
 

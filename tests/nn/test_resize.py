@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from colorize_jax.io import golden
 from colorize_jax.nn.resize import resize_antialiased, resize_bicubic, resize_nearest
+from colorize_jax.verify import golden
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZES = [((150, 97), (112, 112)), ((40, 64), (10, 16)), ((31, 7), (33, 5)), ((5, 1), (1, 5))]

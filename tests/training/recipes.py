@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.build import build_recipe
-from colorize_jax.config import (
+from colorize_jax.config.options import (
     Config,
     DataConfig,
     DiffusionConfig,
@@ -18,6 +17,7 @@ from colorize_jax.config import (
     ModelConfig,
     OptimizerConfig,
 )
+from colorize_jax.setup.networks import build_recipe
 from colorize_jax.training.augment import Draws
 from colorize_jax.training.step import pair
 from colorize_jax.types import Encoded

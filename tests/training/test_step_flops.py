@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import pytest
 from recipes import make_inputs, make_params, make_recipe
 
-from colorize_jax import aot
+from colorize_jax.analysis import aot
+from colorize_jax.analysis.flops import count_flops
 from colorize_jax.benchmark.step import count_step
-from colorize_jax.build import build_recipe
-from colorize_jax.config import MeshConfig
-from colorize_jax.flops import count_flops
-from colorize_jax.load_config import load_config
+from colorize_jax.config.load import load_config
+from colorize_jax.config.options import MeshConfig
+from colorize_jax.setup.networks import build_recipe
 from colorize_jax.sharding import make_mesh, state_shardings
 from colorize_jax.training.losses.gram import gram_loss
 from colorize_jax.training.measure import countable

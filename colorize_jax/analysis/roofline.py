@@ -1,0 +1,237 @@
+"""The least time that a step can take, from what it computes, moves and sends.
+
+    python -m colorize_jax.analysis.roofline docs/aot/*.json
+
+prints two tables of the reports that `train.py --compile_only` wrote: what they say, and weak
+scaling on paper, which is the same batch a chip on 16 to 1024 chips.
+
+On paper, parameters stay split among as many chips as the report has (fewer where there are
+fewer), and further chips repeat them on the data axis. What a chip computes and gathers stays the
+same then; what is added is the sum of gradients over that axis, and on a part of a slice's axis a
+ring lacks links. Between slices the sum is counted whole on the slow network.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from colorize_jax.analysis.chips import CHIPS, GIB, Chip, Slice, min_links
+
+Report = dict[str, Any]
+
+CHIP_COUNTS = (16, 64, 256, 1024)
+RESOURCES = {"compute": "compute", "hbm": "HBM", "ici": "ICI", "dcn": "the network between slices"}
+# Columns of the short table.
+SHORT = ["chips", "batch", "bound by", "images/s at most", "MFU at most", "MFU without overlap"]
+
+
+def roofline(report: Report, slices: Slice) -> dict[str, Any]:
+    """Seconds that a step takes at least, what bounds it, and the utilization that this allows."""
+    chip = slices.chip
+    across = slices.count > 1
+    ici = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
+    dcn = sum(c["bytes"] for c in report["collectives"] if across and "data" in c["axes"])
+    seconds = {
+        "compute": report["flops"]["executed"] / report["chips"] / chip.peak_flops,
+        "hbm": report["hbm_bytes"] / chip.memory_bandwidth,
+        "ici": ici / (slices.links * chip.link_bandwidth) if ici else 0.0,
+        "dcn": dcn / chip.network_bandwidth,
+    }
+    return bound(seconds, report["flops"]["model"] / report["chips"] / chip.peak_flops, report)
+
+
+def bound(seconds: Mapping[str, float], useful: float, report: Report) -> dict[str, Any]:
+    """Join the times of a roofline.
+
+    Args:
+        seconds: resource -> time that it takes alone.
+        useful: time of the model's own FLOPs at their peak.
+        report: with `images_per_chip`.
+    """
+    limit = max(seconds, key=seconds.get)
+    step = seconds[limit]
+    return {
+        "seconds": dict(seconds),
+        "step_seconds": step,
+        "bound_by": limit,
+        "mfu": useful / step,
+        "images_per_second_per_chip": report["images_per_chip"] / step,
+    }
+
+
+# --------------------------------------------------------------------------------- weak scaling
+
+
+def scaled(report: Report, chips: int) -> dict[str, Any]:
+    """What a step takes on another number of chips, at the report's batch a chip.
+
+    Args:
+        report: of one slice, its parameters split over all of its chips.
+        chips: how many; a power of two.
+
+    Returns:
+        As `bound`, with "mesh" (data, fsdp), "slices", "sent" and "memory", bytes a chip, and
+        "mfu_apart", the utilization if nothing is sent while something is computed.
+    """
+    chip, own = CHIPS[report["topology"].split(":")[0]], report["mesh"]["fsdp"]
+    fsdp = min(chips, own)
+    data = chips // fsdp
+    shape, count = arrangement(chip, chips)
+    inner, outer = links(chip, shape, fsdp)
+    memory = report["memory"]
+    more = own / fsdp  # of the state, on a chip
+
+    gathered = sum(
+        c["bytes"] * (1 if c["kind"] == "collective-permute" else _share(fsdp) / _share(own))
+        for c in report["collectives"]
+    )
+    gradients = memory["parameters"] * more
+    reduced = 2 * _share(data) * gradients
+    across = 2 * _share(count) * gradients
+    # The update reads and writes every part of the trained state, and writes and reads gradients.
+    trained = memory["parameters"] + memory["optimizer"] + memory["ema"]
+    update = 2 * (trained + memory["parameters"])
+    state = trained + memory["frozen"] + memory["parameters"]
+    seconds = {
+        "compute": report["flops"]["executed"] / report["chips"] / chip.peak_flops,
+        "hbm": (report["hbm_bytes"] + (more - 1) * update) / chip.memory_bandwidth,
+        "ici": (gathered / inner + reduced / outer) / chip.link_bandwidth,
+        "dcn": across / chip.network_bandwidth,
+    }
+    useful = report["flops"]["model"] / report["chips"] / chip.peak_flops
+    apart = max(seconds["compute"], seconds["hbm"]) + seconds["ici"] + seconds["dcn"]
+    return bound(seconds, useful, report) | {
+        "mesh": (data, fsdp),
+        "slices": (f"{count} x " if count > 1 else "") + "x".join(map(str, shape)),
+        "sent": gathered + reduced,
+        "memory": memory["total"] + (more - 1) * state,
+        "mfu_apart": useful / apart,
+    }
+
+
+def arrangement(chip: Chip, chips: int) -> tuple[tuple[int, ...], int]:
+    """Shape and number of the slices that have so many chips together: as few as there can be."""
+    shapes = [tuple(map(int, name.split("x"))) for name in chip.slices]
+    largest = max((math.prod(s) for s in shapes if chips % math.prod(s) == 0), default=1)
+    # Of several shapes the one that is most like a square or cube.
+    shape = min((s for s in shapes if math.prod(s) == largest), key=max)
+    return shape, chips // largest
+
+
+def links(chip: Chip, shape: Sequence[int], inner: int) -> tuple[int, int]:
+    """Links that a chip has for neighbouring chips, and for the same place in other such groups.
+
+    Args:
+        chip: of the slice.
+        shape: of the slice.
+        inner: chips of a group, which takes the longest axes whole and a part of one more.
+    """
+    whole, parts, rest = [], [], []
+    for size in sorted(shape, reverse=True):
+        taken = math.gcd(size, inner)
+        inner //= taken
+        if taken == size:
+            whole.append(size)
+        elif taken == 1:
+            rest.append(size)
+        else:
+            parts.append(taken)
+    # A part of an axis is a line, of which both groups have one direction.
+    return min_links(chip, whole) + len(parts), max(1, min_links(chip, rest) + len(parts))
+
+
+def _share(count: int) -> float:
+    return (count - 1) / count
+
+
+# --------------------------------------------------------------------------------------- tables
+
+
+def report_table(reports: Sequence[Report]) -> str:
+    """What reports say, as a Markdown table with a column for each."""
+    rows: dict[str, list[str]] = {}
+
+    def row(name: str, text: str) -> None:
+        rows.setdefault(name, []).append(text)
+
+    for report in reports:
+        memory, roof, flops = report["memory"], report["roofline"], report["flops"]
+        row("", f"{report['topology']}, {report['images_per_chip']:g} image(s) a chip")
+        row("mesh", ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items()))
+        for name in ("parameters", "optimizer", "ema", "frozen", "temporaries", "total"):
+            row(f"HBM a chip: {name}", f"{memory[name] / GIB:.2f} GiB")
+        row("HBM of the chip", f"{memory['capacity'] / GIB:.0f} GiB")
+        row("FLOPs of a step (executed)", _pair(flops, 1e12, "T"))
+        for kind in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"):
+            total = sum(c["bytes"] for c in report["collectives"] if c["kind"] == kind)
+            row(f"sent by a chip: {kind}", f"{total / 1e9:.2f} GB")
+        row("gathers of whole stacks", str(len(report["stack_gathers"])))
+        for name in ("compute", "hbm", "ici"):
+            row(f"time at the peak: {name}", f"{1e3 * roof['seconds'][name]:.0f} ms")
+        row("a step takes at least", f"{1e3 * roof['step_seconds']:.0f} ms ({roof['bound_by']})")
+        row("MFU at most", f"{100 * roof['mfu']:.0f} %")
+        row("images/s a chip at most", f"{roof['images_per_second_per_chip']:.2f}")
+        row("compiled in", f"{report['compile_seconds'] / 60:.0f} min")
+    return _markdown([[name, *texts] for name, texts in rows.items()])
+
+
+def scaling_table(reports: Sequence[Report], *, short: bool = False) -> str:
+    """Weak scaling on paper, as a Markdown table with a row for each report and number of chips."""
+    rows = [_scaling_row(report, chips) for report in reports for chips in CHIP_COUNTS]
+    names = SHORT if short else list(rows[0])
+    return _markdown([names, *([row[name] for name in names] for row in rows)])
+
+
+def _scaling_row(report: Report, chips: int) -> dict[str, str]:
+    at = scaled(report, chips)
+    times = {name: f"{1e3 * seconds:.0f} ms" for name, seconds in at["seconds"].items()}
+    batch = report["images_per_chip"]
+    return {
+        "chips": f"{chips} {report['topology'].split(':')[0]}",
+        "slices": at["slices"],
+        "data x fsdp": " x ".join(map(str, at["mesh"])),
+        "images a chip": f"{batch:g}",
+        "batch": f"{chips * batch:g}",
+        "HBM a chip": f"{at['memory'] / GIB:.1f} GiB",
+        "sent by a chip": f"{at['sent'] / 1e9:.1f} GB",
+        "compute": times["compute"],
+        "HBM": times["hbm"],
+        "ICI": times["ici"],
+        "between slices": times["dcn"] if at["seconds"]["dcn"] else "–",
+        "bound by": RESOURCES[at["bound_by"]],
+        "images/s at most": f"{chips * at['images_per_second_per_chip']:.0f}",
+        "MFU at most": f"{100 * at['mfu']:.0f} %",
+        "MFU without overlap": f"{100 * at['mfu_apart']:.0f} %",
+    }
+
+
+def _pair(flops: Mapping[str, int], unit: float, name: str) -> str:
+    return f"{flops['model'] / unit:.0f} {name} ({flops['executed'] / unit:.0f} {name})"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print both tables; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m colorize_jax.analysis.roofline")
+    parser.add_argument("reports", nargs="+", metavar="REPORT", help="of train.py --compile_only")
+    parser.add_argument("--short", action="store_true", help="weak scaling alone, in few columns")
+    options = parser.parse_args(arguments)
+    reports = [json.loads(Path(path).read_text()) for path in options.reports]
+    if options.short:
+        print(scaling_table(reports, short=True))
+        return 0
+    print(report_table(reports))
+    print()
+    print(scaling_table(reports))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

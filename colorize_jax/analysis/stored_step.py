@@ -1,0 +1,126 @@
+"""A compiled training step in a file: compiled on any machine, loaded where it shall run.
+
+    train.py --compile_only --topology=v5e:8x8 --save_step=FILE     on any machine
+    train.py --load_step=FILE                                       on such a slice
+
+It is the program of steps of both branches for pictures of one size. Every other step (of the
+aligned branch alone, of another bucket's pictures) is compiled as usual.
+"""
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.experimental import serialize_executable
+
+from colorize_jax.config.difference import belongs, difference, flatten
+from colorize_jax.config.options import Config
+from colorize_jax.errors import UserError
+
+# What is compiled into a step.
+COMPILED = (
+    "total_steps",
+    "model",
+    "encoders",
+    "diffusion",
+    "gram",
+    "optimizer",
+    "mesh",
+    "data.batch_size",
+    "data.height",
+    "data.width",
+    "data.reference_size",
+)
+# What pickle and JAX raise for files of other contents, versions and devices.
+LOAD_ERRORS = (
+    OSError,
+    pickle.UnpicklingError,
+    EOFError,
+    ImportError,
+    AttributeError,
+    IndexError,
+    KeyError,
+    ValueError,
+    TypeError,
+    RuntimeError,
+)
+
+
+def save_step(compiled: jax.stages.Compiled, config: Config, path: str | Path) -> None:
+    """Store a compiled step for devices like those that it was compiled for.
+
+    Args:
+        compiled: of (state, record, key).
+        config: of the run.
+        path: of the file.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = {"config": _compiled_in(config), "step": serialize_executable.serialize(compiled)}
+    try:
+        Path(path).write_bytes(pickle.dumps(content))
+    except OSError as error:
+        raise UserError(
+            f"got {path} that cannot be written ({error.strerror or error}), expected a place for "
+            "the compiled step; name another file"
+        ) from error
+
+
+def load_step(path: str | Path, config: Config) -> jax.stages.Compiled:
+    """Load what `save_step` stored, which must be trusted: the file may hold any code.
+
+    Raises:
+        UserError: it was made for another config, other devices or another version.
+    """
+    here = _compiled_in(config)
+    try:
+        content = pickle.loads(Path(path).read_bytes())
+        different = difference(content["config"], here)
+        if not different:
+            return serialize_executable.deserialize_and_load(*content["step"])
+    except LOAD_ERRORS as error:
+        raise UserError(
+            f"got {path}, a step that cannot be loaded here ({' '.join(str(error).split())[:150]}),"
+            " expected one that this version compiled for these devices; compile it again"
+        ) from error
+    raise UserError(
+        f"got {path}, a step of another config ({different}), expected one that this config was "
+        "compiled into; compile it again"
+    )
+
+
+def with_stored(
+    step: Callable[..., Any], path: str | Path, config: Config
+) -> Callable[..., tuple[Any, Any]]:
+    """Return a step that runs a stored program where its arguments are those of the program.
+
+    Args:
+        step: (state, record, key, dual=) -> state and metrics, for all other arguments.
+        path: see `load_step`.
+        config: of the run.
+
+    Raises:
+        UserError: see `load_step`.
+    """
+    program = load_step(path, config)
+    expected = _shapes(program.in_avals[0])
+
+    def run(state: Any, record: Mapping[str, Any], key: Any, *, dual: bool) -> tuple[Any, Any]:
+        if dual and _shapes((state, record, key)) == expected:
+            return program(state, record, key)
+        return step(state, record, key, dual=dual)
+
+    return run
+
+
+def _shapes(tree: Any) -> list[Any]:
+    return [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)]
+
+
+def _compiled_in(config: Config) -> dict[str, Any]:
+    """Dotted name -> value of every option that a compiled step contains."""
+    flat = flatten(config.to_dict())
+    return {name: value for name, value in flat.items() if belongs(name, COMPILED)}

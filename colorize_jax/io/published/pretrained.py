@@ -1,0 +1,403 @@
+"""Published checkpoints of every kind -> our parameters.
+
+`open_source` finds out what a file or folder is and brings its tensors under the published names;
+`import_weights` turns it into a folder of weights (`io/weights.py`). A network is taken when any of
+its tensors is there and must then be complete; networks that a file lacks are left out and listed.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.errors import UserError
+from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
+from colorize_jax.io.formats.tensors import LazyTensor, all_finite
+from colorize_jax.io.published import architectures, diffusers_folder, torch_names
+from colorize_jax.io.published.architectures import Config
+from colorize_jax.io.published.detection import detect_config
+from colorize_jax.io.published.hub_configs import config_beside
+from colorize_jax.io.weights_folder import WeightsMetadata, save_weights
+from colorize_jax.types import Params
+
+# Kind -> networks of the whole system that such a file can hold and is judged by.
+SYSTEMS = {
+    "colorizer": ("unet", "sketch_encoder", "reference_projection", "vae"),
+    "plugin": ("unet", "sketch_encoder", "reference_projection", "vae", "background_encoder"),
+    "sdxl": ("unet", "sketch_encoder", "reference_projection", "vae"),
+}
+
+# CLIP's towers, which may share a file -> a name that only a file with this tower has.
+CLIP_TOWERS = {
+    "clip_vision": re.compile(r"(vision_model\.|visual_projection\.).*"),
+    "clip_text": re.compile(r"text_projection\.weight"),
+}
+
+# Kind of a file with one network and no prefix -> a name that only such a file has.
+SINGLE_NETWORKS = {
+    "tagger": re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.cpb_mlp\..*"),
+    "vae": re.compile(r"encoder\.down\.0\.block\.0\..*"),
+    "unet": re.compile(r"output_blocks\.0\.0\..*"),
+}
+
+# Files that people have beside the ones we read, by a name in them.
+FOREIGN = {
+    "one file of a diffusers folder (name the folder)": re.compile(
+        r"(conv_in|down_blocks\.\d+|encoder\.down_blocks\.\d+)\..*"
+    ),
+    "a CLIP in open_clip's layout (transformers' is needed)": re.compile(
+        r"visual\.transformer\.resblocks\..*"
+    ),
+    "a LoRA file": re.compile(r"(lora_(unet|te\d?)_.*|.*\.lora_[AB]\.weight)"),
+    "a text encoder without its text_projection": re.compile(
+        r"(text_model|transformer\.text_model)\..*"
+    ),
+    "a ControlNet": re.compile(r"(control_model|controlnet_cond_embedding|zero_convs)\..*"),
+    "Stable Diffusion 1 or 2": re.compile(
+        r"cond_stage_model\.(transformer|model\.transformer)\..*"
+    ),
+}
+
+LABEL_EMBEDDING = "label_emb.0.0.weight"  # of the UNet: the layer that --fit changes
+SDXL_VECTOR_CHANNELS = 2816
+CONFIG_KEY = "colorize_jax.config"  # of safetensors metadata: JSON, network -> configuration
+
+PREDICTION_TYPES = {
+    "v": "v",
+    "v_prediction": "v",
+    "v-prediction": "v",
+    "eps": "eps",
+    "epsilon": "eps",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checkpoint of which we know what it is.
+
+    Attributes:
+        path: what the user named.
+        kind: "colorizer", "plugin", "sdxl", "clip" of both towers, or the one network it holds.
+        form: the container, in words.
+        tensors: published name -> lazily read tensor, everything in the file.
+        prefixes: network that is there -> what its names begin with.
+        configs: network that is there -> its configuration.
+        file_names: published name -> the file's own, where the file has another layout.
+        prediction_type: "v", "eps", or None where the file does not say.
+        scaling_factor: of its latents, or None.
+        left_out: networks of the whole system that are not there.
+    """
+
+    path: Path
+    kind: str
+    form: str
+    tensors: dict[str, LazyTensor]
+    prefixes: dict[str, str]
+    configs: dict[str, Config]
+    file_names: dict[str, str] = field(default_factory=dict)
+    prediction_type: str | None = None
+    scaling_factor: float | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    def expected(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Network -> published name -> shape, of every tensor that its configuration has."""
+        return {
+            component: {
+                slot.name: slot.shape
+                for slot in torch_names.slots(
+                    component,
+                    architectures.abstract_params(component, config),
+                    prefix=self.prefixes[component],
+                )
+            }
+            for component, config in self.configs.items()
+        }
+
+    def shapes(self) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+        """Shapes that the file has and that its networks need, both under the file's names."""
+        found = {self._own(name): tensor.shape for name, tensor in self.tensors.items()}
+        tables = self.expected().values()
+        needed = {self._own(name): shape for table in tables for name, shape in table.items()}
+        return found, needed
+
+    def _own(self, name: str) -> str:
+        return self.file_names.get(name, name)
+
+
+def open_source(path: str | Path, configs: Mapping[str, Mapping[str, Any]] | None = None) -> Source:
+    """Open a published checkpoint and find out what it is, without loading it.
+
+    Args:
+        path: colorizer, plugin or SDXL file, diffusers folder, CLIP or tagger file or folder, or a
+            file that `export` wrote.
+        configs: network -> fields of its configuration that somebody says; they win over what the
+            file says.
+
+    Raises:
+        UserError: it cannot be read, or is nothing that we import (the message says what it is).
+    """
+    path, configs = Path(path), configs or {}
+    folder = diffusers_folder.read(path)
+    if folder is not None:
+        prefixes = {name: torch_names.PREFIXES[name] for name in folder.configs}
+        return Source(
+            path,
+            "sdxl",
+            folder.form,
+            folder.tensors,
+            prefixes,
+            folder.configs,
+            folder.file_names,
+            normal_prediction_type(folder.prediction_type),
+            folder.scaling_factor,
+            _left_out("sdxl", prefixes),
+        )
+    checkpoint = open_checkpoint(path)
+    kind, prefixes = _identify(checkpoint)
+    return Source(
+        path,
+        kind,
+        checkpoint.form,
+        checkpoint.tensors,
+        prefixes,
+        _configs(checkpoint, prefixes, configs),
+        prediction_type=_prediction_type(checkpoint),
+        scaling_factor=_scaling_factor(checkpoint, prefixes),
+        left_out=_left_out(kind, prefixes),
+    )
+
+
+def import_weights(
+    source: Source,
+    output: str | Path,
+    *,
+    fit: bool = False,
+    prediction_type: str | None = None,
+    overwrite: bool = False,
+) -> WeightsMetadata:
+    """Convert a checkpoint to a folder of weights, keeping dtypes and bits.
+
+    Args:
+        source: an opened checkpoint.
+        output: folder to make.
+        fit: change the label embedding of an SDXL UNet to the colorizer's number of inputs.
+        prediction_type: "v" or "eps", for files that do not say.
+        overwrite: replace an existing folder.
+
+    Returns:
+        The metadata written beside the weights.
+
+    Raises:
+        UserError: tensors are missing, unexpected, misshapen or not finite, the prediction type
+            contradicts the file, or the output cannot be written.
+    """
+    said = normal_prediction_type(prediction_type)
+    if said and source.prediction_type and said != source.prediction_type:
+        raise UserError(
+            f"got --prediction-type {prediction_type}, expected {source.prediction_type}, which "
+            f"{source.path} says it was trained with; leave the option out"
+        )
+    if fit:
+        source = fit_label_embedding(source)
+    found, needed = source.shapes()
+    torch_names.check_tensors(found, needed, str(source.path))
+    tables = source.expected()
+    used = {name: _checked(source.tensors[name]) for table in tables.values() for name in table}
+    metadata = WeightsMetadata(
+        source.kind,
+        source.configs,
+        source.prefixes,
+        said or source.prediction_type,
+        source.scaling_factor,
+        source.left_out,
+    )
+
+    def networks() -> Iterator[tuple[str, Params]]:
+        for component, config in source.configs.items():
+            own = {name: used[name] for name in tables[component]}
+            abstract = architectures.abstract_params(component, config)
+            prefix = source.prefixes[component]
+            yield component, torch_names.from_torch(component, own, abstract, prefix=prefix)
+
+    nbytes = sum(tensor.nbytes for tensor in used.values())
+    save_weights(output, networks(), metadata, nbytes=nbytes, overwrite=overwrite)
+    return metadata
+
+
+def fit_label_embedding(source: Source) -> Source:
+    """Give a UNet's label embedding the colorizer's number of inputs, as the published code does.
+
+    Column j of the new kernel is column j modulo the old width, divided by how often that old
+    column is used. Where the width is right already nothing changes.
+
+    Raises:
+        UserError: there is no UNet.
+    """
+    if "unet" not in source.configs:
+        raise UserError(
+            f"got --fit for {source.path}, which holds no UNet ({source.kind}), expected an SDXL "
+            "checkpoint; leave the option out"
+        )
+    name = source.prefixes["unet"] + LABEL_EMBEDDING
+    if name not in source.tensors:
+        return source
+    target = architectures.published_config("unet")["vector_channels"]
+    old = source.tensors[name]
+    config = source.configs["unet"] | {"vector_channels": target}
+
+    def load() -> np.ndarray:
+        return fit_columns(np.asarray(old), target)
+
+    new = LazyTensor(name, (old.shape[0], target), old.dtype, load)
+    return dataclasses.replace(
+        source,
+        tensors=source.tensors | {name: new},
+        configs=source.configs | {"unet": config},
+    )
+
+
+def fit_columns(kernel: np.ndarray, columns: int) -> np.ndarray:
+    """Tile or cut the columns of a (rows, old columns) kernel; see `fit_label_embedding`."""
+    used = np.arange(columns) % kernel.shape[1]
+    counts = np.bincount(used, minlength=kernel.shape[1])
+    fitted = kernel[:, used].astype(np.float32) / counts[used].astype(np.float32)
+    return fitted.astype(kernel.dtype)
+
+
+def normal_prediction_type(text: str | None) -> str | None:
+    """Bring the spellings of prediction types to "v" or "eps".
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text is None:
+        return None
+    if text.lower() not in PREDICTION_TYPES:
+        raise UserError(
+            f"got prediction type {text!r}, expected one of {', '.join(PREDICTION_TYPES)}; "
+            "models that predict something else cannot be used"
+        )
+    return PREDICTION_TYPES[text.lower()]
+
+
+def _identify(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
+    """Return the kind of a checkpoint and the prefix of every network in it."""
+    names = checkpoint.tensors
+    towers = [
+        tower
+        for tower, pattern in CLIP_TOWERS.items()
+        if any(pattern.fullmatch(name) for name in names)
+    ]
+    if towers:
+        return towers[0] if len(towers) == 1 else "clip", dict.fromkeys(towers, "")
+    for kind, pattern in SINGLE_NETWORKS.items():
+        if any(pattern.fullmatch(name) for name in names):
+            return kind, {kind: ""}
+    foreign = [
+        what for what, pattern in FOREIGN.items() if any(pattern.fullmatch(name) for name in names)
+    ]
+    prefixes = {
+        component: prefix
+        for component, prefix in torch_names.PREFIXES.items()
+        if any(name.startswith(prefix) and not torch_names.is_skipped(name) for name in names)
+    }
+    if foreign or not prefixes:
+        examples = ", ".join(list(names)[:4]) or "no tensors"
+        raise UserError(
+            f"got {checkpoint.path}, which is {foreign[0] if foreign else 'nothing we know'} "
+            f"({examples}, ...), expected a colorizer, plugin, SDXL, CLIP or tagger "
+            "checkpoint; name another file"
+        )
+    if "background_encoder" in prefixes:
+        return "plugin", prefixes
+    label = names.get(torch_names.PREFIXES["unet"] + LABEL_EMBEDDING)
+    sdxl_width = label is not None and label.shape[-1] == SDXL_VECTOR_CHANNELS
+    if sdxl_width and "sketch_encoder" not in prefixes:
+        return "sdxl", prefixes
+    return "colorizer", prefixes
+
+
+def _checked(tensor: LazyTensor) -> LazyTensor:
+    """Make a tensor that raises when it is read and holds something else than finite floats."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise UserError(
+            f"got {tensor.name} as {tensor.dtype.name}, expected floating-point weights; "
+            "quantised models cannot be converted, get the original"
+        )
+
+    def load() -> np.ndarray:
+        array = np.asarray(tensor)
+        if not all_finite(array):
+            raise UserError(
+                f"got NaN or infinity in {tensor.name}, expected finite weights; get another copy "
+                "of the file, or an earlier one"
+            )
+        return array
+
+    return dataclasses.replace(tensor, load=load)
+
+
+def _configs(
+    checkpoint: Checkpoint,
+    prefixes: Mapping[str, str],
+    given: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Config]:
+    """Find configurations: what the user says, the metadata, a config.json, then the shapes."""
+    try:
+        stored = dict(json.loads(checkpoint.metadata.get(CONFIG_KEY, "{}")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"got {checkpoint.path} whose metadata holds a damaged config ({error}), expected a "
+            "JSON dictionary; export it again"
+        ) from error
+    absent = sorted(set(given) - set(prefixes))
+    if absent:
+        raise UserError(
+            f"got a config of {', '.join(absent)}, expected only networks that {checkpoint.path} "
+            f"holds ({', '.join(prefixes)}); remove it"
+        )
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    configs = {}
+    for component, prefix in prefixes.items():
+        said: Config = {}
+        for fields in (
+            config_beside(checkpoint.path, component),
+            stored.get(component, {}),
+            given.get(component, {}),
+        ):
+            architectures.check_config(component, fields)
+            said |= fields
+        configs[component] = detect_config(component, shapes, prefix, said)
+    return configs
+
+
+def _prediction_type(checkpoint: Checkpoint) -> str | None:
+    """Read the prediction type from metadata, or from the flag that some trainers add."""
+    metadata = checkpoint.metadata
+    said = metadata.get("prediction_type") or metadata.get("modelspec.prediction_type")
+    if said is None and "v_pred" in checkpoint.tensors:
+        said = "v"
+    return normal_prediction_type(said)
+
+
+def _scaling_factor(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> float | None:
+    said = checkpoint.metadata.get("scaling_factor")
+    if said is not None:
+        try:
+            return float(said)
+        except ValueError as error:
+            raise UserError(
+                f"got {checkpoint.path} with scaling_factor {said!r} in its metadata, expected a "
+                "number; export it again"
+            ) from error
+    return architectures.SCALING_FACTOR if "unet" in prefixes or "vae" in prefixes else None
+
+
+def _left_out(kind: str, prefixes: Mapping[str, str]) -> list[str]:
+    return [component for component in SYSTEMS.get(kind, ()) if component not in prefixes]

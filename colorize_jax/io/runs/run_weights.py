@@ -1,0 +1,125 @@
+"""The weights of a training run, read from its newest complete checkpoint."""
+
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from colorize_jax.errors import UserError
+from colorize_jax.io.runs.checkpoint import COMMIT, STORAGE_ERRORS, find_steps
+from colorize_jax.io.runs.workdir import CHECKPOINTS, FROZEN, PathLike, absolute, read_workdir
+from colorize_jax.types import Params
+
+logger = logging.getLogger(__name__)
+
+
+class RunWeights:
+    """Parameters of a run, network by network or module by module; see `io.open_weights.Weights`.
+
+    Attributes:
+        metadata: what the weights are, with their prediction type.
+        config: the run's whole config as plain dictionaries.
+        step: the checkpoint's step.
+        averaged: whether trained parameters are their running average.
+        abstract: network -> tree of `jax.ShapeDtypeStruct`.
+    """
+
+    def __init__(self, workdir: PathLike, *, raw: bool = False):
+        """Find the newest complete checkpoint and read what is in it; a damaged one is passed over.
+
+        Args:
+            workdir: of a run, which may still go on.
+            raw: take the parameters themselves and not their running average.
+
+        Raises:
+            UserError: `workdir` is no run's, or no checkpoint in it is complete.
+        """
+        workdir = absolute(workdir)
+        self.config, self.metadata = read_workdir(workdir)
+        steps, damaged = find_steps(workdir)
+        if not steps:
+            raise UserError(
+                f"got {workdir} without a complete checkpoint, expected one; let the run go on "
+                "until it saves"
+            )
+        self.step = steps[-1]
+        for step, reason in damaged.items():
+            if step > self.step:
+                logger.warning(
+                    "WARNING: the checkpoint of step %d is incomplete (%s); step %d is used",
+                    step,
+                    reason,
+                    self.step,
+                )
+        folder = workdir / CHECKPOINTS / str(self.step)
+        self.averaged = not raw and (folder / "ema").exists()
+        self._items = [folder / ("ema" if self.averaged else "params")]
+        if (workdir / FROZEN / COMMIT).exists():
+            self._items.append(workdir / FROZEN / "params")
+        self._trees = [self._metadata(item) for item in self._items]
+        self.abstract = {
+            component: _join([tree[component] for tree in self._trees if component in tree])
+            for component in self.metadata.configs
+            if any(component in tree for tree in self._trees)
+        }
+
+    def read(self, component: str, module: str | None = None) -> Params:
+        """Read one network, or one top-level module of it, as NumPy arrays.
+
+        Returns:
+            The network's tree; with `module`, a tree that has that one key.
+
+        Raises:
+            UserError: the checkpoint is damaged or gone.
+        """
+        parts = []
+        for item, tree in zip(self._items, self._trees, strict=True):
+            wanted = tree.get(component, {})
+            if module is not None:
+                wanted = {module: wanted[module]} if module in wanted else {}
+            if wanted:
+                parts.append(self._read(item, {component: wanted})[component])
+        return _join(parts)
+
+    def read_all(self) -> dict[str, Params]:
+        """Read every network: network -> tree of NumPy arrays."""
+        return {component: self.read(component) for component in self.abstract}
+
+    def _metadata(self, item: epath.Path) -> Params:
+        try:
+            tree = _handler().metadata(item).tree
+        except STORAGE_ERRORS as error:
+            raise self._unreadable(item, error) from error
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+
+    def _read(self, item: epath.Path, tree: Params) -> Params:
+        arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        restore = ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True)
+        try:
+            return jax.tree.map(np.asarray, _handler().restore(item, args=restore))
+        except STORAGE_ERRORS as error:
+            raise self._unreadable(item, error) from error
+
+    def _unreadable(self, item: epath.Path, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:200]
+        return UserError(
+            f"got {item} that cannot be read ({reason}), expected a complete checkpoint; a run "
+            "that goes on may have replaced it: try again"
+        )
+
+
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    return ocp.PyTreeCheckpointHandler()
+
+
+def _join(trees: list[Any]) -> Params:
+    """Join nested dicts that share no leaf."""
+    joined: dict[str, Any] = {}
+    for tree in trees:
+        for name, value in tree.items():
+            both = name in joined and isinstance(value, dict)
+            joined[name] = _join([joined[name], value]) if both else value
+    return joined

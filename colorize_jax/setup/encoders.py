@@ -1,0 +1,46 @@
+"""From a checked `Config` to its frozen encoders: what inference needs of a run's config."""
+
+import jax.numpy as jnp
+
+from colorize_jax.conditioning import FrozenEncoders
+from colorize_jax.config.options import Config
+from colorize_jax.io.published.architectures import build, published_config
+from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+
+
+def build_encoders(config: Config) -> FrozenEncoders:
+    """Build the frozen encoders; CLIP and tagger are both patch encoders where patches are asked.
+
+    Raises:
+        UserError: patches do not divide the picture.
+    """
+    encoders, dtype = config.encoders, jnp.dtype(config.encoders.dtype)
+    attention = {"implementation": config.model.attention}
+    if encoders.autoencoder == "patch":
+        autoencoder = PatchAutoencoder(encoders.patch_size)
+    else:
+        autoencoder = build("vae", published_config("vae"), dtype=dtype).clone(**attention)
+    if encoders.reference == "patch":
+        clip = tagger = patch_encoder(config)
+    else:
+        clip = build("clip_vision", published_config("clip_vision"), dtype=dtype)
+        clip = clip.clone(**attention)
+        tagger = build("tagger", published_config("tagger"), dtype=dtype)
+    return FrozenEncoders(autoencoder, clip, tagger, encoders.scaling_factor)
+
+
+def patch_encoder(config: Config) -> PatchReferenceEncoder:
+    """Build the patch encoder, its tokens filled up to whole heads of the projection's attention.
+
+    Raises:
+        UserError: patches do not divide the picture.
+    """
+    encoders, head_dim = config.encoders, config.model.projection_head_dim
+    encoder = PatchReferenceEncoder(
+        image_size=encoders.reference_image_size,
+        patch_size=encoders.reference_patch_size,
+        features=encoders.reference_features,
+        positions=encoders.positions,
+        dtype=jnp.dtype(encoders.dtype),
+    )
+    return encoder.clone(channels=-(-encoder.feature_channels // head_dim) * head_dim)

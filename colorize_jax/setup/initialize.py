@@ -1,0 +1,133 @@
+"""The state of step 0: random parameters, and the weights that the config names."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from colorize_jax.config.options import Config
+from colorize_jax.errors import UserError
+from colorize_jax.io.open_weights import open_weights
+from colorize_jax.setup.networks import random_params
+from colorize_jax.sharding import place, replicated, state_shardings
+from colorize_jax.training.state import TrainState, create_state
+from colorize_jax.training.step import Recipe
+from colorize_jax.types import Array, Params
+
+TRAINED = ("unet", "sketch_encoder", "reference_projection")
+MAX_LISTED = 3
+
+
+def abstract_state(recipe: Recipe) -> TrainState:
+    """Shapes and dtypes of the state."""
+    return jax.eval_shape(lambda: _create(recipe, jax.random.key(0), {}))
+
+
+def initial_state(recipe: Recipe, shardings: Any = None) -> TrainState:
+    """Build the state of step 0, every part where it belongs from the start.
+
+    Parameters that no weights are named for are drawn from the config's seed.
+
+    Args:
+        recipe: static.
+        shardings: like the state; None leaves everything on the default device.
+
+    Raises:
+        UserError: weights that are needed are not named, or do not fit.
+    """
+    loaded = load_pretrained(recipe)
+    if shardings is not None:
+        mesh = jax.tree.leaves(shardings)[0].mesh
+        loaded = place(state_shardings(mesh, loaded), loaded)
+    return _draw(recipe, loaded, shardings)
+
+
+def random_state(recipe: Recipe, shardings: Any = None) -> TrainState:
+    """The same with random parameters in the place of all weights, to measure speed and memory."""
+    return _draw(recipe, {}, shardings)
+
+
+def run_key(config: Config, mesh: Mesh) -> Array:
+    """The key of a run, on every device of every process."""
+    return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
+
+
+def _draw(recipe: Recipe, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
+    def create(loaded: Mapping[str, Params]) -> TrainState:
+        # Hundreds of small draws compile in half the time with this generator.
+        key = jax.random.key(recipe.config.seed, impl="unsafe_rbg")
+        return _create(recipe, key, loaded)
+
+    # Random numbers of parameters that were loaded are never computed: nothing reads them.
+    return jax.jit(create, out_shardings=shardings)(loaded)
+
+
+def load_pretrained(recipe: Recipe) -> dict[str, Params]:
+    """Read the weights that the config names: network -> tree of NumPy arrays.
+
+    Raises:
+        UserError: see `initial_state`.
+    """
+    config = recipe.config
+    expected = jax.eval_shape(lambda: random_params(recipe, jax.random.key(0)))
+    loaded: dict[str, Params] = {}
+    for folder in config.encoders.weights:
+        loaded |= _read(folder, [name for name in expected if name not in TRAINED])
+    if config.model.init_from:
+        loaded |= _read(config.model.init_from, TRAINED)
+    if config.gram.anchor:
+        loaded["anchor"] = _read(config.gram.anchor, TRAINED)
+    for name, tree in expected.items():
+        frozen = name not in TRAINED and jax.tree.leaves(tree)
+        if frozen and name not in loaded:
+            raise UserError(
+                f"got no weights of {name}, expected a folder that `python -m colorize_jax import` "
+                "made; name it in config.encoders.weights"
+            )
+        if name in loaded:
+            _check_shapes(name, loaded[name], tree)
+    return loaded
+
+
+def _create(recipe: Recipe, key: Array, loaded: Mapping[str, Params]) -> TrainState:
+    options = recipe.config.optimizer
+    return create_state(
+        random_params(recipe, key) | dict(loaded),
+        recipe.optimizer,
+        trainable=options.trainable,
+        ema=options.ema_decay > 0,
+        frozen_dtype=recipe.config.encoders.dtype,
+    )
+
+
+def _read(folder: str, wanted: Any) -> dict[str, Params]:
+    weights = open_weights(folder)
+    found = {name: weights.read(name) for name in wanted if name in weights.abstract}
+    if not found:
+        raise UserError(
+            f"got {folder}, which holds {', '.join(weights.abstract)}, expected one of "
+            f"{', '.join(wanted)}; name another folder"
+        )
+    return found
+
+
+def _check_shapes(name: str, tree: Params, expected: Params) -> None:
+    """Compare a loaded tree with the network's own, without its values."""
+    theirs, ours = ({path: np.shape(x) for path, x in _flat(t)} for t in (tree, expected))
+    wrong = [
+        f"{path} is {theirs.get(path, 'missing')}, expected {ours.get(path, 'nothing')}"
+        for path in dict.fromkeys([*ours, *theirs])
+        if ours.get(path) != theirs.get(path)
+    ]
+    if wrong:
+        raise UserError(
+            f"got weights of {name} that do not fit the config ({'; '.join(wrong[:MAX_LISTED])}; "
+            f"{len(wrong)} tensors in all), expected its shapes; change the config or the weights"
+        )
+
+
+def _flat(tree: Params) -> list[tuple[str, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [("/".join(str(entry.key) for entry in path), leaf) for path, leaf in leaves]

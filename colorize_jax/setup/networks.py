@@ -1,0 +1,169 @@
+"""From a checked `Config` to the modules that it describes."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from colorize_jax.config.options import Config
+from colorize_jax.diffusion.schedule import make_schedule
+from colorize_jax.inference.sampling import Colorize, make_colorize
+from colorize_jax.io.published.architectures import build, published_config
+from colorize_jax.io.published.torch_names import PREFIXES
+from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.models.colorizer import Colorizer
+from colorize_jax.models.patch import PatchAutoencoder
+from colorize_jax.setup.encoders import build_encoders, patch_encoder
+from colorize_jax.training.optim import learning_rate, make_optimizer
+from colorize_jax.training.step import Recipe, Taps
+from colorize_jax.types import Array, Params
+
+REMAT = {
+    "none": None,
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+def build_colorizer(config: Config) -> Colorizer:
+    """Build the trained networks.
+
+    Raises:
+        UserError: no network can have this configuration.
+    """
+    configs, dtype = network_configs(config), jnp.dtype(config.model.dtype)
+    attention = {"implementation": config.model.attention}
+    unet, sketch_encoder, projection = (
+        build(name, configs[name], dtype=dtype).clone(**attention)
+        for name in ("unet", "sketch_encoder", "reference_projection")
+    )
+    # Hints near zero leave a pretrained UNet as it is; one that starts at random needs them whole.
+    sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
+    return Colorizer(unet.clone(remat=REMAT[config.model.remat]), sketch_encoder, projection)
+
+
+def network_configs(config: Config) -> dict[str, dict[str, Any]]:
+    """Return, for every network with parameters, its configuration as `io.architectures` has it."""
+    model, encoders = config.model, config.encoders
+    pictures = encoders.autoencoder == "patch"
+    latents = PatchAutoencoder(encoders.patch_size).latent_channels if pictures else 4
+    shape = {"model_channels": model.model_channels, "channel_mult": list(model.channel_mult)}
+    configs = {
+        "unet": shape
+        | {
+            "num_res_blocks": model.num_res_blocks,
+            "transformer_depth": list(model.transformer_depth),
+            "norm_groups": model.norm_groups,
+            "head_dim": model.head_dim,
+            "context_channels": model.context_channels,
+            "vector_channels": model.vector_channels,
+            "in_channels": latents,
+            "out_channels": latents,
+            "hint_blocks": list(model.hint_blocks),
+            "loras": [list(pair) for pair in model.loras],
+        },
+        "sketch_encoder": shape
+        | {
+            "head_dim": model.sketch_head_dim,
+            "strides": list(model.sketch_strides),
+            "stem_channels": list(model.sketch_stem_channels),
+        },
+        "reference_projection": {
+            "num_tokens": model.context_tokens,
+            "context_channels": model.context_channels,
+            "head_dim": model.projection_head_dim,
+        },
+    }
+    if encoders.reference == "patch":
+        channels = patch_encoder(config).channels
+        widths = {"clip_channels": channels, "tagger_channels": channels}
+        configs["reference_projection"] |= widths
+    else:
+        configs |= {name: published_config(name) for name in ("clip_vision", "tagger")}
+    if not pictures:
+        configs["vae"] = published_config("vae")
+    return {name: published_config(name) | own for name, own in configs.items()}
+
+
+def build_recipe(config: Config) -> Recipe:
+    """Build all that a training step needs beside state, batch and key.
+
+    Raises:
+        UserError: as for the networks.
+    """
+    diffusion, options = config.diffusion, config.optimizer
+    rate = learning_rate(
+        options.learning_rate,
+        config.total_steps,
+        schedule=options.schedule,
+        warmup_steps=options.warmup_steps,
+        final_share=options.final_share,
+    )
+    optimizer = make_optimizer(
+        rate,
+        name=options.name,
+        b1=options.b1,
+        b2=options.b2,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+        no_decay=options.no_decay,
+        groups=options.groups,
+        clip_norm=options.clip_norm,
+        moment_dtype=jnp.dtype(options.moment_dtype),
+    )
+    schedule = make_schedule(
+        diffusion.beta_start,
+        diffusion.beta_end,
+        diffusion.num_timesteps,
+        diffusion.zero_terminal_snr,
+    )
+    colorizer, encoders = build_colorizer(config), build_encoders(config)
+    recipe = Recipe(colorizer, encoders, schedule, rate, optimizer, config)
+    if config.gram.maximum:
+        Taps(colorizer, config.gram)  # a block that does not exist is named here
+    return recipe
+
+
+def build_colorize(recipe: Recipe) -> Colorize:
+    """Compile the colouring of batches as the recipe's config samples.
+
+    Raises:
+        UserError: there is no such sampler or schedule.
+    """
+    config = recipe.config
+    return make_colorize(
+        recipe.colorizer,
+        recipe.encoders,
+        recipe.schedule,
+        config.sampling,
+        config.diffusion.prediction_type,
+    )
+
+
+def random_params(recipe: Recipe, key: Array) -> Params:
+    """Random parameters of every network, trained and frozen; to be jitted or evaluated abstractly.
+
+    Args:
+        recipe: static.
+        key: of the run.
+    """
+    encoders, colorizer = recipe.encoders, recipe.colorizer
+    tokens = jax.eval_shape(
+        lambda: encoders.encode_reference(encoders.init(key), jnp.zeros((1, 64, 64, 3)))
+    )
+    params = colorizer.init(key, *tokens) | encoders.init(key)
+    if recipe.config.gram.anchor:
+        params["anchor"] = colorizer.init(key, *tokens)
+    return params
+
+
+def weights_metadata(config: Config) -> WeightsMetadata:
+    """Describe the weights of a run, for export and inference."""
+    configs = network_configs(config)
+    return WeightsMetadata(
+        kind="colorizer",
+        configs=configs,
+        prefixes={name: PREFIXES[name] for name in configs},
+        prediction_type=config.diffusion.prediction_type,
+        scaling_factor=config.encoders.scaling_factor,
+    )

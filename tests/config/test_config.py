@@ -1,0 +1,110 @@
+"""Configurations: files, overrides, and what a wrong one is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from colorize_jax.config.load import config_from_dict, load_config
+from colorize_jax.config.options import Config
+from colorize_jax.errors import UserError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base"])
+def test_every_config_loads_and_survives_json(name):
+    config = load_config(CONFIGS / f"{name}.py")
+    assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_defaults_are_the_published_networks():
+    config = Config()
+    assert config == config_from_dict({})
+    assert config.model.transformer_depth == (0, 2, 10)
+    assert config.gram.blocks == (23, 63)
+
+
+def test_overrides_take_the_declared_type():
+    config = load_config(
+        CONFIGS / "tiny.py",
+        [
+            "--config.optimizer.learning_rate=1",
+            "--config.gram.blocks=(3, 'output_blocks_2_1')",
+            "--config.data.cache=true",
+            "--config.data.path=1",
+            "--config.seed=7",
+            "--config.optimizer.groups=[('^unet/', 0.5)]",
+        ],
+    )
+    assert config.optimizer.learning_rate == 1.0
+    assert type(config.optimizer.learning_rate) is float
+    assert config.gram.blocks == (3, "output_blocks_2_1")
+    assert config.data.cache is True
+    assert config.data.path == "1"
+    assert config.seed == 7
+    assert config.optimizer.groups == (("^unet/", 0.5),)
+    assert config.model.model_channels == 64
+
+
+WRONG = {
+    "optimizer.learning_rat=1": "unknown key 'optimizer.learning_rat'.*optimizer.learning_rate",
+    "optimiser.learning_rate=1": "unknown key 'optimiser'.*nearest: optimizer",
+    "learning_rate=1": "unknown key 'learning_rate'.*nearest: optimizer.learning_rate",
+    "optimizer=1": "section 'optimizer'",
+    "seed.value=1": "seed is a value",
+    "total_steps=1.5": "total_steps = 1.5, expected a whole number",
+    "total_steps=many": "total_steps = 'many', expected a whole number",
+    "data.cache=1": "data.cache = 1, expected True or False",
+    "optimizer.learning_rate=True": "expected a number",
+    "optimizer.learning_rate=1e999": "finite",
+    "gram.blocks=23": r"gram.blocks = 23, expected a tuple \[int \| str, ...\]",
+    "gram.blocks=(1.5,)": "gram.blocks = 1.5",
+    "gram.blocks=(99,)": r"99, expected 1..10",
+    "gram.blocks=()": "no gram.blocks",
+    "optimizer.groups=(('a',),)": "optimizer.groups",
+    "gram.loss=msee": "'msee', expected one of 'mse', .*nearest: mse",
+    "diffusion.reference_dropout=1.5": "reference_dropout = 1.5, expected 0..1",
+    "data.batch_size=0": "data.batch_size = 0, expected at least 1",
+    "data.batch_size=1": "at least 2: every sample needs another's",
+    "optimizer.accumulation=3": "8 in optimizer.accumulation = 3",
+    "model.transformer_depth=(0,1)": "one number a level",
+    "model.hint_blocks=(0,3)": "expected four",
+    "model.vector_channels=126": "multiple of 4",
+    "model.norm_groups=24": "expected a divisor of model.model_channels",
+    "model.sketch_strides=(2,2,2)": "expected a product of 4",
+    "data.height=72": "data.height = 72, expected a multiple of 16",
+    "mesh.fsdp=-1": "-1 on one axis",
+    "mesh.tensor=0": "numbers of devices",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_wrong_values_get_one_clear_line(override):
+    with pytest.raises(UserError, match=WRONG[override]) as caught:
+        load_config(CONFIGS / "tiny.py", [f"--config.{override}"])
+    assert "\n" not in str(caught.value)
+
+
+def test_mask_weights_need_a_loss_that_knows_them():
+    with pytest.raises(UserError, match=r"gram.mask_weights with gram.loss = 'kl'"):
+        config_from_dict({"gram": {"mask_weights": True, "loss": "kl"}})
+
+
+def test_arguments_that_are_none():
+    with pytest.raises(UserError, match=r"expected --config.section.key=value"):
+        load_config(CONFIGS / "tiny.py", ["--confg.seed=1"])
+    with pytest.raises(UserError, match=r"expected --config.section.key=value"):
+        load_config(CONFIGS / "tiny.py", ["--config.seed"])
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(UserError, match=r"expected a Python file; there are: .*tiny\.py"):
+        load_config(CONFIGS / "tny.py")
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config():\n    return undefined\n")
+    with pytest.raises(UserError, match=r"cannot be run .NameError"):
+        load_config(broken)
+    broken.write_text("def get_config():\n    return {'model': 3}\n")
+    with pytest.raises(UserError, match="model = 3, expected a section"):
+        load_config(broken)
