@@ -23,7 +23,7 @@ from colorize_jax.diffusion import guidance, samplers
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.unet import Controls
-from colorize_jax.nn.transformer import KeysValues
+from colorize_jax.nn.regions import KeysValues
 from colorize_jax.types import Array, Conditions, Params
 
 BLANK = -1.0  # a sketch without lines

@@ -32,7 +32,7 @@ from colorize_jax.inference.system import System
 from colorize_jax.inference.text.directions import TextDirections, manipulate
 from colorize_jax.models.unet import Controls
 from colorize_jax.nn.layers import sinusoid
-from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.rng import stream
 from colorize_jax.types import Array, Conditions, Params
 
@@ -280,7 +280,7 @@ def make_controls(
     if given.bank is not None:
         projected = _unet(system, params, given.bank, method="project_banks")
         banks = {
-            name: Bank(jax.tree.map(lambda x: rows(x, 1), kv), mask, settings.mask_threshold)
+            name: Bank(jax.tree.map(lambda x: rows(x, 1), kv), mask)
             for name, kv in projected.items()
         }
     return Controls(

@@ -10,7 +10,7 @@ from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.models.sketch_encoder import SketchEncoder
 from colorize_jax.models.unet import Controls, Features, Trunk, UNet, touch
 from colorize_jax.nn.layers import size_embedding
-from colorize_jax.nn.transformer import KeysValues
+from colorize_jax.nn.regions import KeysValues
 from colorize_jax.types import Array, Conditions, Params
 
 

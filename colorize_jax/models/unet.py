@@ -22,16 +22,11 @@ from colorize_jax.models.unet_pieces import (
     make_module,
     middle_pieces,
 )
+from colorize_jax.nn import regions
+from colorize_jax.nn.attention_layer import Attention, LoRAs
 from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init, sinusoid
-from colorize_jax.nn.resize import resize_bicubic
-from colorize_jax.nn.transformer import (
-    Attention,
-    Bank,
-    KeysValues,
-    LoRAs,
-    Regions,
-    SpatialTransformer,
-)
+from colorize_jax.nn.regions import Bank, KeysValues, Regions
+from colorize_jax.nn.transformer import SpatialTransformer
 from colorize_jax.sharding import constrain_batch
 from colorize_jax.types import Array
 
@@ -400,11 +395,6 @@ class UNet(nn.Module):
         """What one stack gets of the controls, masks at its own resolution."""
         height, width = x.shape[1:3]
 
-        def tokens(mask: Array | None) -> Array | None:
-            if mask is None:
-                return None
-            return resize_bicubic(mask, height, width).reshape(mask.shape[0], height * width, 1)
-
         strength = controls.reference_strength
         if strength is not None:
             starts = list(self.stacks())
@@ -412,16 +402,11 @@ class UNet(nn.Module):
             start = sum(depths[: starts.index(name)])
             strength = jnp.broadcast_to(strength, (sum(depths),))
             strength = strength[start : start + self.stacks()[name]]
-        bank = (controls.banks or {}).get(name)
-        if bank is not None:
-            bank = bank.replace(mask=tokens(bank.mask))
-        regions = controls.regions
-        if regions is not None:
-            regions = regions.replace(mask=tokens(regions.mask))
+        bank, split = (controls.banks or {}).get(name), controls.regions
         return {
             "strength": strength,
-            "bank": bank,
-            "regions": regions,
+            "bank": None if bank is None else bank.at(height, width),
+            "shares": None if split is None else split.shares(height, width),
             "lora_scales": controls.lora_scales,
         }
 
@@ -442,7 +427,7 @@ class UNet(nn.Module):
             reader = getattr(self, f"{kind}_modules_{index}_0")
             return tokens + reader(tokens, features[index].astype(self.dtype) + shift)
 
-        mask = resize_bicubic(injection.mask, height, width).reshape(batch, height * width, 1)
+        mask = regions.tokens(injection.mask, height, width)
         threshold = jnp.reshape(jnp.asarray(injection.threshold, mask.dtype), (-1, 1, 1))
         foreground = read("map", injection.foreground)
         background = read("warp", injection.background)

@@ -9,7 +9,7 @@ import numpy as np
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.foreground_encoder import ForegroundEncoder
 from colorize_jax.models.unet import Controls, Injection, UNet
-from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.verify import golden
 from colorize_jax.verify.golden import GoldenCase
 from colorize_jax.verify.networks import nchw, nhwc
@@ -47,7 +47,7 @@ def run_plugin(case: GoldenCase) -> dict[str, np.ndarray]:
 
     def banks(mask: jax.Array | None) -> dict[str, Bank]:
         projected = unet.apply({"params": params}, bank, method="project_banks")
-        return {name: Bank(kv, mask, MASK_THRESHOLD) for name, kv in projected.items()}
+        return {name: Bank(kv, mask) for name, kv in projected.items()}
 
     regions = Regions(mask, MASK_THRESHOLD, merge=MERGE_WHERE_MASKED)
     runs = {
