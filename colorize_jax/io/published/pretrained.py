@@ -1,8 +1,8 @@
 """Published checkpoints of every kind -> our parameters.
 
 `open_published` finds out what a file or folder is and brings its tensors under the published
-names; `import_weights` turns it into a folder of weights. A network is taken when any of its tensors
-is there and must then be complete; networks that a file lacks are left out and listed.
+names; `import_weights` turns it into a folder of weights. A network is taken when any of its
+tensors is there and must then be complete; networks that a file lacks are left out and listed.
 """
 
 import dataclasses
