@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import difflib
 import json
 import secrets
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ from colorize_jax.config.checks import (
     Whole,
     Window,
 )
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 from colorize_jax.inference.pictures.preprocess import MASK_SOURCES, PREPROCESSORS
 from colorize_jax.inference.pictures.sizes import (
     PUBLISHED_LIMITS,
@@ -119,7 +118,10 @@ class InferenceOptions:
 
     # -------------------------------------------------------------- foreground and background
     split_attention: bool = _option(
-        False, Flag(), "let foreground and background attend to the reference's own"
+        False,
+        Flag(),
+        "let foreground and background attend to the reference's own; always so with the "
+        "background plugin",
     )
     foreground_strength: float = _option(1.0, _STRENGTH, "factor of the reference's foreground")
     background_strength: float = _option(1.0, _STRENGTH, "factor of the reference's background")
@@ -139,6 +141,17 @@ class InferenceOptions:
     )
     background_plugin: bool = _option(
         False, Flag(), "transfer the reference's background by the plugin model"
+    )
+    reference_mask_dilation: int = _option(
+        21,
+        Whole(0, 1024),
+        "square that widens the plugin's reference mask, px at 1024",
+    )
+    white_background: bool = _option(
+        False, Flag(), "give the plugin a white background in the place of the reference's"
+    )
+    remove_background_figure: bool = _option(
+        False, Flag(), "paint the figure of a background of its own white before it is read"
     )
     foreground_latent: bool = _option(
         False, Flag(), "give the plugin model the reference's foreground too"
@@ -196,6 +209,11 @@ class InferenceOptions:
                 "got remove_foreground and remove_background, expected one of them: together they "
                 "leave nothing; drop one"
             )
+        if self.white_background and self.remove_background_figure:
+            raise UserError(
+                "got white_background and remove_background_figure, expected one of them: a white "
+                "background has no figure; drop one"
+            )
         if self.autofit and (self.height or self.width):
             raise UserError(
                 f"got autofit and a size ({self.height}x{self.width}), expected one of them; drop "
@@ -205,6 +223,11 @@ class InferenceOptions:
     def replace(self, **changes: Any) -> "InferenceOptions":
         """Return a checked copy with some fields changed; unknown names raise UserError."""
         return InferenceOptions.from_dict({**self.to_dict(), **changes})
+
+    @property
+    def splits_context(self) -> bool:
+        """Whether the context has a half of background tokens."""
+        return self.split_attention or self.background_plugin
 
     def with_seed(self) -> "InferenceOptions":
         """Return these options with a seed: their own (0 is one), or a random one."""
@@ -268,7 +291,7 @@ class InferenceOptions:
             )
         for name in content:
             if name not in _RULES:
-                near = difflib.get_close_matches(str(name), _RULES, n=1, cutoff=0.0)[0]
+                near = nearest(name, _RULES)
                 raise UserError(
                     f'got unknown option "{name}", expected e.g. "{near}" (the nearest)'
                 )

@@ -23,14 +23,19 @@ from colorize_jax.inference.inputs import (
     BUILT_IN,
     Extractors,
     PictureInputs,
+    PictureLike,
     ReferenceInputs,
-    Source,
 )
 from colorize_jax.inference.options import MAX_SEED, InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pictures.tiles import decode_tiled
-from colorize_jax.inference.programs import Given
-from colorize_jax.inference.settings import check_parts, lora_scales, make_mode, make_settings
+from colorize_jax.inference.programs import SamplingInputs
+from colorize_jax.inference.settings import (
+    check_parts,
+    lora_scales,
+    make_static_options,
+    make_traced_options,
+)
 from colorize_jax.inference.system import Networks, System, open_networks
 from colorize_jax.inference.text.directions import TextDirections, make_directions
 from colorize_jax.inference.text.tokenizer import Tokenizer
@@ -99,12 +104,13 @@ class ColorizePipeline:
 
     def __call__(
         self,
-        sketch: Source | Sequence[Source],
-        reference: Source | Sequence[Source] | None = None,
+        sketch: PictureLike | Sequence[PictureLike],
+        reference: PictureLike | Sequence[PictureLike] | None = None,
         options: InferenceOptions | None = None,
         *,
-        sketch_mask: Source | Sequence[Source] | None = None,
-        reference_mask: Source | Sequence[Source] | None = None,
+        sketch_mask: PictureLike | Sequence[PictureLike] | None = None,
+        reference_mask: PictureLike | Sequence[PictureLike] | None = None,
+        background: PictureLike | Sequence[PictureLike] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Image.Image]:
         """Colour sketches.
@@ -116,6 +122,7 @@ class ColorizePipeline:
             options: every control; by default what the checkpoint suggests.
             sketch_mask: foreground of the sketch, for each where there are several.
             reference_mask: foreground of the reference, likewise.
+            background: in the place of the references' own, one for all or for each.
             seeds: one for each picture; by default the options' seed for all.
 
         Returns:
@@ -125,7 +132,9 @@ class ColorizePipeline:
             UserError: bad input.
         """
         options = (options or self.defaults).with_seed()
-        pictures = self._read_all(sketch, reference, options, sketch_mask, reference_mask)
+        pictures = self._read_all(
+            sketch, reference, options, sketch_mask, reference_mask, background
+        )
         seeds = [options.seed] * len(pictures) if seeds is None else list(seeds)
         if len(seeds) != len(pictures) or not all(0 <= seed <= MAX_SEED for seed in seeds):
             raise UserError(
@@ -144,7 +153,11 @@ class ColorizePipeline:
     # ---------------------------------------------------------------------------- preprocessing
 
     def read_reference(
-        self, reference: Source | None, options: InferenceOptions, mask: Source | None = None
+        self,
+        reference: PictureLike | None,
+        options: InferenceOptions,
+        mask: PictureLike | None = None,
+        background: PictureLike | None = None,
     ) -> ReferenceInputs | None:
         """Read what pictures take their colours from; None where they are made without.
 
@@ -156,14 +169,14 @@ class ColorizePipeline:
         self._tokenize(options)
         if options.unconditional:
             return None
-        return host.read_reference(reference, options, mask, self._extractors)
+        return host.read_reference(reference, options, mask, self._extractors, background)
 
     def read_sketch(
         self,
-        sketch: Source,
+        sketch: PictureLike,
         reference: ReferenceInputs | None,
         options: InferenceOptions,
-        mask: Source | None = None,
+        mask: PictureLike | None = None,
     ) -> PictureInputs:
         """Read a sketch that will take its colours from a reference that is read.
 
@@ -173,12 +186,24 @@ class ColorizePipeline:
         return host.read_sketch(sketch, reference, self.system, options, mask, self._extractors)
 
     def _read_all(
-        self, sketch: Any, reference: Any, options: InferenceOptions, mask: Any, other_mask: Any
+        self,
+        sketch: Any,
+        reference: Any,
+        options: InferenceOptions,
+        mask: Any,
+        reference_mask: Any,
+        background: Any,
     ) -> list[PictureInputs]:
-        sketches, masks = _sequence(sketch), _paired(mask, sketch, "sketch")
-        references, other_masks = _sequence(reference), _paired(other_mask, reference, "reference")
+        sketches, masks = host.sequence(sketch), host.paired(mask, sketch, "sketch masks")
+        references = host.sequence(reference)
+        reference_masks = host.paired(reference_mask, reference, "reference masks")
+        backgrounds = host.sequence(background)
+        if len(backgrounds) == 1:
+            backgrounds *= len(references)
+        backgrounds = host.paired(backgrounds, reference, "backgrounds")
         read = [
-            self.read_reference(r, options, m) for r, m in zip(references, other_masks, strict=True)
+            self.read_reference(r, options, m, b)
+            for r, m, b in zip(references, reference_masks, backgrounds, strict=True)
         ]
         count = max(len(sketches), len(read))
         if not {len(sketches), len(read)} <= {1, count}:
@@ -207,11 +232,11 @@ class ColorizePipeline:
             seeds: one for each picture, 0..2^32 - 1.
         """
         with self._networks.on_devices():
-            given = self.condition(pictures, options, seeds)
+            inputs = self.condition(pictures, options, seeds)
             if options.low_memory:
-                given = jax.block_until_ready(given)
+                inputs = jax.block_until_ready(inputs)
                 self._networks.free(*ENCODERS)
-            latents = self.denoise(given, options)
+            latents = self.denoise(inputs, options)
             if options.low_memory:
                 latents = jax.block_until_ready(latents)
                 self._networks.free("unet")
@@ -224,7 +249,7 @@ class ColorizePipeline:
 
     def condition(
         self, pictures: Sequence[PictureInputs], options: InferenceOptions, seeds: Sequence[int]
-    ) -> Given:
+    ) -> SamplingInputs:
         """Run everything that runs once a picture; arguments as for `color`."""
         system, batch = self.system, len(pictures)
         check_parts(system, options)
@@ -238,7 +263,7 @@ class ColorizePipeline:
         masks = None
         if pictures[0].mask is not None:
             masks = host.latent_mask(np.stack([p.mask for p in pictures]), system.cell)
-        given = Given(
+        inputs = SamplingInputs(
             keys=jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)),
             vector=system.colorizer.vector(size, np.full(batch, options.aesthetic_score)),
             hints=programs.encode_sketches(system, params, sketches),
@@ -246,10 +271,10 @@ class ColorizePipeline:
             sketch_mask=masks,
         )
         if pictures[0].reference is None:
-            return given
+            return inputs
         references = host.unique_references(pictures)
-        given = given.replace(context=self._context(references, options, batch))
-        return self._with_latents(given, references, options, sketches.shape[1:3])
+        inputs = inputs.replace(context=self._context(references, options, batch))
+        return self._with_latents(inputs, references, options, sketches.shape[1:3])
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
@@ -264,8 +289,8 @@ class ColorizePipeline:
             return programs.encode_references(self.system, params, *resized, directions)
 
         context = encode([reference.image for reference in references])
-        if options.split_attention:
-            backgrounds = [host.background_of(reference, options) for reference in references]
+        if options.splits_context:
+            backgrounds = [reference.background.image for reference in references]
             context = jnp.concatenate([context, encode(backgrounds)], axis=1)
         return jnp.broadcast_to(context, (batch, *context.shape[1:]))
 
@@ -303,50 +328,50 @@ class ColorizePipeline:
 
     def _with_latents(
         self,
-        given: Given,
+        inputs: SamplingInputs,
         references: Sequence[ReferenceInputs],
         options: InferenceOptions,
         size: tuple[int, int],
-    ) -> Given:
+    ) -> SamplingInputs:
         """Add what the controls take from the reference's own pixels."""
-        batch = given.keys.shape[0]
+        batch = inputs.keys.shape[0]
 
-        def latents(images: Sequence[np.ndarray]) -> Array:
-            canvas = np.stack([host.on_canvas(image, *size) for image in images])
+        def latents(images: Sequence[np.ndarray], fit: Any = host.on_canvas) -> Array:
+            canvas = np.stack([fit(image, *size) for image in images])
             encoded = programs.encode_images(self.system, self._networks.params("vae"), canvas)
             return jnp.broadcast_to(encoded, (batch, *encoded.shape[1:]))
 
         images = [reference.image for reference in references]
         if options.attention_injection:
-            given = given.replace(injected=latents(images))
+            inputs = inputs.replace(injected=latents(images))
         if options.background_latent_copy:
-            given = given.replace(background=latents(images))
+            inputs = inputs.replace(background=latents(images))
         if options.foreground_latent:
             foregrounds = [host.foreground_of(reference, options) for reference in references]
-            given = given.replace(foreground=latents(foregrounds))
+            inputs = inputs.replace(foreground=latents(foregrounds))
         if not options.background_plugin:
-            return given
-        backgrounds = [host.background_of(reference, options) for reference in references]
-        masks = np.stack([host.mask_on_canvas(r.mask, *size) for r in references])
+            return inputs
+        backgrounds = [reference.background for reference in references]
+        masks = np.stack([host.stretch(b.mask[..., None], *size)[..., 0] for b in backgrounds])
         masks = host.latent_mask(masks, self.system.cell)
         bank = programs.encode_background(
             self.system,
             self._networks.params("background_encoder"),
-            latents(backgrounds),
-            given.sketch_mask,
-            np.broadcast_to(masks, given.sketch_mask.shape),
-            host.stack([host.crop_shares(image, *size) for image in images], batch),
+            latents([b.image for b in backgrounds], host.stretch),
+            inputs.sketch_mask,
+            np.broadcast_to(masks, inputs.sketch_mask.shape),
+            host.stack([host.crop_shares(b.image, *size) for b in backgrounds], batch),
         )
-        return given.replace(bank=bank)
+        return inputs.replace(bank=bank)
 
-    def denoise(self, given: Given, options: InferenceOptions) -> Array:
+    def denoise(self, inputs: SamplingInputs, options: InferenceOptions) -> Array:
         """Run the loop: scaled latents (B, h, w, C) of conditioned pictures."""
-        settings = make_settings(self.system, options)
+        traced = make_traced_options(self.system, options)
         system, params = self._unet(options)
         if options.merge_loras:
-            settings = settings.replace(lora_scales={})
-        mode = make_mode(options, has_reference=given.context is not None)
-        return programs.denoise(system, mode, params, given, settings)
+            traced = traced.replace(lora_scales={})
+        static = make_static_options(self.system, options, inputs.context is not None)
+        return programs.denoise(system, static, params, inputs, traced)
 
     def _unet(self, options: InferenceOptions) -> tuple[System, Params]:
         """The UNet as options want it: with its low-rank additions beside the kernels or inside."""
@@ -370,24 +395,3 @@ class ColorizePipeline:
         if options.tiled_decode:
             return decode_tiled(decode, np.asarray(latents), self.system.cell)
         return np.asarray(decode(latents))
-
-
-def _sequence(source: Any) -> list[Any]:
-    """One picture or several, as a list."""
-    if isinstance(source, list | tuple):
-        if not source:
-            raise UserError("got an empty list of pictures, expected at least one")
-        return list(source)
-    if isinstance(source, np.ndarray):
-        is_grey_batch = source.ndim == 3 and source.shape[2] > 4
-        return list(source) if source.ndim == 4 or is_grey_batch else [source]
-    return [source]
-
-
-def _paired(mask: Any, picture: Any, what: str) -> list[Any]:
-    """Masks, as many as there are pictures; None for each where none are given."""
-    count = len(_sequence(picture))
-    masks = [None] * count if mask is None else _sequence(mask)
-    if len(masks) != count:
-        raise UserError(f"got {len(masks)} {what} masks for {count}, expected one for each")
-    return masks

@@ -111,6 +111,8 @@ class SpatialTransformer(nn.Module):
         head_dim: D of the attention heads.
         context_channels: width of the context's tokens; 0 leaves cross-attention out.
         loras: low-rank additions of the cross-attention.
+        ends_in_norm: whether nothing is wanted behind the first norm of the last block, which is
+            then a module of its own: what follows has parameters and never runs.
         remat: rematerialization policy of a block, None keeps all its intermediates.
         dtype: of the products.
         implementation: see `nn.attention`.
@@ -122,6 +124,7 @@ class SpatialTransformer(nn.Module):
     head_dim: int
     context_channels: int = 0
     loras: LoRAs = ()
+    ends_in_norm: bool = False
     remat: Callable[..., bool] | None = None
     dtype: Any = jnp.float32
     implementation: str = "auto"
@@ -130,6 +133,10 @@ class SpatialTransformer(nn.Module):
         self.norm = group_norm(1e-6, self.dtype, self.norm_groups)
         self.proj_in = Dense(self.channels, dtype=self.dtype)
         self.proj_out = Dense(self.channels, dtype=self.dtype, kernel_init=near_zero_init)
+        if self.ends_in_norm:
+            self._last = self._block(name=f"transformer_blocks_{self.depth - 1}")
+        if not self.num_stacked:
+            return
         # Flax checks a parameter's shape by tracing its initializer, which here is a whole block's:
         # half of the time that tracing a network takes.
         if self.has_variable("params", "transformer_blocks"):
@@ -137,7 +144,12 @@ class SpatialTransformer(nn.Module):
         else:
             self.transformer_blocks = self.param("transformer_blocks", self._init_blocks)
 
-    def _block(self) -> TransformerBlock:
+    @property
+    def num_stacked(self) -> int:
+        """Blocks that share a tree of parameters."""
+        return self.depth - self.ends_in_norm
+
+    def _block(self, **options: Any) -> TransformerBlock:
         return TransformerBlock(
             self.channels,
             self.head_dim,
@@ -145,18 +157,18 @@ class SpatialTransformer(nn.Module):
             self.loras,
             self.dtype,
             self.implementation,
-            parent=None,
+            **options,
         )
 
     def _init_blocks(self, key: Array) -> Any:
         x = jnp.zeros((1, 1, self.channels))
         context = jnp.zeros((1, 1, self.context_channels)) if self.context_channels else None
-        block = self._block()
+        block = self._block(parent=None)
 
         def init(key: Array) -> Any:
             return block.init(key, x, context, method="initialize")["params"]
 
-        return jax.vmap(init)(jax.random.split(key, self.depth))
+        return jax.vmap(init)(jax.random.split(key, self.num_stacked))
 
     def project_context(
         self, context: Array, lora_scales: Mapping[str, Array] | None = None
@@ -209,15 +221,17 @@ class SpatialTransformer(nn.Module):
             stop: number of the block to stop behind.
 
         Returns:
-            (B, h, w, C), or with `stop` the tokens (B, N, C) there; and feature name ->
-            (L, B, N, C), of the blocks that ran.
+            (B, h, w, C), or with `stop` the tokens (B, N, C) there, or None where the stack
+            `ends_in_norm`; and feature name -> (L, B, N, C), of the blocks that ran.
         """
         if begun is None:
             first, tokens = 0, self.norm(x).reshape(x.shape[0], -1, self.channels)
             tokens = self.proj_in(tokens)
         else:
             first, tokens = begun
-        block = self._block()
+        if not self.num_stacked:
+            return self._end_in_norm(tokens, {}, collect)
+        block = self._block(parent=None)
         bank_kv = None if bank is None else bank.keys_values
 
         def body(tokens: Array, inputs: Any) -> tuple[Array, dict[str, Array]]:
@@ -234,9 +248,29 @@ class SpatialTransformer(nn.Module):
         if self.remat is not None:
             body = jax.checkpoint(body, policy=self.remat, prevent_cse=False)
         inputs = (self.transformer_blocks, kv, bank_kv, strength)
-        if first or (stop or self.depth) < self.depth:
-            inputs = jax.tree.map(lambda leaf: leaf[first:stop], inputs)
-        tokens, features = jax.lax.scan(body, tokens, inputs)
+        last = self.num_stacked if stop is None else stop
+        if (first, last) != (0, self.num_stacked):
+            inputs = jax.tree.map(lambda leaf: leaf[first:last], inputs)
+        if last - first == 1:
+            # No loop: its backward pass would enter whatever any of its rounds has a gradient of.
+            tokens, features = body(tokens, jax.tree.map(lambda leaf: leaf[0], inputs))
+            features = jax.tree.map(lambda leaf: leaf[None], features)
+        else:
+            tokens, features = jax.lax.scan(body, tokens, inputs)
         if stop is not None:
             return tokens, features
+        if self.ends_in_norm:
+            return self._end_in_norm(tokens, features, collect)
         return x + self.proj_out(tokens).reshape(x.shape), features
+
+    def _end_in_norm(
+        self, tokens: Array, features: dict[str, Array], collect: tuple[str, ...]
+    ) -> tuple[None, dict[str, Array]]:
+        normed = self._last.norm1(tokens)[None]
+        if self.is_initializing():
+            self._last(tokens)
+            self.proj_out(tokens)
+        if "norm1" not in collect:
+            return None, features
+        stacked = [features["norm1"]] if "norm1" in features else []
+        return None, features | {"norm1": jnp.concatenate([*stacked, normed])}

@@ -3,6 +3,7 @@
 A mask is (H, W) float32 in [0, 1], 1 = foreground, at the size of the picture that it belongs to.
 """
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -28,6 +29,7 @@ _LINE_THRESHOLD = 0.2  # line darkness that stops the flood
 _OPENING = 3  # px: thinner foreground goes
 _MIN_ISLAND = 0.15  # of the largest foreground part: smaller ones go
 _ASPECT_TOLERANCE = 0.02
+_PUBLISHED_SIZE = 1024  # px, at which the published lengths are meant
 
 
 class ForegroundExtractor(Protocol):
@@ -132,6 +134,17 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     plane = Image.fromarray(np.ascontiguousarray(mask, np.float32))
     resized = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
     return np.clip(resized, 0, 1)
+
+
+def dilate_mask(mask: np.ndarray, width: int) -> np.ndarray:
+    """Widen a mask (h, w): the greatest value in a square.
+
+    Args:
+        mask: in [0, 1].
+        width: of the square, px at 1024 px, sqrt(h w).
+    """
+    reach = round(width // 2 * math.sqrt(mask.shape[0] * mask.shape[1]) / _PUBLISHED_SIZE)
+    return ndimage.maximum_filter(mask, size=2 * reach + 1, mode="constant")
 
 
 def _small(image: np.ndarray, side: int) -> np.ndarray:
