@@ -5,7 +5,6 @@ the colorizer's self-attention reads of it, the bank, are the normed tokens in f
 self-attention of its decoder; what lies behind the last of them never runs.
 """
 
-import re
 from collections.abc import Iterator
 
 import jax.numpy as jnp
@@ -64,10 +63,13 @@ def crop_embedding(crop: Array, channels: int) -> Array:
     return sinusoid(crop, channels // CROP_NUMBERS).reshape(crop.shape[0], -1)
 
 
-def unreached(encoder: UNet) -> Iterator[str]:
-    """Yield rules (see `training.trees`) for the encoder's parameters behind its last norm."""
+def unreached(encoder: UNet, prefix: str = "") -> Iterator[str]:
+    """Yield rules (regular expressions) for paths of parameters behind the encoder's last norm.
+
+    Nothing that is computed depends on them: they have no gradient, and files carry them.
+    """
     last, depth = list(encoder.stacks().items())[-1]
     names = [stage.name for stage in encoder.stages()]
-    yield rf"^{last}/(proj_out/|transformer_blocks_{depth - 1}/(?!{NORMED}/))"
+    yield rf"^{prefix}{last}/(proj_out/|transformer_blocks_{depth - 1}/(?!{NORMED}/))"
     for name in names[names.index(last) + 1 :]:
-        yield f"^{re.escape(name)}/"
+        yield f"^{prefix}{name}/"

@@ -36,15 +36,24 @@ def matches(path: str, rules: Sequence[str]) -> bool:
     return any(re.search(rule, path) for rule in rules)
 
 
-def split(params: Params, rules: Sequence[str]) -> tuple[Params, Params]:
+def split(params: Params, rules: Sequence[str], held: Sequence[str] = ()) -> tuple[Params, Params]:
     """Split parameters into those that a rule names and the others; either part is a nested dict.
+
+    Args:
+        params: a nested dict.
+        rules: of the first part.
+        held: rules of what belongs to the others whatever `rules` say.
 
     Raises:
         UserError: a rule names no parameter, or no parameter is named.
     """
     check_rules(params, rules)
     flat = traverse_util.flatten_dict(params, sep="/")
-    named = {path: leaf for path, leaf in flat.items() if matches(path, rules)}
+    named = {
+        path: leaf
+        for path, leaf in flat.items()
+        if matches(path, rules) and not matches(path, held)
+    }
     if not named:
         raise UserError(
             "got no trainable parameters, expected some; give optimizer.trainable a rule"

@@ -16,9 +16,10 @@ from colorize_jax.config.load import load_config
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import make_mesh, state_shardings
+from colorize_jax.training.branches import GramBlocks
 from colorize_jax.training.losses.gram import gram_loss
 from colorize_jax.training.measure import countable
-from colorize_jax.training.step import GramBlocks, embed, gradients, jit_step
+from colorize_jax.training.step import embed, gradients, jit_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -97,7 +98,7 @@ def test_the_second_branch_costs_only_what_is_its_own(system, abstract):
 
     def features(params, unet_state, tokens, hints):
         # Keys and values of the context once, of the stacks that the branch goes through.
-        keys_values = colorizer.project_context(params, colorizer.context(params, *tokens))
+        keys_values = colorizer.project_context(params, colorizer.context(params, *tokens[0]))
         _, found = colorizer.body(
             params,
             unet_state,
