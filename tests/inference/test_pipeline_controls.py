@@ -17,6 +17,8 @@ PLAIN = OPTIONS.replace(reference_guidance=1.0)
 SKETCH, REFERENCE = small_system.make_pictures()
 ALL, NOTHING = np.full(SKETCH.shape, 255, np.uint8), np.zeros(SKETCH.shape, np.uint8)
 HALF = np.where(np.arange(SKETCH.shape[0])[:, None] < 24, ALL, NOTHING)
+# Fills its canvas: no margin is background where a mask is white.
+SQUARE = small_system.make_pictures(height=32, width=32)[0]
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +26,16 @@ def pipeline():
     return ColorizePipeline(small_system.make_networks(plugin=True))
 
 
-def colorer(pipeline):
+def colorer(pipeline, sketch=SKETCH):
     """Return what colours the same pair with some options changed."""
 
     def color(options=OPTIONS, mask=HALF, reference=REFERENCE, background=None, **changes):
+        height, width = sketch.shape
         return pipeline(
-            SKETCH,
+            sketch,
             reference,
             options.replace(**changes),
-            sketch_mask=mask,
+            sketch_mask=mask[:height, :width],
             reference_mask=HALF,
             background=background,
         )
@@ -100,13 +103,13 @@ def test_split_attention_of_a_unet_without_additions_compares_the_mask():
     assert_same(color(split, mask=grey, sketch_mask_threshold=0.9), backgrounds)
 
 
-def test_split_attention_of_a_unet_with_additions_blends_by_the_mask(color):
-    split = PLAIN.replace(split_attention=True)
-    assert_same(color(split, mask=ALL), color(PLAIN))
+def test_split_attention_of_a_unet_with_additions_blends_by_the_mask(pipeline):
+    color, split = colorer(pipeline, SQUARE), OPTIONS.replace(split_attention=True)
+    assert_same(color(split, mask=ALL), color(OPTIONS))
     backgrounds = color(split, mask=NOTHING)
-    assert_same(backgrounds, color(PLAIN, remove_foreground=True))
+    assert_same(backgrounds, color(OPTIONS, remove_foreground=True))
     grey = color(split, mask=ALL // 2)
-    assert differ(grey, color(PLAIN)) and differ(grey, backgrounds)
+    assert differ(grey, color(OPTIONS)) and differ(grey, backgrounds)
     assert_same(color(split, mask=ALL // 2, sketch_mask_threshold=0.9), grey, 0)
     # Merged additions leave the rule as it was.
     assert_same(color(split, mask=ALL // 2, merge_loras=True), grey)
@@ -144,7 +147,8 @@ def test_known_background_stays_under_every_sampler(pipeline, sampler):
 # ------------------------------------------------------------------------------------- the plugin
 
 
-def test_background_plugin(color):
+def test_background_plugin(pipeline):
+    color = colorer(pipeline, SQUARE)
     off = color(OPTIONS)
     plugin = OPTIONS.replace(background_plugin=True)
     masked = color(plugin)
@@ -195,20 +199,15 @@ def test_background_is_the_reference_without_its_foreground(pipeline):
 
 
 def test_backgrounds_of_their_own(color, pipeline):
-    plugin = PLAIN.replace(background_plugin=True)
-    painted = REFERENCE.copy()
-    painted[:24] = 255  # what the plugin sees of the reference itself
-    own, given = color(plugin), color(plugin, background=painted)
-    assert differ(given, own)  # the same picture and tokens; but nothing of it is a figure
-    white = color(plugin, white_background=True)
-    assert differ(white, own)
-    assert differ(color(plugin, background=REFERENCE), given)
-    removed = color(plugin, background=REFERENCE, remove_background_figure=True)
-    assert differ(removed, color(plugin, background=REFERENCE))
+    plugin, other = OPTIONS.replace(background_plugin=True), REFERENCE[::-1, ::-1, ::-1]
+    own, given = color(plugin), color(plugin, background=other)
+    assert differ(given, own)
+    assert differ(color(plugin, white_background=True), own)
+    assert differ(color(plugin, background=other, remove_background_figure=True), given)
     with pytest.raises(UserError, match="got a background that nothing takes"):
         color(PLAIN, background=REFERENCE)
     with pytest.raises(UserError, match="got 2 backgrounds for 1, expected one for each"):
-        color(plugin, background=[REFERENCE, painted])
+        color(plugin, background=[REFERENCE, other])
     with pytest.raises(UserError, match="a white background has no figure"):
         plugin.replace(white_background=True, remove_background_figure=True)
 
