@@ -156,7 +156,8 @@ def train(
             if saves:
                 with watch.timing("checkpoints"):
                     checkpoints.save(done, state, batches)
-            if ends or done % config.logging.samples_every == 0:
+            draws_every = config.logging.samples_every
+            if draws_every and (ends or done % draws_every == 0):
                 with watch.timing("samples"):
                     writer.write_picture(done, "samples", draw_samples(state))
                 meter.reset()
