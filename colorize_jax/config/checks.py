@@ -1,7 +1,6 @@
 """What an option may be: each check returns a value in its canonical form or raises UserError."""
 
 import ast
-import difflib
 import math
 import numbers
 import re
@@ -9,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 
 
 def refuse(name: str, value: Any, expected: str) -> UserError:
@@ -130,8 +129,7 @@ class Choice(Check):
 
     def __call__(self, name: str, value: Any) -> str:
         if not isinstance(value, str) or value not in self.words:
-            near = difflib.get_close_matches(str(value), self.words, n=1, cutoff=0.0)
-            raise refuse(name, value, f"{self.expected} (nearest: {near[0]})")
+            raise refuse(name, value, f"{self.expected} (nearest: {nearest(value, self.words)})")
         return value
 
     def parse(self, name: str, text: str) -> str:

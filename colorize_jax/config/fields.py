@@ -2,13 +2,12 @@
 from which construction, files, command lines and help pages are checked."""
 
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from colorize_jax.config.checks import Check
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 
 
 def option(default: Any, check: Check, text: str, *, only: Mapping[str, Any] | None = None) -> Any:
@@ -91,16 +90,6 @@ class Options:
 def rules(options: type[Options]) -> dict[str, Check]:
     """Name -> rule of every option of a section."""
     return {one.name: one.metadata["check"] for one in dataclasses.fields(options)}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is written most alike, whole or in its part after the last dot."""
-
-    def likeness(other: str) -> float:
-        pairs = ((name, other), (name.rsplit(".", 1)[-1], other.rsplit(".", 1)[-1]))
-        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
-
-    return max(known, key=likeness)
 
 
 def _listing(values: tuple[Any, ...]) -> str:

@@ -1,17 +1,18 @@
 """From a file of `configs/` and the command line to a checked `Config`."""
 
 import dataclasses
+import difflib
 import importlib.util
 import math
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from colorize_jax.config.checks import Check
-from colorize_jax.config.fields import Options, nearest
+from colorize_jax.config.fields import Options
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 
@@ -135,16 +136,22 @@ def _sections(section: Any, names: Sequence[str] = (), prefix: str = "") -> dict
     for name in names:
         if name not in known:
             key = f"{prefix}.{name}" if prefix else str(name)
-            near = nearest(key, [*known, *_known_keys()])
             raise UserError(
-                f"got the unknown key {key!r}, expected one of {', '.join(known)}; nearest: {near}"
+                f"got the unknown key {key!r}, expected one of {', '.join(known)}; nearest: "
+                f"{_nearest_key(key, known)}"
             )
     hints = typing.get_type_hints(section)
     return {name: hints[name] for name in known if dataclasses.is_dataclass(hints[name])}
 
 
-def _known_keys() -> list[str]:
-    return list(all_keys())
+def _nearest_key(key: str, known: Iterable[str]) -> str:
+    """Return the key that is written most alike, whole or in its last part."""
+
+    def likeness(other: str) -> float:
+        pairs = ((key, other), (key.rsplit(".", 1)[-1], other.rsplit(".", 1)[-1]))
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
+    return max([*known, *all_keys()], key=likeness)
 
 
 def _build(kind: Any, content: Any, prefix: str) -> Any:
