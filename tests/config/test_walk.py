@@ -12,7 +12,7 @@ from colorize_jax.config.checks import Check, Either, Items, Real, Whole
 from colorize_jax.config.load import all_keys, field_check, load_config, value_at
 from colorize_jax.config.options import Config
 from colorize_jax.setup.initialize import abstract_state
-from colorize_jax.setup.networks import build_recipe
+from colorize_jax.setup.networks import build_train_system
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "smallest.py")
 VALUES = ("-1", "0", str(10**12), "nan", "inf")
@@ -63,11 +63,11 @@ def test_numbers_are_refused_in_one_line_or_make_a_step(
     seen = set()
 
     def build(config: Config, *_: object) -> int:
-        recipe = build_recipe(config)
+        system = build_train_system(config)
         networks = (config.model, config.encoders)
         if networks not in seen:  # the shapes of all others are the same
             seen.add(networks)
-            assert abstract_state(recipe).params
+            assert abstract_state(system).params
         return 0
 
     monkeypatch.setattr(train, "train", build)
