@@ -182,7 +182,7 @@ class Pretender:
         self.seen["context"] = context
         return context
 
-    def body(self, params, unet_state, keys_values, hints):
+    def body(self, params, unet_state, keys_values, hints, controls):
         return jnp.zeros_like(unet_state), {}
 
 
