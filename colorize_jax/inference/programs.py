@@ -30,7 +30,7 @@ from colorize_jax.inference.denoiser import (
 )
 from colorize_jax.inference.system import System
 from colorize_jax.inference.text.directions import TextDirections, manipulate
-from colorize_jax.models.unet import Controls
+from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.layers import sinusoid
 from colorize_jax.nn.transformer import Bank, Regions
 from colorize_jax.rng import stream

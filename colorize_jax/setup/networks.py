@@ -14,8 +14,9 @@ from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.patch import PatchAutoencoder
 from colorize_jax.setup.encoders import build_encoders, patch_encoder
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.optim import learning_rate, make_optimizer
-from colorize_jax.training.step import GramBlocks, TrainSystem
+from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 
 REMAT = {
