@@ -24,6 +24,7 @@ from colorize_jax.config.checks import (
     Whole,
     Window,
 )
+from colorize_jax.config.options import SamplingConfig
 from colorize_jax.errors import UserError, nearest
 from colorize_jax.inference.pictures.preprocess import MASK_SOURCES, PREPROCESSORS
 from colorize_jax.inference.pictures.sizes import (
@@ -272,6 +273,17 @@ class InferenceOptions:
                     f'got unknown option "{name}", expected e.g. "{near}" (the nearest)'
                 )
         return cls(**content)
+
+    @classmethod
+    def from_config(cls, sampling: SamplingConfig) -> "InferenceOptions":
+        """The options with which a training run samples."""
+        return cls(
+            sampler=sampling.sampler,
+            schedule=sampling.schedule,
+            steps=sampling.num_steps,
+            reference_guidance=sampling.reference_guidance,
+            sketch_guidance=sampling.sketch_guidance,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "InferenceOptions":

@@ -196,7 +196,9 @@ def open_networks(
             readers[name] = dict
     devices = jax.local_devices()
     mesh = make_mesh(MeshConfig(), devices) if len(devices) > 1 else None
-    return Networks(system, readers, _defaults(config), dtype, mesh)
+    # A run samples as it was sampled from in training.
+    defaults = None if config is None else InferenceOptions.from_config(config.sampling)
+    return Networks(system, readers, defaults, dtype, mesh)
 
 
 def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:
@@ -281,20 +283,6 @@ def _limits(system: System, config: Config | None) -> SizeLimits:
     side = max(step, round((config.data.height * config.data.width) ** 0.5 / step) * step)
     least = -(-side * published.minimum // published.default // step) * step
     return SizeLimits(side, least, system.cell, step)
-
-
-def _defaults(config: Config | None) -> InferenceOptions:
-    """A run samples as it was sampled from in training."""
-    if config is None:
-        return InferenceOptions()
-    sampling = config.sampling
-    return InferenceOptions(
-        sampler=sampling.sampler,
-        schedule=sampling.schedule,
-        steps=sampling.num_steps,
-        reference_guidance=sampling.reference_guidance,
-        sketch_guidance=sampling.sketch_guidance,
-    )
 
 
 def _check_parts(system: System) -> None:
