@@ -27,8 +27,8 @@ from colorize_jax.inference.pictures.sizes import PUBLISHED_LIMITS, SizeLimits
 from colorize_jax.io.open_weights import Weights, open_weights
 from colorize_jax.io.published.architectures import SCALING_FACTOR, build, published_config
 from colorize_jax.io.published.source_weights import PublishedWeights
-from colorize_jax.models.clip_text import ClipText
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
+from colorize_jax.models.frozen.clip_text import ClipText
 from colorize_jax.models.unet import UNet
 from colorize_jax.setup.encoders import build_encoders
 from colorize_jax.sharding import make_mesh, replicated

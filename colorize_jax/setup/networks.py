@@ -14,7 +14,7 @@ from colorize_jax.io.published.architectures import build, published_config
 from colorize_jax.io.published.torch_names import PREFIXES
 from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
-from colorize_jax.models.patch import PatchAutoencoder
+from colorize_jax.models.frozen.patch import PatchAutoencoder
 from colorize_jax.setup.encoders import build_encoders, patch_encoder
 from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.optim import learning_rate, make_optimizer
