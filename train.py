@@ -43,11 +43,13 @@ from colorize_jax.sharding import (
     with_shardings,
 )
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
-from colorize_jax.training.measure import Meter, step_flops
-from colorize_jax.training.run_writer import Writer
+from colorize_jax.training.monitoring.history import MetricsHistory
+from colorize_jax.training.monitoring.run_writer import Writer
+from colorize_jax.training.monitoring.throughput import Meter, step_flops
+from colorize_jax.training.monitoring.timing import Stopwatch, Trace
 from colorize_jax.training.state import TrainState, all_params
 from colorize_jax.training.step import TrainSystem, is_dual, jit_step
+from colorize_jax.training.stop_signals import StopSignals
 from colorize_jax.types import Array, Params
 from data.errors import DataError
 from data.records import Source
@@ -113,7 +115,7 @@ def train(
     if step_file:
         step = with_stored(step, step_file, config)
     draw_samples = make_sampler(system, source, mesh)
-    history, meter = History(), Meter(config.data.batch_size)
+    history, meter = MetricsHistory(), Meter(config.data.batch_size)
 
     bar = tqdm(
         total=config.total_steps,

@@ -32,7 +32,7 @@ from colorize_jax.io.formats.atomic import atomic_output, check_output
 from colorize_jax.nn.attention import default_implementation
 from colorize_jax.setup.initialize import abstract_state
 from colorize_jax.setup.networks import build_train_system
-from colorize_jax.training.measure import step_flops
+from colorize_jax.training.monitoring.throughput import step_flops
 from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import TrainSystem, jit_step, train_step
 

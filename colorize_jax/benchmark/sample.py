@@ -31,7 +31,7 @@ from colorize_jax.sharding import (
     state_shardings,
 )
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.measure import countable
+from colorize_jax.training.monitoring.throughput import countable
 from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 

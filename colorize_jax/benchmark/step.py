@@ -40,7 +40,7 @@ from colorize_jax.sharding import (
 )
 from colorize_jax.training import trees
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.measure import countable, step_flops
+from colorize_jax.training.monitoring.throughput import countable, step_flops
 from colorize_jax.training.step import (
     Inputs,
     TrainSystem,

@@ -18,7 +18,7 @@ COLUMNS = ("sketch", "reference", "result")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    from colorize_jax.inference.option_flags import add_option_flags
+    from colorize_jax.commands.option_flags import add_option_flags
 
     parser.epilog = EPILOG
     parser.add_argument(
@@ -137,9 +137,9 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: an option is wrong, or a path is given nowhere.
     """
+    from colorize_jax.commands.option_flags import options_from_flags
     from colorize_jax.errors import UserError
     from colorize_jax.inference.metadata import read_metadata
-    from colorize_jax.inference.option_flags import options_from_flags
     from colorize_jax.inference.options import InferenceOptions, read_options
 
     given: dict[str, Any] = {}

@@ -30,7 +30,7 @@ from colorize_jax.inference.inputs import (
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pictures.tiles import decode_tiled
-from colorize_jax.inference.programs import SamplingInputs
+from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.settings import (
     check_parts,
     lora_scales,

@@ -7,9 +7,9 @@ from colorize_jax.diffusion import samplers
 from colorize_jax.errors import UserError
 from colorize_jax.inference.denoiser import GuidanceScales
 from colorize_jax.inference.options import MAX_STEPS, InferenceOptions, block_levels
-from colorize_jax.inference.programs import StaticOptions, TracedOptions
+from colorize_jax.inference.sampling import StaticOptions, TracedOptions
 from colorize_jax.inference.system import PLUGIN_LORA, System
-from colorize_jax.models.patch import PatchReferenceEncoder
+from colorize_jax.models.frozen.patch import PatchReferenceEncoder
 
 # A window of progress that never comes.
 NEVER = (2.0, 2.0)

@@ -27,8 +27,8 @@ from colorize_jax.inference.pictures.sizes import PUBLISHED_LIMITS, SizeLimits
 from colorize_jax.io.open_weights import Weights, open_weights
 from colorize_jax.io.published.architectures import SCALING_FACTOR, build, published_config
 from colorize_jax.io.published.source_weights import PublishedWeights
-from colorize_jax.models.clip_text import ClipText
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
+from colorize_jax.models.frozen.clip_text import ClipText
 from colorize_jax.models.unet import UNet
 from colorize_jax.setup.encoders import build_encoders
 from colorize_jax.sharding import make_mesh, replicated
@@ -196,7 +196,9 @@ def open_networks(
             readers[name] = dict
     devices = jax.local_devices()
     mesh = make_mesh(MeshConfig(), devices) if len(devices) > 1 else None
-    return Networks(system, readers, _defaults(config), dtype, mesh)
+    # A run samples as it was sampled from in training.
+    defaults = None if config is None else InferenceOptions.from_config(config.sampling)
+    return Networks(system, readers, defaults, dtype, mesh)
 
 
 def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:
@@ -281,20 +283,6 @@ def _limits(system: System, config: Config | None) -> SizeLimits:
     side = max(step, round((config.data.height * config.data.width) ** 0.5 / step) * step)
     least = -(-side * published.minimum // published.default // step) * step
     return SizeLimits(side, least, system.cell, step)
-
-
-def _defaults(config: Config | None) -> InferenceOptions:
-    """A run samples as it was sampled from in training."""
-    if config is None:
-        return InferenceOptions()
-    sampling = config.sampling
-    return InferenceOptions(
-        sampler=sampling.sampler,
-        schedule=sampling.schedule,
-        steps=sampling.num_steps,
-        reference_guidance=sampling.reference_guidance,
-        sketch_guidance=sampling.sketch_guidance,
-    )
 
 
 def _check_parts(system: System) -> None:

@@ -13,7 +13,7 @@ from colorize_jax.inference.pictures.preprocess import prepare_reference
 from colorize_jax.inference.pictures.reading import PictureSource, read_picture
 from colorize_jax.inference.system import open_checkpoint
 from colorize_jax.io.published.architectures import build
-from colorize_jax.models.tagger import preprocess_tagger
+from colorize_jax.models.frozen.tagger import preprocess_tagger
 
 RATING = "9"  # the category of which a picture has exactly one
 

@@ -69,7 +69,7 @@ def unreached(encoder: UNet, prefix: str = "") -> Iterator[str]:
     Nothing that is computed depends on them: they have no gradient, and files carry them.
     """
     last, depth = list(encoder.stacks().items())[-1]
-    names = [stage.name for stage in encoder.stages()]
+    names = [stage.name for stage in encoder.plan()]
     yield rf"^{prefix}{last}/(proj_out/|transformer_blocks_{depth - 1}/(?!{NORMED}/))"
     for name in names[names.index(last) + 1 :]:
         yield f"^{prefix}{name}/"

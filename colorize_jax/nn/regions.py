@@ -38,7 +38,7 @@ class Regions:
 
     def shares(self, height: int, width: int) -> Array:
         """(2, B, height * width, 1) float32 factors of the parts' answers: `split_attention`'s."""
-        inside = tokens(self.mask, height, width)
+        inside = to_tokens(self.mask, height, width)
         if self.threshold is not None:
             threshold = jnp.reshape(jnp.asarray(self.threshold, jnp.float32), (-1, 1, 1))
             # The two published forms differ in who owns a query exactly at the threshold.
@@ -69,10 +69,10 @@ class Bank:
 
     def at(self, height: int, width: int) -> "Bank":
         """The same for the queries of a stack."""
-        return self if self.mask is None else self.replace(mask=tokens(self.mask, height, width))
+        return self if self.mask is None else self.replace(mask=to_tokens(self.mask, height, width))
 
 
-def tokens(mask: Array, height: int, width: int) -> Array:
+def to_tokens(mask: Array, height: int, width: int) -> Array:
     """(B, h, w, 1) -> (B, height * width, 1) float32, unclipped."""
     resized = resize_bicubic(mask.astype(jnp.float32), height, width)
     return resized.reshape(mask.shape[0], height * width, 1)

@@ -4,42 +4,16 @@ The branches share everything before the first cross-attention, and the misalign
 last Gram block.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.config.options import GramConfig
 from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.models.unet import Controls, UNetState
+from colorize_jax.models.unet import UNetState
+from colorize_jax.models.unet_controls import Controls
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.types import Array, Conditions, Params
-
-
-class GramBlocks:
-    """Where the Gram blocks are in the UNet.
-
-    Attributes:
-        collect: (stack, feature) pairs that a body has to return.
-        last: stack and number of its blocks after which no Gram block follows.
-    """
-
-    def __init__(self, colorizer: Colorizer, gram: GramConfig):
-        unet = colorizer.unet
-        order = list(unet.stacks())
-        places = {block: unet.locate(block) for block in gram.blocks}
-        self._places, self._tap = places, gram.tap
-        stacks = dict.fromkeys(stack for stack, _ in places.values())
-        self.collect = tuple((stack, gram.tap) for stack in stacks)
-        stack, index = max(places.values(), key=lambda place: (order.index(place[0]), place[1]))
-        self.last = (stack, index + 1)
-
-    def select(self, features: Mapping[tuple[str, str], Array]) -> dict[str, Array]:
-        """Block's number -> (B, N, C), from what a body returned."""
-        return {
-            str(block): features[stack, self._tap][index]
-            for block, (stack, index) in self._places.items()
-        }
 
 
 def run_branches(
@@ -83,9 +57,7 @@ def run_branches(
     own = colorizer.project_context(params, conditions.context)
     own[gram_blocks.last[0]], _ = split_pairs(keys_values[gram_blocks.last[0]], axis=1)
     unet_state, _ = split_pairs(unet_states)
-    prediction, _ = colorizer.body(
-        params, unet_state, own, hints, controls=controls, since=gram_blocks.last
-    )
+    prediction, _ = colorizer.body(params, unet_state, own, hints, controls=controls)
     return prediction, *split_pairs(gram_blocks.select(features))
 
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.errors import UserError
 from colorize_jax.models.background_encoder import crop_embedding, encode_bank
-from colorize_jax.models.unet import Controls, UNet
+from colorize_jax.models.unet import UNet
+from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.nn.resize import resize_bicubic, resize_nearest
 from colorize_jax.rng import stream

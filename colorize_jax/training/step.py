@@ -37,7 +37,8 @@ from colorize_jax.rng import stream
 from colorize_jax.sharding import constrain_batch, constrain_params, replicated
 from colorize_jax.training import augment, refinement, trees
 from colorize_jax.training.augment import StepRandomness
-from colorize_jax.training.branches import GramBlocks, anchor_features, run_branches
+from colorize_jax.training.branches import anchor_features, run_branches
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.losses.diffusion import diffusion_loss
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.optim import accumulate

@@ -9,7 +9,8 @@ import numpy as np
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.background_encoder import encode_bank
 from colorize_jax.models.foreground_encoder import ForegroundEncoder
-from colorize_jax.models.unet import Controls, Injection
+from colorize_jax.models.unet_controls import Controls
+from colorize_jax.models.unet_injection import Injection
 from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.verify import golden
 from colorize_jax.verify.golden import GoldenCase

@@ -13,11 +13,17 @@ from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
 from colorize_jax.inference.denoiser import make_predict
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.programs import SamplingInputs, StaticOptions, TracedOptions
+from colorize_jax.inference.sampling import (
+    SamplingInputs,
+    StaticOptions,
+    TracedOptions,
+    make_controls,
+    project_inputs,
+)
 from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
 from colorize_jax.models.background_encoder import crop_embedding
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 from colorize_jax.types import Array, Params
 from colorize_jax.verify.golden import GoldenCase
 from colorize_jax.verify.networks import nchw, nhwc
@@ -123,8 +129,8 @@ def _evaluate(
     timesteps: Array,
 ) -> Array:
     """The UNet's prediction (B, h, w, C), unguided."""
-    controls = programs.make_controls(system, static, params, given, traced)
-    prepared = programs.prepare_rows(system, params, given, traced, controls)
+    controls = make_controls(system, static, params, given, traced)
+    prepared = project_inputs(system, params, given, traced)
     predict = make_predict(
         system.colorizer, params, prepared, traced.scales, guide_reference=False, controls=controls
     )

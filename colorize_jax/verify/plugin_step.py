@@ -10,7 +10,7 @@ from colorize_jax.config.options import Config, DiffusionConfig, OptimizerConfig
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.background_encoder import crop_embedding
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 from colorize_jax.nn.resize import resize_bicubic
 from colorize_jax.training import refinement
 from colorize_jax.training.augment import StepRandomness, add_offset

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 import small_models
 
-from colorize_jax import cli
+from colorize_jax.commands import cli
 from colorize_jax.io.published import pretrained, torch_names
 from colorize_jax.io.published.architectures import abstract_params
 from colorize_jax.io.runs.checkpoint import Checkpoints

@@ -26,7 +26,7 @@ ROOM = 2e9  # bytes that a conversion may need beside the size of the file
 # Runs a command and says how much memory it and its children had at most.
 MEASURED = """
 import resource, sys
-from colorize_jax.cli import main
+from colorize_jax.commands.cli import main
 status = main(sys.argv[1:])
 kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 print("peak", sum(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024)

@@ -19,7 +19,7 @@ from colorize_jax.io.published import (
     torch_names,
 )
 from colorize_jax.io.weights_folder import load_weights
-from colorize_jax.models.unet import Controls
+from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.layers import sinusoid
 from colorize_jax.verify import golden
 

@@ -16,9 +16,9 @@ from colorize_jax.config.load import load_config
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import make_mesh, state_shardings
-from colorize_jax.training.branches import GramBlocks
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.losses.gram import gram_loss
-from colorize_jax.training.measure import countable
+from colorize_jax.training.monitoring.throughput import countable
 from colorize_jax.training.step import embed, gradients, jit_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"

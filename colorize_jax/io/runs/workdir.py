@@ -3,7 +3,7 @@
 DIR/config.json        the run's config, and what its weights are
 DIR/checkpoints/STEP/  see `io.checkpoint`
 DIR/frozen/            parameters that are never trained, once
-DIR/metrics.jsonl, events..., samples/      see `colorize_jax.training.run_writer`
+DIR/metrics.jsonl, events..., samples/      see `colorize_jax.training.monitoring.run_writer`
 """
 
 import json

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 
 
 @pytest.fixture

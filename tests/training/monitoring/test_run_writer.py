@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from colorize_jax.training.run_writer import METRICS_FILE, Writer, read_metrics
+from colorize_jax.training.monitoring.run_writer import METRICS_FILE, Writer, read_metrics
 from tests.full_disk import full_disk
 
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.models.vae import AttentionBlock, Vae
+from colorize_jax.models.frozen.vae import AttentionBlock, Vae
 from colorize_jax.verify import verify_folder
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_golden() -> None:

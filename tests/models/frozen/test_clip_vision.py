@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.models.clip_vision import ClipVision
+from colorize_jax.models.frozen.clip_vision import ClipVision
 from colorize_jax.verify import verify_folder
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_golden() -> None:

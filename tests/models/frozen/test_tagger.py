@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.models.tagger import (
+from colorize_jax.models.frozen.tagger import (
     Tagger,
     from_windows,
     relative_positions,
@@ -17,7 +17,7 @@ from colorize_jax.models.tagger import (
 )
 from colorize_jax.verify import verify_folder
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = Path(__file__).parents[2] / "golden"
 
 
 def test_golden() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from colorize_jax.models.clip_layers import Layers, check_heads
+from colorize_jax.models.frozen.clip_layers import Layers, check_heads
 from colorize_jax.nn.layers import Dense, layer_norm
 from colorize_jax.types import Array
 
