@@ -21,6 +21,7 @@ from colorize_jax.config.method import (
     GramConfig,
     ModelConfig,
     OptimizerConfig,
+    RefineConfig,
 )
 
 MAX_SAMPLER_STEPS = 1000
@@ -77,6 +78,12 @@ class DataConfig(Options):
         Whole(0, 2**14),
         "side of the references, px; 0 leaves them at their own size",
         only=_CHOSEN,
+    )
+    reference_background: bool = option(
+        False,
+        Flag(),
+        "draw every picture in front of its reference's own background",
+        only=_DRAWN,
     )
     same_identity_rate: float = option(
         0.0,
@@ -197,6 +204,7 @@ class Config:
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     gram: GramConfig = field(default_factory=GramConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -3,12 +3,13 @@
 import jax.numpy as jnp
 import numpy as np
 
+from colorize_jax.config.method import PLUGIN_LORA
 from colorize_jax.diffusion import samplers
 from colorize_jax.errors import UserError
 from colorize_jax.inference.denoiser import GuidanceScales
 from colorize_jax.inference.options import MAX_STEPS, InferenceOptions, block_levels
 from colorize_jax.inference.sampling import StaticOptions, TracedOptions
-from colorize_jax.inference.system import PLUGIN_LORA, System
+from colorize_jax.inference.system import System
 from colorize_jax.models.frozen.patch import PatchReferenceEncoder
 
 # A window of progress that never comes.

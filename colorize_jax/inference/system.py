@@ -36,7 +36,6 @@ from colorize_jax.types import Params
 
 logger = logging.getLogger(__name__)
 
-PLUGIN_LORA = "background"
 
 DTYPES = ("float32", "bfloat16")
 

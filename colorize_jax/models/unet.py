@@ -129,7 +129,9 @@ class UNet(nn.Module):
             self.label_emb_0_0, self.label_emb_0_2 = Dense(width), Dense(width)
         self.stages = tuple((stage, self._module(stage)) for stage in self.plan())
         if self.foreground_channels:
-            self.conv_fg = Conv(self.model_channels, dtype=self.dtype)
+            # Zero, as in the published model: a foreground changes nothing until it is trained.
+            zeros = nn.initializers.zeros
+            self.conv_fg = Conv(self.model_channels, kernel_init=zeros, dtype=self.dtype)
         self.injector = SkipInjector(
             tuple(stage.channels for stage in self.plan() if stage.stores_skip)[::-1],
             self.head_dim,

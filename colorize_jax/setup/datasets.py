@@ -36,6 +36,7 @@ def make_source(options: DataConfig) -> Source:
                 options.num_examples,
                 same_identity_rate=options.same_identity_rate,
                 reference_size=reference_size,
+                reference_background=options.reference_background,
                 **size,
             )
         elif options.source == "tfds":
@@ -101,7 +102,12 @@ def make_pairs(config: Config, num_pairs: int, seed: int = 0) -> CrossPairSource
     """Held-out pairs with exact truth, at the size of the training pictures."""
     options = config.data
     return CrossPairSource(
-        seed, num_pairs, options.height, options.width, options.reference_size or None
+        seed,
+        num_pairs,
+        options.height,
+        options.width,
+        options.reference_size or None,
+        options.reference_background,
     )
 
 

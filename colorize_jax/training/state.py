@@ -1,6 +1,6 @@
 """What training carries from step to step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -37,8 +37,10 @@ def create_state(
     optimizer: optax.GradientTransformation,
     *,
     trainable: Sequence[str] = ("",),
+    held: Sequence[str] = (),
     ema: bool = True,
     frozen_dtype: Any = jnp.float32,
+    frozen_dtypes: Mapping[str, Any] | None = None,
 ) -> TrainState:
     """Build the state of step 0; may be jitted, so that every part is born where it belongs.
 
@@ -46,18 +48,21 @@ def create_state(
         params: component -> parameters of every network, trained or not.
         optimizer: of the trained ones.
         trainable: rules (see `trees`) that name what is trained; "" names everything.
+        held: rules of what is not, whatever `trainable` says.
         ema: keep a running average.
         frozen_dtype: float dtype in which frozen parameters are kept.
+        frozen_dtypes: component -> another dtype of its own.
 
     Raises:
         UserError: a rule names nothing.
     """
-    trained, frozen = trees.split(params, trainable)
+    trained, frozen = trees.split(params, trainable, held)
     trained = _cast(trained, jnp.float32)
+    dtypes = dict.fromkeys(frozen, frozen_dtype) | dict(frozen_dtypes or {})
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=trained,
-        frozen=_cast(frozen, frozen_dtype),
+        frozen={name: _cast(tree, dtypes[name]) for name, tree in frozen.items()},
         opt_state=optimizer.init(trained),
         # A copy: a donated state must not hold one buffer twice.
         ema=jax.tree.map(jnp.copy, trained) if ema else None,

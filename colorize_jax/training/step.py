@@ -76,15 +76,11 @@ class TrainSystem:
     config: Config
     background_encoder: UNet | None = None
 
-    def split(self, params: Params) -> tuple[Params, Params]:
-        """Parameters of every network -> the trained ones, the frozen ones.
-
-        Raises:
-            UserError: a rule of what is trained names nothing.
-        """
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Rules (see `trees`) of parameters that no loss depends on, whatever is trained."""
         encoder = self.background_encoder
-        held = () if encoder is None else unreached(encoder, "background_encoder/")
-        return trees.split(params, self.config.optimizer.trainable, tuple(held))
+        return () if encoder is None else tuple(unreached(encoder, "background_encoder/"))
 
 
 @flax.struct.dataclass

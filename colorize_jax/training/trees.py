@@ -5,7 +5,7 @@ is a regular expression that is searched in it.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +20,16 @@ Leaf = Any
 def paths(params: Params) -> list[str]:
     """List the paths of all leaves."""
     return list(traverse_util.flatten_dict(params, sep="/"))
+
+
+def flatten(params: Params) -> dict[str, Leaf]:
+    """A nested dict -> path -> leaf."""
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def unflatten(flat: Mapping[str, Leaf]) -> Params:
+    """Undo `flatten`."""
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
 
 
 def map_paths(function: Callable[[str, Leaf], Any], params: Params) -> Params:
@@ -63,7 +73,7 @@ def split(params: Params, rules: Sequence[str], held: Sequence[str] = ()) -> tup
 
 
 def merge(*parts: Params) -> Params:
-    """Join what `split` separated; parts share no leaf."""
+    """Join nested dicts; of a leaf that several have, the last one counts."""
     flat: dict[tuple[str, ...], Leaf] = {}
     for part in parts:
         flat |= traverse_util.flatten_dict(part)

@@ -6,13 +6,13 @@ import numpy as np
 import optax
 
 from colorize_jax.conditioning import FrozenEncoders
-from colorize_jax.config.options import Config, DiffusionConfig, OptimizerConfig
+from colorize_jax.config.options import Config, DiffusionConfig
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.background_encoder import crop_embedding
 from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 from colorize_jax.nn.resize import resize_bicubic
-from colorize_jax.training import refinement
+from colorize_jax.training import refinement, trees
 from colorize_jax.training.augment import StepRandomness, add_offset
 from colorize_jax.training.refinement import Background, CutRandomness
 from colorize_jax.training.step import Inputs, TrainSystem, embed, gradients, join_context, pair
@@ -37,7 +37,6 @@ def run_plugin_step(case: GoldenCase) -> dict[str, np.ndarray]:
         optimizer=optax.identity(),
         config=Config(
             diffusion=DiffusionConfig(prediction_type=prediction_type),
-            optimizer=OptimizerConfig(trainable=TRAINABLE),
         ),
         background_encoder=plugin.background_encoder,
     )
@@ -59,7 +58,7 @@ def run_plugin_step(case: GoldenCase) -> dict[str, np.ndarray]:
         background=background,
     )
     prediction, context = jax.jit(_predict, static_argnums=0)(system, plugin.params, step)
-    trained, frozen = system.split(plugin.params)
+    trained, frozen = trees.split(plugin.params, TRAINABLE, system.held)
     compiled = jax.jit(gradients, static_argnums=0, static_argnames="dual")
     grads, metrics = compiled(system, trained, frozen, step, jnp.float32(0), dual=False)
     outputs |= {

@@ -4,6 +4,7 @@ A mask is (H, W) float32 in [0, 1], 1 = foreground, at the size of the picture t
 """
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -136,6 +137,11 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(resized, 0, 1)
 
 
+def dilation_reach(shape: Sequence[int], width: int) -> int:
+    """How far, in px, a square of `width` px at 1024 px widens a mask of shape (h, w)."""
+    return round(width // 2 * math.sqrt(shape[0] * shape[1]) / _PUBLISHED_SIZE)
+
+
 def dilate_mask(mask: np.ndarray, width: int) -> np.ndarray:
     """Widen a mask (h, w): the greatest value in a square.
 
@@ -143,7 +149,7 @@ def dilate_mask(mask: np.ndarray, width: int) -> np.ndarray:
         mask: in [0, 1].
         width: of the square, px at 1024 px, sqrt(h w).
     """
-    reach = round(width // 2 * math.sqrt(mask.shape[0] * mask.shape[1]) / _PUBLISHED_SIZE)
+    reach = dilation_reach(mask.shape, width)
     return ndimage.maximum_filter(mask, size=2 * reach + 1, mode="constant")
 
 

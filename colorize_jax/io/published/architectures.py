@@ -92,6 +92,7 @@ PUBLISHED: Mapping[str, NetworkConfig] = {
         "channel_mult": [1, 2, 4],
         "num_res_blocks": 2,
         "transformer_depth": [0, 2, 10],
+        "norm_groups": 32,
         "head_dim": 64,
         "vector_channels": 1024,
         "in_channels": 6,
