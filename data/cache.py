@@ -42,6 +42,11 @@ class CachedSource:
             self._records[index] = record
         return dict(record)
 
+    def name(self, index: int) -> str:
+        """What the source calls record `index`."""
+        name = getattr(self.source, "name", None)
+        return f"record {index}" if name is None else name(index)
+
     @property
     def nbytes(self) -> int:
         """Memory held by the records so far, bytes; an array under two names counts once."""

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data.errors import DataError
-from data.pictures.stored import StoredPicture, Window
+from data.pictures.stored import Deferred, Window
 from data.records import Record, resize
 
 PUBLISHED_SIZE = 1024
@@ -129,7 +129,7 @@ def _shares(shape: tuple[int, ...], height: int, width: int, offset: np.ndarray)
 
 
 def _cut(
-    picture: np.ndarray | StoredPicture,
+    picture: np.ndarray | Deferred,
     shares: Window,
     height: int,
     width: int,
@@ -140,7 +140,7 @@ def _cut(
     window = Window(
         shares.top * rows, shares.left * columns, shares.height * rows, shares.width * columns
     )
-    if isinstance(picture, StoredPicture):
+    if not isinstance(picture, np.ndarray):
         return picture.window(window, height, width, method)
     whole = [round(side) for side in window]
     if np.allclose(window, whole, atol=1e-6) and whole[2:] == [height, width]:

@@ -7,7 +7,7 @@ from scipy import ndimage
 from data.pictures.reading import Picture, on_paper
 
 # Estimates are made at this size, px along the longer side: masks meet latents of an eighth of it.
-_WORKING_SIZE = 384
+WORKING_SIZE = 384
 _SKETCH_WORKING_SIZE = 512
 _COLOR_TOLERANCE = 0.12  # of the range, in the channel that differs most
 _GROWTH_TOLERANCE = 0.03  # likewise, from the mean of the background nearby
@@ -68,7 +68,7 @@ def estimate_foreground(image: Image.Image) -> np.ndarray:
     Returns:
         (H, W) float32, 0 or 1.
     """
-    small = _small(np.asarray(image), _WORKING_SIZE)
+    small = _small(np.asarray(image), WORKING_SIZE)
     colors = ndimage.median_filter(small, size=(3, 3, 1)).astype(np.float32) / 255
     palette = _border_palette(colors)
     distance = np.min([np.abs(colors - color).max(axis=-1) for color in palette], axis=0)

@@ -7,7 +7,7 @@ the window's size asks for; only the window is resized, and colours are converte
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -40,6 +40,25 @@ class Window(NamedTuple):
     left: float
     height: float
     width: float
+
+
+class Deferred(Protocol):
+    """A picture that is made when a part of it is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W) as it is looked at."""
+        ...
+
+    def window(
+        self, window: Window, height: int, width: int, method: Image.Resampling
+    ) -> np.ndarray:
+        """A window at (height, width, C) uint8."""
+        ...
+
+    def whole(self, height: int, width: int, method: Image.Resampling) -> np.ndarray:
+        """All of it at (height, width, C) uint8."""
+        ...
 
 
 class StoredPicture:
