@@ -30,10 +30,10 @@ from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.nn.attention import default_implementation
 from colorize_jax.setup.initialize import abstract_state
-from colorize_jax.setup.networks import build_recipe
+from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.measure import step_flops
 from colorize_jax.training.state import TrainState
-from colorize_jax.training.step import Recipe, jit_step, train_step
+from colorize_jax.training.step import TrainSystem, jit_step, train_step
 
 NUM_LARGEST = 8
 # TPUs' compiler may gather by adding up parts padded with zeros.
@@ -74,12 +74,12 @@ def compile_step(
     mesh = sharding.make_mesh(config.mesh, slices.devices)
     sharding.check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     config = for_platform(config, "tpu")
-    recipe = build_recipe(config)
-    state, record, key = arguments(recipe, mesh)
+    system = build_train_system(config)
+    state, record, key = arguments(system, mesh)
     shardings = sharding.state_shardings(mesh, state)
     start, worked = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
-        lowered = jit_step(recipe, mesh, shardings, dual=dual).lower(state, record, key)
+        lowered = jit_step(system, mesh, shardings, dual=dual).lower(state, record, key)
         try:
             compiled = lowered.compile(compiler_options=dict(options) if options else None)
         except jax.errors.JaxRuntimeError as error:
@@ -92,10 +92,10 @@ def compile_step(
         "compiled_on": f"{os.cpu_count()} CPU cores",
     }
     report["memory"] = state_memory(state) | {"capacity": slices.chip.memory}
-    report["flops"] = flops(recipe, state, record, dual=dual)
+    report["flops"] = flops(system, state, record, dual=dual)
     if compiled is None:
         report["memory"]["needed"] = needed
-        report["largest"] = largest_values(recipe, state, record, dual=dual)
+        report["largest"] = largest_values(system, state, record, dual=dual)
     else:
         program = hlo.parse(compiled.as_text())
         report["memory"] |= program_memory(compiled)
@@ -152,11 +152,11 @@ def for_platform(config: Config, platform: str) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def arguments(recipe: Recipe, mesh: jax.sharding.Mesh) -> tuple[TrainState, Any, Any]:
+def arguments(system: TrainSystem, mesh: jax.sharding.Mesh) -> tuple[TrainState, Any, Any]:
     """Shapes of a step's state, record and key, with where they lie."""
-    state = abstract_state(recipe)
+    state = abstract_state(system)
     state = sharding.with_shardings(state, sharding.state_shardings(mesh, state))
-    record = abstract_record(recipe.config)
+    record = abstract_record(system.config)
     record = sharding.with_shardings(record, dict.fromkeys(record, sharding.batch_sharding(mesh)))
     key = jax.eval_shape(lambda: jax.random.key(0))
     return state, record, sharding.with_shardings(key, sharding.replicated(mesh))
@@ -222,12 +222,12 @@ def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     return memory | {"total": sum(memory.values())}
 
 
-def flops(recipe: Recipe, state: TrainState, record: Any, *, dual: bool) -> dict[str, int]:
+def flops(system: TrainSystem, state: TrainState, record: Any, *, dual: bool) -> dict[str, int]:
     """FLOPs of a step, all chips together: the model's own, and with what is computed again."""
-    model = step_flops(recipe, state, record, dual=dual)
-    blockwise = build_recipe(
+    model = step_flops(system, state, record, dual=dual)
+    blockwise = build_train_system(
         dataclasses.replace(
-            recipe.config, model=dataclasses.replace(recipe.config.model, attention="blockwise")
+            system.config, model=dataclasses.replace(system.config.model, attention="blockwise")
         )
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -281,17 +281,17 @@ def largest_buffers(program: hlo.Program) -> list[dict[str, Any]]:
 
 
 def largest_values(
-    recipe: Recipe, state: TrainState, record: Any, *, dual: bool
+    system: TrainSystem, state: TrainState, record: Any, *, dual: bool
 ) -> list[dict[str, Any]]:
     """The same, estimated from the traced program, for one that did not compile.
 
     Values with a batch axis are split over the batch's shards; the compiler may never hold some.
     """
-    batch = recipe.config.data.batch_size
+    batch = system.config.data.batch_size
     leaf = record["size"]
     share = leaf.sharding.shard_shape(leaf.shape)[0] / batch
     key = jax.eval_shape(lambda: jax.random.key(0))
-    jaxpr = trace(lambda *args: train_step(recipe, *args, dual=dual), state, record, key)
+    jaxpr = trace(lambda *args: train_step(system, *args, dual=dual), state, record, key)
     sizes: dict[tuple[str, str], int] = {}
     for eqn in equations(jaxpr):
         for var in eqn.outvars:

@@ -18,10 +18,10 @@ from colorize_jax.benchmark.timing import Report, header
 from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.programs import Given
-from colorize_jax.inference.settings import make_mode, make_settings
+from colorize_jax.inference.programs import SamplingInputs
+from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
-from colorize_jax.setup.networks import build_recipe, random_params
+from colorize_jax.setup.networks import build_train_system, random_params
 from colorize_jax.sharding import in_bytes, make_mesh, replicated, with_shardings
 from colorize_jax.types import Array, Params
 
@@ -56,9 +56,12 @@ def picture_memory(config: Config, topology: str | None = None) -> Report:
     devices = jax.devices()[:1] if topology is None else chips.describe(topology).devices[:1]
     mesh = make_mesh(MeshConfig(), devices)
     config = for_platform(config, devices[0].platform)
-    recipe = build_recipe(config)
+    train_system = build_train_system(config)
     system = System(
-        recipe.colorizer, recipe.encoders, recipe.schedule, config.diffusion.prediction_type
+        train_system.colorizer,
+        train_system.encoders,
+        train_system.schedule,
+        config.diffusion.prediction_type,
     )
     sampling = config.sampling
     options = InferenceOptions(
@@ -68,7 +71,7 @@ def picture_memory(config: Config, topology: str | None = None) -> Report:
         reference_guidance=sampling.reference_guidance,
         sketch_guidance=1.0,
     )
-    params = _abstract_params(recipe, jnp.dtype(config.model.dtype))
+    params = _abstract_params(train_system, jnp.dtype(config.model.dtype))
     report = header("memory", config, mesh) | {"batch_size": 1, "topology": topology}
     report["parameters"] = {name: _bytes(tree) for name, tree in params.items()}
     report["programs"] = _compile_all(system, options, params, config, mesh)
@@ -136,18 +139,18 @@ def _compile_all(
     pictures = [floats(1, m.image_size, m.image_size, 3) for m in (encoders.clip, encoders.tagger)]
     hints = jax.eval_shape(colorizer.hints, params, sketch)
     tokens = jax.eval_shape(encoders.encode_resized, params, *pictures)
-    given = Given(
+    inputs = SamplingInputs(
         keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
         vector=floats(1, colorizer.unet.vector_channels),
         hints=hints,
         context=jax.eval_shape(colorizer.context, params, *tokens),
     )
-    settings = jax.tree.map(_shape, make_settings(system, options))
+    traced = jax.tree.map(_shape, make_traced_options(system, options))
     latents = floats(1, *(side // system.cell for side in size), colorizer.unet.out_channels)
     calls: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
         "encode_references": (programs.encode_references, (system,), tuple(pictures)),
         "encode_sketches": (programs.encode_sketches, (system,), (sketch,)),
-        "denoise": (programs.denoise, (system, make_mode(options)), (given, settings)),
+        "denoise": (programs.denoise, (system, make_static_options(options)), (inputs, traced)),
         "decode": (programs.decode, (system,), (latents,)),
     }
     found = {}
@@ -164,9 +167,9 @@ def _compile_all(
     return found
 
 
-def _abstract_params(recipe: Any, dtype: Any) -> Params:
+def _abstract_params(train_system: Any, dtype: Any) -> Params:
     def create() -> Params:
-        params = random_params(recipe, jax.random.key(0))
+        params = random_params(train_system, jax.random.key(0))
         params.pop("anchor", None)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 

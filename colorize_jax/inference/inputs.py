@@ -24,7 +24,7 @@ from colorize_jax.inference.system import System
 from colorize_jax.nn.resize import resize_antialiased
 from data.pictures.lines import LineExtractor, extract_lines
 
-Source = PictureSource | Picture
+PictureLike = PictureSource | Picture
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,15 @@ class PictureInputs:
     doubt: str | None = None
 
 
-def as_picture(source: Source, *, mask: bool = False) -> Picture:
+def as_picture(source: PictureLike, *, mask: bool = False) -> Picture:
     """Read a picture, or a mask, that is not read yet."""
     return source if isinstance(source, Picture) else read_picture(source, mask=mask)
 
 
 def read_reference(
-    source: Source,
+    source: PictureLike,
     options: InferenceOptions,
-    mask: Source | None = None,
+    mask: PictureLike | None = None,
     extractors: Extractors = BUILT_IN,
 ) -> ReferenceInputs:
     """Read a reference, and find its foreground where options ask for that.
@@ -109,11 +109,11 @@ def read_reference(
 
 
 def read_sketch(
-    source: Source,
+    source: PictureLike,
     reference: ReferenceInputs | None,
     system: System,
     options: InferenceOptions,
-    mask: Source | None = None,
+    mask: PictureLike | None = None,
     extractors: Extractors = BUILT_IN,
 ) -> PictureInputs:
     """Read a sketch, fit it into its canvas, and find its foreground where options ask for that.
