@@ -32,6 +32,8 @@ CHOICES = {
     "optimizer.schedule": ("constant", "cosine"),
     "optimizer.moment_dtype": ("float32", "bfloat16"),
     "data.source": ("illustrations", "tfds", "folder"),
+    "data.masks": ("estimate", "off"),
+    "data.sketches": ("files", "extract"),
 }
 RATES = (
     "diffusion.reference_dropout",
@@ -44,11 +46,13 @@ RATES = (
     "data.margin_rate",
     "data.mask_grow_rate",
     "data.mask_erase_rate",
+    "data.max_skipped_share",
 )
 AT_LEAST_ONE = (
     "total_steps",
     "model.num_res_blocks",
     "optimizer.accumulation",
+    "data.num_buckets",
     "data.num_examples",
     "data.batch_size",
     "data.height",
@@ -259,6 +263,7 @@ def _check(config: Config) -> None:
         if value_at(config, key) < 1:
             raise UserError(f"got {key} = {value_at(config, key)}, expected at least 1; raise it")
     _check_networks(config)
+    _check_masks(config)
     _check_gram(config)
     _check_batch(config)
 
@@ -300,6 +305,25 @@ def _check_networks(config: Config) -> None:
                 f"got data.{name} = {getattr(config.data, name)}, expected a multiple of {cell}, "
                 "one place of the coarsest level; round it"
             )
+
+
+def _check_masks(config: Config) -> None:
+    """Nothing asks for masks that the data do not have."""
+    data, diffusion = config.data, config.diffusion
+    needing = {
+        "diffusion.inpaint_rate": diffusion.inpaint_rate,
+        "diffusion.masked_loss": diffusion.masked_loss,
+        "gram.mask_weights": config.gram.mask_weights,
+        "data.mask_dilation": data.mask_dilation,
+        "data.mask_grow_rate": data.mask_grow_rate,
+        "data.mask_erase_rate": data.mask_erase_rate,
+    }
+    asked = [name for name, value in needing.items() if value]
+    if data.source == "folder" and data.masks == "off" and asked:
+        raise UserError(
+            f"got data.masks = 'off' with {', '.join(asked)}, expected what needs no masks; set "
+            "these to 0, or data.masks to 'estimate'"
+        )
 
 
 def _check_gram(config: Config) -> None:

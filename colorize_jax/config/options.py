@@ -224,36 +224,49 @@ class DataConfig:
     Attributes:
         source: "illustrations" (drawn on the fly), "tfds" (the same, stored) or "folder".
         path: of a stored data set.
+        index: names of a folder's indices: files in it, or tables in its data_index/; by default
+            index.* or all of data_index/.
         seed: of the drawn examples and of the order of any.
         num_examples: how many are drawn.
         batch_size: global batch.
         height, width: of pictures and sketches, px.
         buckets: batches of one aspect each, of about height * width pixels; folders only.
-        reference_size: side of the references, px; 0 leaves them at their own size.
+        num_buckets: how many aspects, an odd number; each is a program to compile.
+        reference_size: side of the squares that references are squeezed to, px, best the largest
+            side that their encoders see; 0 leaves them at their own size.
         same_identity_rate: rate of references that show the same character in another picture
-            (folders: where the index lists one).
-        min_aesthetic_score, min_short_side: pictures of folders below are left out; px.
+            (folders: where the index lists one, drawn anew in every epoch).
+        min_aesthetic_score, min_short_side: pictures of folders below are left out; px. Those
+            without a score are not.
+        masks: "estimate" a folder's masks that are missing, or "off": no masks at all.
+        sketches: "files", or "extract" the lines of a folder's pictures that have no sketch.
+        max_skipped_share: share of a folder's pictures that may be unusable; more stop the run.
         margin_rate: rate of sketches whose margins are blanked, by up to 201 px at 1024.
         mask_dilation: side of the kernel that widens reference masks, px at 1024.
         mask_grow_rate, mask_erase_rate: rates of reference masks grown to blocks, partly erased.
         cache: keep records in memory once made; for small pictures.
-        num_threads: threads that prepare batches.
-        num_workers: processes that prepare batches; 0 stays in this one.
-        prefetch: batches prepared ahead.
+        num_threads: threads that make records, in every process.
+        num_workers: processes that make records; 0 stays in this one.
+        prefetch: batches' worth of records made ahead.
     """
 
     source: str = "illustrations"
     path: str = ""
+    index: tuple[str, ...] = ()
     seed: int = 0
     num_examples: int = 100_000
     batch_size: int = 128
     height: int = 1024
     width: int = 1024
     buckets: bool = False
+    num_buckets: int = 19
     reference_size: int = 0
     same_identity_rate: float = 0.0
     min_aesthetic_score: float = 0.0
     min_short_side: int = 0
+    masks: str = "estimate"
+    sketches: str = "files"
+    max_skipped_share: float = 0.1
     margin_rate: float = 0.0
     mask_dilation: int = 0
     mask_grow_rate: float = 0.0
@@ -387,6 +400,7 @@ RESUMABLE = (
     "model.remat",
     "model.attention",
     "data.cache",
+    "data.max_skipped_share",
     "data.num_threads",
     "data.num_workers",
     "data.prefetch",

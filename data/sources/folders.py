@@ -155,6 +155,10 @@ class FolderSource:
         sides = [self._numbers(side, 0)[self.rows] for side in ("height", "width")]
         return np.stack(sides, axis=1)
 
+    def measure(self) -> np.ndarray:
+        """The same, as a function for `buckets.BucketSampler`."""
+        return self.shapes
+
     def name(self, index: SupportsIndex) -> str:
         """The location of record `index`'s colour picture below `root`."""
         return f"{catalog.COLOR}/{self.table['name'][int(self.rows[index])].as_py()}"
@@ -172,7 +176,7 @@ class FolderSource:
             if isinstance(picture, np.ndarray | np.generic):
                 continue
             if id(picture) not in decoded:
-                size = record["reference" if name.startswith("reference") else "image"].shape
+                size = record["reference" if name.startswith("reference") else "image"].shape[:2]
                 decoded[id(picture)] = picture.whole(*size, Image.Resampling.LANCZOS)
             record[name] = decoded[id(picture)]
         return record
