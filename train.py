@@ -163,7 +163,8 @@ def train(
             if saves:
                 with watch.timing("checkpoints"):
                     checkpoints.save(done, state, batches)
-            if ends or done % config.logging.samples_every == 0:
+            draws_every = config.logging.samples_every
+            if draws_every and (ends or done % draws_every == 0):
                 with watch.timing("samples"):
                     writer.write_picture(done, "samples", draw_samples(state))
                 meter.reset()
@@ -262,6 +263,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     )
     ahead.add_argument("--topology", metavar="CHIP:SHAPE", help="TPU slice, e.g. v5e:8x8")
     ahead.add_argument("--save_step", metavar="FILE", help="store the compiled step, if it fits")
+    ahead.add_argument("--overwrite", action="store_true", help="replace step and report")
     options, overrides = parser.parse_known_args(arguments)
     if options.workdir is None and not options.compile_only:
         parser.error("the following arguments are required: --workdir")
@@ -280,7 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jax.config.update("jax_compilation_cache_dir", options.compilation_cache)
         if options.compile_only:
             folder = options.workdir or "."
-            fits = aot.compile_only(config, options.topology, folder, options.save_step)
+            fits = aot.compile_only(
+                config, options.topology, folder, options.save_step, overwrite=options.overwrite
+            )
             return 0 if fits else DOES_NOT_FIT_STATUS
         profile = parse_range(options.profile) if options.profile else None
         several = distributed.initialize(

@@ -16,7 +16,7 @@ ALLOWED = {
     "types": set(),
     "errors": set(),
     "rng": set(),
-    "config": set(),
+    "config": {"diffusion"},
     "nn": {"sharding"},
     "models": {"nn", "sharding"},
     "conditioning": {"models"},

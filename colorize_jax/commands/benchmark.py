@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 HELP = "time the training step or sampling, count a step's FLOPs, or find a picture's memory"
@@ -58,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from colorize_jax.config.load import load_config
-    from colorize_jax.io.formats.atomic import atomic_output
+    from colorize_jax.io.formats.atomic import Reads, atomic_output
     from colorize_jax.setup import distributed
 
     _check(args)
@@ -79,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     print(summary(report))
     if args.output:
         text = json.dumps(report, indent=2) + "\n"
-        with atomic_output(args.output, nbytes=len(text), overwrite=args.overwrite) as place:
+        options = {"overwrite": args.overwrite, "reads": Reads({"config": [args.config]})}
+        with atomic_output(args.output, nbytes=len(text), **options) as place:
             place.write_text(text)
         print(f"written to {args.output}")
     return 0
@@ -107,6 +107,7 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
 def _check(args: argparse.Namespace) -> None:
     """Raise UserError before anything slow where arguments are wrong."""
     from colorize_jax.errors import UserError
+    from colorize_jax.io.formats.atomic import Reads, check_output
 
     for name in ("steps", "batch_size", "resolution"):
         value = getattr(args, name)
@@ -119,7 +120,6 @@ def _check(args: argparse.Namespace) -> None:
                 f"got --{name} with {args.what}, expected it with {' or '.join(kinds)} only; leave "
                 "it out"
             )
-    if args.output and Path(args.output).exists() and not args.overwrite:
-        raise UserError(
-            f"got output {args.output} that exists, expected a new name; or pass --overwrite"
-        )
+    if args.output:
+        reads = Reads({"config": [args.config]})
+        check_output(args.output, overwrite=args.overwrite, reads=reads)
