@@ -141,6 +141,10 @@ class BucketSampler:
         """How many pictures each bucket has."""
         return dict(zip(self.buckets, np.diff(self._edges).tolist(), strict=True))
 
+    def members(self) -> dict[Bucket, np.ndarray]:
+        """The pictures of each bucket."""
+        return {bucket: self._members(number) for number, bucket in enumerate(self.buckets)}
+
     def alike(self, index: int, rng: np.random.Generator) -> int:
         """Another picture of the same bucket, where there is one."""
         members = self._members(int(self._bucket[index]))

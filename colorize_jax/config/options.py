@@ -74,7 +74,7 @@ class DataConfig(Options):
     index: tuple[str, ...] = option(
         (),
         Items(Text(), empty=True),
-        "a folder's indices: files in it, or names of tables in its data_index/; by default index.* "
+        "a folder's indices: files in it, or names of tables in data_index/; by default index.* "
         "or all of data_index/",
         only=_FOLDER,
     )
@@ -131,7 +131,7 @@ class DataConfig(Options):
         only=_FOLDER,
     )
     max_skipped_share: float = option(
-        0.1, RATE, "share of the pictures that may be unusable; more stop the run"
+        0.1, RATE, "share of the pictures that may be unusable; more stop the run", only=_FOLDER
     )
     margin_rate: float = option(
         0.0, RATE, "rate of sketches whose margins are blanked, by up to 201 px at 1024"

@@ -317,7 +317,7 @@ class _Rows:
             try:
                 return header_size(folder, place)
             except PictureError as error:
-                return str(error)
+                return error.reason
 
         with ThreadPoolExecutor(_HEADER_THREADS) as pool:
             for row, size in zip(missing.tolist(), pool.map(one, bar), strict=True):

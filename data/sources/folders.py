@@ -24,7 +24,7 @@ MASKS = ("estimate", "off")
 SKETCHES = ("files", "extract")
 NO_SKETCH = "has no sketch"
 # How reasons begin for which nothing is lost that was meant to be used.
-HARMLESS = ("is hidden", "is no picture", "is not in the index")
+HARMLESS = ("is hidden", "is no picture (", "is not in the index", "has no colour picture")
 _ASPECT_TOLERANCE = 0.02
 
 
@@ -193,14 +193,14 @@ class FolderSource:
         """
         row = int(self.rows[index])
         style_draw, rate_draw, reference_draw = rng.random(3)
-        image = self._picture(catalog.COLOR, row, "color")
+        image = self.picture(catalog.COLOR, row, "color")
         mask = self._mask(row, image)
         record = {"image": image, "sketch": self._sketch(row, image, style_draw)}
         reference, reference_mask = image, mask
         others = self.table["references"][row].as_py() if rate_draw < self.reference_rate else None
         if others:
             other = others[int(reference_draw * len(others))]
-            reference = self._picture(catalog.COLOR, other, "color")
+            reference = self.picture(catalog.COLOR, other, "color")
             reference_mask = self._mask(other, reference)
         record["reference"] = reference
         if self.options.masks != "off":
@@ -231,21 +231,26 @@ class FolderSource:
         styles = [style for style in self.styles if self.table[style][row].is_valid]
         if not styles:
             return ExtractedLines(image)
-        sketch = self._picture(styles[int(draw * len(styles))], row, "sketch")
+        sketch = self.picture(styles[int(draw * len(styles))], row, "sketch")
         return _of_aspect(sketch, image)
 
     def _mask(self, row: int, image: StoredPicture) -> Deferred:
         if self.has_masks and self.table[catalog.MASK][row].is_valid:
-            return _of_aspect(self._picture(catalog.MASK, row, "mask"), image)
+            return _of_aspect(self.picture(catalog.MASK, row, "mask"), image)
         return EstimatedMask(image)
 
-    def _picture(self, store: str, row: int, kind: str) -> StoredPicture:
+    def place(self, store: str, row: int) -> Place:
+        """Where a row of the catalog has its picture of a store."""
         location = self.table[store][row].as_py()
         if location == "":
             location = self.table[catalog.COLOR][row].as_py()
         parts = (self.table[f"{store}_{part}"][row].as_py() for part in ("offset", "size", "crc"))
-        place, folder = Place(location, *parts), self.root / store
-        return StoredPicture(partial(read_place, folder, place), str(folder / location), kind)
+        return Place(location, *parts)
+
+    def picture(self, store: str, row: int, kind: str) -> StoredPicture:
+        """A row's picture of a store, see `StoredPicture`."""
+        place, folder = self.place(store, row), self.root / store
+        return StoredPicture(partial(read_place, folder, place), str(folder / place.location), kind)
 
     def passed_over(self) -> dict[str, int]:
         """Reason -> how many files and pictures are passed over for it."""
@@ -254,9 +259,17 @@ class FolderSource:
             entry["values"]: entry["counts"]
             for entry in pc.value_counts(problems.drop_null()).to_pylist()
         }
-        sound = pc.is_null(problems).to_numpy() & self._numbers("has_sketch", False)
-        without = int((sound & ~self._has_sketch()).sum())
+        without = int(self._lacks_sketch().sum())
         return counts | ({NO_SKETCH: without} if without else {})
+
+    def without_sketch(self) -> list[tuple[str, str]]:
+        """(Location, reason) of the pictures that are passed over for want of a sketch."""
+        names = self.table["name"].take(np.flatnonzero(self._lacks_sketch())).to_pylist()
+        return [(name, NO_SKETCH) for name in names]
+
+    def _lacks_sketch(self) -> np.ndarray:
+        sound = pc.is_null(self.table["problem"]).to_numpy() & self._numbers("has_sketch", False)
+        return sound & ~self._has_sketch()
 
     def faults(self) -> int:
         """How many pictures are passed over that were meant to be used."""
@@ -291,7 +304,7 @@ class FolderSource:
 
     def _example(self, reason: str, count: int) -> str:
         if reason == NO_SKETCH:
-            where = pc.is_null(self.table["problem"]).to_numpy() & ~self._has_sketch()
+            where = self._lacks_sketch()
         else:
             where = pc.equal(self.table["problem"], reason).fill_null(False).to_numpy()
         first = self.table["name"][int(np.argmax(where))].as_py()

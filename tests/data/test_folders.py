@@ -323,7 +323,7 @@ def test_names_as_people_have_them(tmp_path, encoded_pictures):
         "is no picture (suffix .txt) (color/notes.txt)",
         "is a link to a folder that it lies in (color/loop, …)",
         "shares its name, but for the suffix, with another (same.jpg)",
-        "broken.png, which is no picture that can be read",
+        "is no picture that can be read (broken.png)",
     ):
         assert part in told
 
