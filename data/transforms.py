@@ -12,19 +12,16 @@ from PIL import Image
 
 from data.errors import DataError
 from data.pictures.stored import Deferred, Window
-from data.records import Record, resize
+from data.records import Record
 
 PUBLISHED_SIZE = 1024
 PAPER = 255
 
-_LANCZOS, _BILINEAR = Image.Resampling.LANCZOS, Image.Resampling.BILINEAR
-_OWN = {
-    "image": _LANCZOS,
-    "sketch": _LANCZOS,
-    "sketch_mask": _BILINEAR,
-    "parts": Image.Resampling.NEAREST,
-}
-_REFERENCE = {"reference": _LANCZOS, "reference_mask": _BILINEAR}
+# Most pictures are shrunk, where Hamming is nearly as sharp as a cubic for half the work.
+_SHRINKING, _ENLARGING = Image.Resampling.HAMMING, Image.Resampling.BICUBIC
+_MASK_SHRINKING, _MASK_ENLARGING = Image.Resampling.BOX, Image.Resampling.BILINEAR
+_OWN = ("image", "sketch", "sketch_mask", "parts")
+_REFERENCE = ("reference", "reference_mask")
 _REDUCING_GAP = 3.0
 
 
@@ -89,21 +86,21 @@ class BucketCrop:
         offset = rng.random(2)
         original = before["image"].shape
         shares = _shares(original, height, width, offset)
-        for name, method in _OWN.items():
+        for name in _OWN:
             if name in record:
-                record[name] = _cut(before[name], shares, height, width, method)
+                record[name] = _cut(name, before[name], shares, height, width)
         side = self.reference_size
         size = (height, width) if side is None else (side, side)
         own = {"reference": "image", "reference_mask": "sketch_mask"}
-        for name, method in _REFERENCE.items():
+        for name in _REFERENCE:
             if name not in record:
                 continue
             if before[name] is before.get(own[name]) and not self.whole_reference:
-                record[name] = resize(record[own[name]], *size, method)
+                record[name] = _cut(name, record[own[name]], _ALL, *size)
                 continue
             other = before["reference"].shape
             part = _ALL if self.whole_reference else _shares(other, height, width, offset)
-            record[name] = _cut(before[name], part, *size, method)
+            record[name] = _cut(name, before[name], part, *size)
         load_size = min(_covering(original, height, width))
         record["size"] = np.float32(
             math.sqrt(height * width) * min(original[0], original[1]) / load_size
@@ -128,18 +125,25 @@ def _shares(shape: tuple[int, ...], height: int, width: int, offset: np.ndarray)
     return Window(top / rows, left / columns, height / rows, width / columns)
 
 
+def _method(name: str, window: Window, height: int, width: int) -> Image.Resampling:
+    """How a window of a picture of this name is resized."""
+    if name == "parts":
+        return Image.Resampling.NEAREST
+    shrinks = window.height >= height and window.width >= width
+    if name.endswith("mask"):
+        return _MASK_SHRINKING if shrinks else _MASK_ENLARGING
+    return _SHRINKING if shrinks else _ENLARGING
+
+
 def _cut(
-    picture: np.ndarray | Deferred,
-    shares: Window,
-    height: int,
-    width: int,
-    method: Image.Resampling,
+    name: str, picture: np.ndarray | Deferred, shares: Window, height: int, width: int
 ) -> np.ndarray:
     """Resizes a window, in shares of the picture, to (height, width, C)."""
     rows, columns = picture.shape[:2]
     window = Window(
         shares.top * rows, shares.left * columns, shares.height * rows, shares.width * columns
     )
+    method = _method(name, window, height, width)
     if not isinstance(picture, np.ndarray):
         return picture.window(window, height, width, method)
     whole = [round(side) for side in window]

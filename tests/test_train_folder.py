@@ -17,6 +17,8 @@ from data.illustrations import render
 COUNT, BATCH_SIZE = 40, 4
 OPTIONS = (
     "--config.total_steps=12",
+    "--config.gram.maximum=0",
+    "--config.logging.samples_every=0",
     "--config.data.source=folder",
     "--config.data.reference_size=32",
     "--config.data.num_examples=100000",

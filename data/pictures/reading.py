@@ -42,6 +42,10 @@ _TURNS = {
 SIDEWAYS = 5  # from this orientation on rows become columns
 _ROWS = 1024  # that deep greys are scaled at a time
 
+# Neither large scans nor odd tags are a reason to worry the reader. For good: what filters warnings
+# for a while does so for all threads.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
 PictureSource = str | os.PathLike | Image.Image | np.ndarray
 
 
@@ -130,12 +134,9 @@ def opened(content: bytes, name: str) -> Iterator[Image.Image]:
     if not content:
         raise PictureError(f"got {name}, which is empty, {_REMEDY}")
     register_plugins()
-    with warnings.catch_warnings(), _damage_reported(name):
-        # Neither large scans nor odd tags are a reason to worry the reader.
-        warnings.simplefilter("ignore")
-        with Image.open(BytesIO(content)) as image:
-            check_size(image, name)
-            yield image
+    with _damage_reported(name), Image.open(BytesIO(content)) as image:
+        check_size(image, name)
+        yield image
 
 
 @cache
