@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from colorize_jax.inference.denoiser import BLANK
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.program_options import make_static_options, make_traced_options
 from colorize_jax.inference.sampling import SamplingInputs, sample_latents
-from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
 from colorize_jax.types import Array, Batch, Params
 
