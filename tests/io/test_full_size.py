@@ -36,7 +36,7 @@ sys.exit(status)
 FORWARD = """
 import resource, sys, time
 import jax, jax.numpy as jnp
-from colorize_jax.io.published import architectures
+from colorize_jax.models import architectures
 from colorize_jax.io.open_weights import open_weights
 weights = open_weights(sys.argv[1])
 module = architectures.build("unet", weights.metadata.configs["unet"], dtype=jnp.bfloat16)
