@@ -9,10 +9,10 @@ import safetensors.numpy
 import small_models
 
 from colorize_jax.commands import cli
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published import pretrained, torch_names
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.workdir import claim_workdir
-from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.models.architectures import abstract_params
 from colorize_jax.training.state import create_state
 

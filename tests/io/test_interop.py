@@ -10,6 +10,7 @@ from small_models import CONFIGS, save, tensors
 
 from colorize_jax.io.formats.readers import open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor
+from colorize_jax.io.formats.weights_folder import load_weights
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.published import (
     architectures,
@@ -18,7 +19,6 @@ from colorize_jax.io.published import (
     pretrained,
     torch_names,
 )
-from colorize_jax.io.weights_folder import load_weights
 from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.layers import sinusoid
 from colorize_jax.verify import golden

@@ -13,8 +13,8 @@ import pytest
 import small_models
 
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published import export
-from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.models import architectures, pretrained, torch_names
 
 MANIFESTS = Path(__file__).parent / "manifests"

@@ -20,10 +20,10 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import NOTHING, Reads
 from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
+from colorize_jax.io.formats.weights_folder import WeightsMetadata, save_weights
 from colorize_jax.io.published import diffusers_folder
 from colorize_jax.io.published.detection import detect_config
 from colorize_jax.io.published.hub_configs import config_beside
-from colorize_jax.io.weights_folder import WeightsMetadata, save_weights
 from colorize_jax.models import architectures, torch_names
 from colorize_jax.models.architectures import NetworkConfig
 from colorize_jax.types import Params

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published import torch_names
 from colorize_jax.io.published.pretrained import open_published
-from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.models.architectures import abstract_params
 from colorize_jax.types import Params
 
