@@ -26,7 +26,7 @@ from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.inference.system import Networks, System
 from colorize_jax.inference.tagging import PictureTagger, read_labels
 from colorize_jax.io.open_weights import Weights, open_weights
-from colorize_jax.io.published.source_weights import PublishedWeights
+from colorize_jax.io.published.checkpoint import PublishedWeights
 from colorize_jax.models.architectures import SCALING_FACTOR, build, published_config
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.tagger import preprocess_tagger
