@@ -13,13 +13,13 @@ from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.formats.weights_folder import load_weights
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.published import (
-    architectures,
     checkpoint,
     diffusers_folder,
     export,
     importing,
     torch_names,
 )
+from colorize_jax.models import architectures
 from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.layers import sinusoid
 from colorize_jax.verify import golden

@@ -9,7 +9,7 @@ import small_models
 from small_models import COLORIZER, CONFIGS, PLUGIN, save, system, tensors
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import weights_folder as weights
+from colorize_jax.io.formats import weights_folder as weights
 from colorize_jax.io.published import checkpoint, importing, torch_names
 
 BUFFERS = {

@@ -17,10 +17,10 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
-from colorize_jax.io.published import diffusers_folder
+from colorize_jax.io.published import diffusers_folder, torch_names
 from colorize_jax.io.published.detection import detect_config
 from colorize_jax.io.published.hub_configs import config_beside
-from colorize_jax.models import architectures, torch_names
+from colorize_jax.models import architectures
 from colorize_jax.models.architectures import NetworkConfig
 from colorize_jax.types import Params
 
