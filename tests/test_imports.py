@@ -1,36 +1,120 @@
-"""Who may import whom: the arrows between the rooms point one way."""
+"""Who may import whom: the arrows between folders point one way, down this table.
+
+Every folder of the package and of `data` stands here with all that its modules may import beside
+each other; so does every module of the package's root. An import inside a function counts.
+"""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What every room of the package may know.
-COMMON = {"types", "errors", "rng"}
+BASICS = {"errors", "types"}
+NETWORKS = {"models", "models.frozen", "nn"}
+INFERENCE = {"inference", "inference.pictures", "inference.text"}
+IO = {"io", "io.formats", "io.published", "io.runs"}
+TRAINING = {"training", "training.losses", "training.monitoring"}
+DATA = {"data", "data.illustrations"}
 
-# Room -> rooms that it may import beside itself and `COMMON`. Composition (build, datasets,
-# initialize, commands, verify, cli) and the programs at the top know everything.
-ALLOWED = {
-    "types": set(),
+# Folder or module of the root -> what it may import. Names without a root are of the package.
+ALLOWED: dict[str, set[str]] = {
+    "data": {"data.illustrations"},
+    "data.illustrations": {"data"},
+    # ------------------------------------------------------------------ what everybody knows
     "errors": set(),
-    "rng": set(),
-    "config": {"diffusion"},
-    "nn": {"sharding"},
-    "models": {"nn", "sharding"},
-    "conditioning": {"models"},
-    "diffusion": set(),
-    "evaluation": set(),
-    "sharding": {"config"},
-    "io": {"models", "nn", "config"},
-    "training": {"nn", "models", "conditioning", "diffusion", "config", "analysis", "sharding"},
+    "types": set(),
+    "rng": {"types"},
+    # ----------------------------------------------------------------------- numbers, options
+    "diffusion": BASICS,
+    "diffusion.samplers": BASICS | {"diffusion"},
+    "evaluation": {"errors"},
+    "config": {"errors", "diffusion.samplers"},
+    "sharding": BASICS | {"config"},
+    # ------------------------------------------------------------------------------- networks
+    "nn": BASICS | {"sharding"},
+    "models.frozen": BASICS | {"nn"},
+    "models": BASICS | {"models.frozen", "nn", "sharding"},
+    "conditioning": BASICS | {"models.frozen"},
+    # ---------------------------------------------------------------------------------- files
+    "io.formats": BASICS,
+    "io.runs": BASICS | {"io.formats", "config"},
+    "io": BASICS | {"io.formats", "io.runs"},
+    "io.published": BASICS | {"io", "io.formats", "io.runs", "models"},
+    # ------------------------------------------------- training and inference, never each other
+    "training.losses": {"types"},
+    "training": BASICS
+    | NETWORKS
+    | {"conditioning", "config", "diffusion", "rng", "sharding", "training.losses"},
+    "training.monitoring": BASICS | {"training"},
+    "inference.pictures": BASICS,
+    "inference.text": BASICS | {"config"},
+    "inference": BASICS
+    | NETWORKS
+    | {
+        "conditioning",
+        "config",
+        "diffusion",
+        "diffusion.samplers",
+        "inference.pictures",
+        "inference.text",
+        "io.formats",
+        "rng",
+        "sharding",
+    },
+    # ---------------------------------------------------------------------------- composition
+    "setup": BASICS
+    | NETWORKS
+    | INFERENCE
+    | IO
+    | TRAINING
+    | DATA
+    | {"conditioning", "config", "diffusion", "rng", "sharding"},
+    "analysis": BASICS | TRAINING | {"config", "io.formats", "models", "nn", "setup", "sharding"},
+    "verify": BASICS
+    | NETWORKS
+    | INFERENCE
+    | TRAINING
+    | {"conditioning", "config", "diffusion", "diffusion.samplers", "io.published"},
+    "benchmark": BASICS
+    | INFERENCE
+    | TRAINING
+    | {"analysis", "config", "diffusion.samplers", "io.formats", "nn", "setup", "sharding"},
+    "commands": BASICS
+    | INFERENCE
+    | IO
+    | {"analysis", "benchmark", "config", "evaluation", "models", "setup", "verify"},
+    "__main__": {"commands"},
 }
 
+# Inference's own layers: a module imports those of earlier lines alone.
+INFERENCE_LAYERS = (
+    ("options", "denoiser"),
+    ("system",),
+    ("sampling", "inputs"),
+    ("program_options", "programs"),
+    ("batches", "pipeline", "tagging"),
+    ("metadata",),
+    ("jobs",),
+)
 
-def _modules(room: str) -> list[Path]:
-    folder = ROOT / "colorize_jax" / room
-    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+
+def _folders() -> Iterator[tuple[str, list[Path]]]:
+    """Every folder, and every module of the package's root, with the files that it consists of."""
+    package = ROOT / "colorize_jax"
+    for path in sorted(package.glob("*.py")):
+        if path.name != "__init__.py":
+            yield path.stem, [path]
+    for folder in sorted(path for path in package.rglob("*") if path.is_dir()):
+        files = sorted(folder.glob("*.py"))
+        if files:
+            yield ".".join(folder.relative_to(package).parts), files
+    for folder in sorted([ROOT / "data", *(ROOT / "data").rglob("*")]):
+        files = sorted(folder.glob("*.py")) if folder.is_dir() else []
+        if files:
+            yield ".".join(folder.relative_to(ROOT).parts), files
 
 
 def _imported(path: Path) -> set[str]:
@@ -43,33 +127,56 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-def _rooms(path: Path) -> set[str]:
-    own = (name.split(".") for name in _imported(path))
-    return {words[1] for words in own if words[0] == "colorize_jax" and len(words) > 1}
+def _folder_of(name: str) -> str | None:
+    """The folder, or the module of the root, that an imported name lies in; None: not ours."""
+    words = name.split(".")
+    if words[0] not in ("colorize_jax", "data"):
+        return None
+    place, found = ROOT / words[0], [] if words[0] == "colorize_jax" else ["data"]
+    for word in words[1:]:
+        if not (place / word).is_dir():
+            break
+        place, found = place / word, [*found, word]
+    return ".".join(found) or words[1]
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_rooms_import_only_what_lies_below_them(room: str) -> None:
-    for path in _modules(room):
-        if path.exists():
-            wrong = _rooms(path) - ALLOWED[room] - COMMON - {room}
-            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+FOLDERS = dict(_folders())
 
 
-def test_training_and_inference_do_not_know_each_other() -> None:
-    for room, other in (("training", "inference"), ("inference", "training")):
-        for path in _modules(room):
-            assert other not in _rooms(path), path
+def test_the_table_has_every_folder_and_no_other() -> None:
+    assert set(FOLDERS) == set(ALLOWED)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_import_only_what_the_table_says(folder: str) -> None:
+    for path in FOLDERS[folder]:
+        found = {_folder_of(name) for name in _imported(path)} - {None, folder}
+        wrong = found - ALLOWED.get(folder, set())
+        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_the_arrows_make_no_circle() -> None:
+    """Each folder's imports stand above it in the table; `data` is one room of two folders."""
+    order = list(ALLOWED)
+    for folder, allowed in ALLOWED.items():
+        later = {name for name in allowed if order.index(name) > order.index(folder)} - DATA
+        assert not later, f"{folder} may import {', '.join(sorted(later))}, which come after it"
+
+
+def test_inference_imports_its_own_earlier_layers_alone() -> None:
+    below: set[str] = set()
+    files = {path.stem: path for path in FOLDERS["inference"] if path.stem != "__init__"}
+    assert set(files) == {name for layer in INFERENCE_LAYERS for name in layer}
+    for layer in INFERENCE_LAYERS:
+        for name in layer:
+            words = (n.split(".") for n in _imported(files[name]))
+            own = {w[2] for w in words if w[:2] == ["colorize_jax", "inference"] and len(w) > 2}
+            wrong = (own & set(files)) - below
+            assert not wrong, f"inference/{name}.py imports {', '.join(sorted(wrong))}"
+        below |= set(layer)
 
 
 def test_data_knows_neither_the_package_nor_jax() -> None:
     for path in sorted((ROOT / "data").rglob("*.py")):
         roots = {name.split(".")[0] for name in _imported(path)}
         assert not roots & {"colorize_jax", "jax", "flax", "torch", "tensorflow"}, path
-
-
-def test_only_the_programs_at_the_top_and_composition_know_data() -> None:
-    composition = {"datasets.py", "benchmark.py"}
-    for path in sorted((ROOT / "colorize_jax").rglob("*.py")):
-        roots = {name.split(".")[0] for name in _imported(path)}
-        assert "data" not in roots or path.name in composition, path
