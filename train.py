@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax.analysis import aot
+from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.analysis.stored_step import with_stored
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import RESUMABLE, Config
@@ -45,9 +46,9 @@ from colorize_jax.sharding import (
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.monitoring.history import MetricsHistory
 from colorize_jax.training.monitoring.run_writer import Writer
-from colorize_jax.training.monitoring.throughput import Meter, step_flops
+from colorize_jax.training.monitoring.skipped import SkippedPictures
+from colorize_jax.training.monitoring.throughput import Meter
 from colorize_jax.training.monitoring.timing import Stopwatch, Trace
-from colorize_jax.training.skipped import SkippedPictures
 from colorize_jax.training.state import TrainState, all_params
 from colorize_jax.training.step import TrainSystem, is_dual, jit_step
 from colorize_jax.training.stop_signals import StopSignals

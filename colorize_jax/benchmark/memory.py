@@ -19,8 +19,8 @@ from colorize_jax.benchmark.timing import Report, header
 from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.program_options import make_static_options, make_traced_options
 from colorize_jax.inference.sampling import SamplingInputs
-from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
 from colorize_jax.setup.networks import build_train_system, inference_system, random_params
 from colorize_jax.sharding import in_bytes, make_mesh, replicated, with_shardings

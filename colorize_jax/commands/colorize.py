@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
     from colorize_jax.errors import UserError
     from colorize_jax.inference.jobs import run_jobs
-    from colorize_jax.inference.pipeline import ColorizePipeline
+    from colorize_jax.setup.checkpoints import open_pipeline
 
     given = _recall(args)
     if args.batch_size < 1:
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"nothing to do: all {skipped} pictures exist in {args.output}")
         _write_sheet(args, reads)
         return 0
-    pipeline = ColorizePipeline.from_checkpoint(
+    pipeline = open_pipeline(
         *args.checkpoint,
         dtype=args.dtype,
         prediction_type=args.prediction_type,

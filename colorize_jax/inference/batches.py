@@ -10,8 +10,8 @@ from colorize_jax.inference.denoiser import BLANK
 from colorize_jax.inference.inputs import crop_shares
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.masks import dilation_reach
+from colorize_jax.inference.program_options import make_static_options, make_traced_options
 from colorize_jax.inference.sampling import SamplingInputs, sample_latents
-from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
 from colorize_jax.models.background_encoder import crop_embedding, encode_bank
 from colorize_jax.nn.resize import resize_bicubic, resize_nearest

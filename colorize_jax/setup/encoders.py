@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.config.options import Config
-from colorize_jax.io.published.architectures import build, published_config
+from colorize_jax.models.architectures import build, published_config
 from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 
 

@@ -10,9 +10,9 @@ from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.inference.batches import Colorize, make_colorize
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.system import System
-from colorize_jax.io.published.architectures import build, published_config
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published.torch_names import PREFIXES
-from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.models.architectures import build, published_config
 from colorize_jax.models.background_encoder import NUM_MASKS
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.patch import PatchAutoencoder

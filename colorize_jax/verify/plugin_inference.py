@@ -13,6 +13,7 @@ from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
 from colorize_jax.inference.denoiser import make_predict
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.program_options import make_static_options, make_traced_options
 from colorize_jax.inference.sampling import (
     SamplingInputs,
     StaticOptions,
@@ -20,7 +21,6 @@ from colorize_jax.inference.sampling import (
     make_controls,
     project_inputs,
 )
-from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
 from colorize_jax.models.background_encoder import crop_embedding
 from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from colorize_jax.analysis.aot import abstract_record
+from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.benchmark import memory, sample, step, timing
 from colorize_jax.commands import cli
 from colorize_jax.config.load import load_config
@@ -17,7 +18,6 @@ from colorize_jax.errors import UserError
 from colorize_jax.setup.initialize import abstract_state
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import make_mesh
-from colorize_jax.training.monitoring.throughput import step_flops
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "smallest.py")
 # One level of the UNet in the place of three: what is measured here is not its speed.

@@ -18,7 +18,7 @@ from etils import epath
 
 from colorize_jax.config.difference import belongs, difference, flatten
 from colorize_jax.errors import UserError
-from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"

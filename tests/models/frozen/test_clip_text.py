@@ -7,7 +7,7 @@ import small_models
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.published import torch_names
-from colorize_jax.io.published.architectures import abstract_params, build
+from colorize_jax.models.architectures import abstract_params, build
 from colorize_jax.models.frozen.clip_text import ClipText
 
 END = small_models.CONFIGS["clip_text"]["vocab_size"] - 1

@@ -8,7 +8,7 @@ import pytest
 from colorize_jax.errors import UserError
 from colorize_jax.verify import golden
 
-CASES = Path(__file__).parents[1] / "golden"
+CASES = Path(__file__).parents[2] / "golden"
 
 
 def test_lora_outputs_follow_from_the_formula():

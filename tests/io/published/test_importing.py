@@ -9,8 +9,8 @@ import small_models
 from small_models import COLORIZER, CONFIGS, PLUGIN, save, system, tensors
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import weights_folder as weights
-from colorize_jax.io.published import pretrained, torch_names
+from colorize_jax.io.formats import weights_folder as weights
+from colorize_jax.io.published import checkpoint, importing, torch_names
 
 BUFFERS = {
     "alphas_cumprod": np.zeros(1000, np.float32),
@@ -24,8 +24,8 @@ def _import(tmp_path, arrays, metadata=None, configs=None, **options):
     path = save(tmp_path / "model.safetensors", arrays, metadata)
     found = {c for c, p in torch_names.PREFIXES.items() if any(n.startswith(p) for n in arrays)}
     configs = {c: CONFIGS[c] for c in found} if configs is None else configs
-    source = pretrained.open_published(path, configs)
-    pretrained.import_weights(source, tmp_path / "out", **options)
+    source = checkpoint.open_published(path, configs)
+    importing.import_weights(source, tmp_path / "out", **options)
     return weights.WeightsReader(tmp_path / "out")
 
 
@@ -74,14 +74,14 @@ def test_one_network_without_prefix(tmp_path, component):
 def test_sdxl_file_and_fit(tmp_path):
     arrays = system(("unet", "vae"), unet={"vector_channels": 2816}) | BUFFERS
     path = save(tmp_path / "sdxl.safetensors", arrays | {"v_pred": np.zeros(0, np.float32)})
-    source = pretrained.open_published(path, {"unet": {"head_dim": 16}})
+    source = checkpoint.open_published(path, {"unet": {"head_dim": 16}})
     assert source.kind == "sdxl"
     assert source.prediction_type == "v"
     assert source.left_out == ["sketch_encoder", "reference_projection"]
-    name = torch_names.PREFIXES["unet"] + pretrained.LABEL_EMBEDDING
+    name = torch_names.PREFIXES["unet"] + checkpoint.LABEL_EMBEDDING
     for fit, width in ((False, 2816), (True, 512)):
         out = tmp_path / f"out{width}"
-        metadata = pretrained.import_weights(source, out, fit=fit)
+        metadata = importing.import_weights(source, out, fit=fit)
         assert metadata.configs["unet"]["vector_channels"] == width
         kernel = _published(weights.WeightsReader(out))[name]
         np.testing.assert_array_equal(kernel, arrays[name][:, :width])
@@ -90,9 +90,9 @@ def test_sdxl_file_and_fit(tmp_path):
 def test_fit_tiles_and_divides_by_use():
     kernel = np.float32([[3, 5], [8, 9]])
     np.testing.assert_array_equal(
-        pretrained.fit_columns(kernel, 3), np.float32([[1.5, 5, 1.5], [4, 9, 4]])
+        importing.fit_columns(kernel, 3), np.float32([[1.5, 5, 1.5], [4, 9, 4]])
     )
-    np.testing.assert_array_equal(pretrained.fit_columns(kernel, 1), kernel[:, :1])
+    np.testing.assert_array_equal(importing.fit_columns(kernel, 1), kernel[:, :1])
 
 
 def test_fit_needs_a_unet(tmp_path):
@@ -138,17 +138,17 @@ def test_clip_folder_with_shards_and_both_towers(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     for path in (tmp_path, index):
-        source = pretrained.open_published(path)
+        source = checkpoint.open_published(path)
         assert source.kind == "clip"
         towers = ("clip_vision", "clip_text")
         assert source.configs == {name: small_models.full_config(name) for name in towers}
         out = tmp_path / f"out-{path.name}"
-        pretrained.import_weights(source, out)
+        importing.import_weights(source, out)
         assert small_models.same_bits(_published(weights.WeightsReader(out)), arrays)
     config["vision_config"]["hidden_act"] = "quick_gelu"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="quick_gelu"):
-        pretrained.open_published(tmp_path)
+        checkpoint.open_published(tmp_path)
 
 
 def test_a_text_tower_alone_and_beside_what_is_none(tmp_path):
@@ -174,9 +174,9 @@ def test_tagger_file_with_buffers_and_timm_config(tmp_path):
     save(tmp_path / "model.safetensors", arrays | buffer)
     content = {"architecture": "swin", "model_args": {"img_size": 32, "window_size": 4}}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    source = pretrained.open_published(tmp_path)
+    source = checkpoint.open_published(tmp_path)
     assert source.configs == {"tagger": small_models.full_config("tagger")}
-    pretrained.import_weights(source, tmp_path / "out")
+    importing.import_weights(source, tmp_path / "out")
     assert small_models.same_bits(_published(weights.WeightsReader(tmp_path / "out")), arrays)
 
 
@@ -236,15 +236,15 @@ def test_a_truncated_file(tmp_path):
     path = save(tmp_path / "model.safetensors", system(("vae",)))
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
-        pretrained.open_published(path)
+        checkpoint.open_published(path)
 
 
 def test_a_file_that_shrinks_after_it_was_opened(tmp_path):
     path = save(tmp_path / "model.safetensors", system(("vae",)))
-    source = pretrained.open_published(path)
+    source = checkpoint.open_published(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
-        pretrained.import_weights(source, tmp_path / "out")
+        importing.import_weights(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
@@ -264,26 +264,26 @@ def test_a_file_that_shrinks_after_it_was_opened(tmp_path):
 def test_wrong_kinds_of_checkpoints_are_named(tmp_path, name, what):
     path = save(tmp_path / "model.safetensors", {name: np.ones(3, np.float16)})
     with pytest.raises(UserError, match=what):
-        pretrained.open_published(path)
+        checkpoint.open_published(path)
 
 
 def test_no_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     path = save(tmp_path / "model.safetensors", tensors("vae", prefix=""))
-    source = pretrained.open_published(path)
+    source = checkpoint.open_published(path)
     usage = dataclasses.make_dataclass("Usage", ["free"])(100)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"full disk.*nothing half-written"):
-        pretrained.import_weights(source, tmp_path / "out")
+        importing.import_weights(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({pretrained.CONFIG_KEY: "{"}, "damaged config"),
-        ({pretrained.CONFIG_KEY: "3"}, "damaged config"),
-        ({pretrained.CONFIG_KEY: '{"vae": {"chanels": 3}}'}, "nearest: channels"),
-        ({pretrained.CONFIG_KEY: '{"vae": 3}'}, "expected a dictionary"),
+        ({checkpoint.CONFIG_KEY: "{"}, "damaged config"),
+        ({checkpoint.CONFIG_KEY: "3"}, "damaged config"),
+        ({checkpoint.CONFIG_KEY: '{"vae": {"chanels": 3}}'}, "nearest: channels"),
+        ({checkpoint.CONFIG_KEY: '{"vae": 3}'}, "expected a dictionary"),
         ({"scaling_factor": "big"}, "scaling_factor 'big'"),
         ({"prediction_type": "sample"}, "prediction type 'sample'"),
     ],
@@ -291,10 +291,10 @@ def test_no_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
 def test_damaged_metadata(tmp_path, metadata, message):
     path = save(tmp_path / "model.safetensors", tensors("vae"), metadata)
     with pytest.raises(UserError, match=message):
-        pretrained.open_published(path)
+        checkpoint.open_published(path)
 
 
 def test_a_config_of_a_network_that_is_not_there(tmp_path):
     path = save(tmp_path / "model.safetensors", tensors("vae"))
     with pytest.raises(UserError, match="config of unet"):
-        pretrained.open_published(path, {"unet": {}})
+        checkpoint.open_published(path, {"unet": {}})

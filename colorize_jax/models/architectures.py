@@ -4,10 +4,11 @@ A configuration is a plain JSON dictionary of a module's own fields; it travels 
 kind of number a field is follows from its published value.
 """
 
+import dataclasses
 import functools
 import json
 from collections.abc import Mapping
-from importlib import import_module
+from dataclasses import dataclass, field
 from typing import Any
 
 import flax.linen as nn
@@ -15,115 +16,88 @@ import jax
 import jax.numpy as jnp
 
 from colorize_jax.errors import UserError, nearest_hint
+from colorize_jax.models.foreground_encoder import ForegroundEncoder
+from colorize_jax.models.frozen.clip_text import ClipText
+from colorize_jax.models.frozen.clip_vision import ClipVision
+from colorize_jax.models.frozen.tagger import Tagger
+from colorize_jax.models.frozen.vae import Vae
+from colorize_jax.models.reference_projection import ReferenceProjection
+from colorize_jax.models.sketch_encoder import SketchEncoder
+from colorize_jax.models.unet import UNet
 from colorize_jax.types import Params
 
 SCALING_FACTOR = 0.13025  # of SDXL's latents
 
 NetworkConfig = dict[str, Any]
 
-# The published networks. LoRAs are [label, rank] pairs; 0 channels mean that there is no such part.
+# Fields of modules that say how a network runs, not what it is: no part of a configuration.
+RUNTIME_FIELDS = frozenset({"parent", "name", "dtype", "implementation", "remat"})
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a network's configuration consists of.
+
+    Attributes:
+        module: the network's class; the defaults of its fields are the published configuration.
+        left_out: fields that are no part of it beside `RUNTIME_FIELDS`.
+        published: values in the place of defaults.
+        input_widths: published widths of inputs: shapes of parameters follow from them, but they
+            are no fields of the module.
+        fixed: fields that make a module this network, whatever its configuration.
+    """
+
+    module: type[nn.Module]
+    left_out: tuple[str, ...] = ()
+    published: Mapping[str, Any] = field(default_factory=dict)
+    input_widths: Mapping[str, int] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+    def config(self) -> NetworkConfig:
+        """The published configuration."""
+        hidden = {*RUNTIME_FIELDS, *self.left_out, *self.fixed}
+        defaults = {
+            one.name: one.default
+            for one in dataclasses.fields(self.module)
+            if one.name not in hidden
+        }
+        return json.loads(json.dumps(defaults | dict(self.published) | dict(self.input_widths)))
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "unet": Architecture(UNet, left_out=("num_output_blocks",)),
+    "sketch_encoder": Architecture(SketchEncoder, left_out=("near_zero_hints",)),
+    "reference_projection": Architecture(
+        ReferenceProjection,
+        input_widths={
+            "clip_channels": ClipVision.projection_dim,
+            "tagger_channels": Tagger.embed_dim * 2 ** (len(Tagger.depths) - 1),
+        },
+    ),
+    "vae": Architecture(Vae),
+    "clip_vision": Architecture(ClipVision),
+    "clip_text": Architecture(ClipText),
+    "tagger": Architecture(Tagger),
+    "background_encoder": Architecture(
+        UNet,
+        left_out=(
+            "out_channels",
+            "hint_blocks",
+            "loras",
+            "foreground_channels",
+            "map_modules",
+            "warp_modules",
+        ),
+        published={"vector_channels": 1024, "in_channels": 6, "num_output_blocks": 7},
+        fixed={"context_channels": 0},
+    ),
+    "foreground_encoder": Architecture(ForegroundEncoder),
+}
+
+# LoRAs are [label, rank] pairs; 0 channels mean that there is no such part.
 PUBLISHED: Mapping[str, NetworkConfig] = {
-    "unet": {
-        "model_channels": 320,
-        "channel_mult": [1, 2, 4],
-        "num_res_blocks": 2,
-        "transformer_depth": [0, 2, 10],
-        "norm_groups": 32,
-        "head_dim": 64,
-        "context_channels": 2048,
-        "vector_channels": 512,
-        "in_channels": 4,
-        "out_channels": 4,
-        "hint_blocks": [0, 3, 6, 8],
-        "loras": [],
-        "foreground_channels": 0,
-        "map_modules": False,
-        "warp_modules": False,
-    },
-    "sketch_encoder": {
-        "model_channels": 320,
-        "channel_mult": [1, 2, 4],
-        "head_dim": 128,
-        "strides": [2, 2, 2],
-        "stem_channels": [16, 16, 32, 32, 96, 96, 256],
-    },
-    "reference_projection": {
-        "num_tokens": 196,
-        "context_channels": 2048,
-        "head_dim": 128,
-        "clip_channels": 1280,
-        "tagger_channels": 1024,
-    },
-    "vae": {
-        "channels": 128,
-        "channel_mult": [1, 2, 4, 4],
-        "num_res_blocks": 2,
-        "latent_channels": 4,
-    },
-    "clip_vision": {
-        "hidden_size": 1664,
-        "intermediate_size": 8192,
-        "num_layers": 48,
-        "num_heads": 16,
-        "image_size": 224,
-        "patch_size": 14,
-        "projection_dim": 1280,
-    },
-    "clip_text": {
-        "hidden_size": 1280,
-        "intermediate_size": 5120,
-        "num_layers": 32,
-        "num_heads": 20,
-        "vocab_size": 49408,
-        "context_length": 77,
-        "projection_dim": 1280,
-    },
-    "tagger": {
-        "image_size": 448,
-        "patch_size": 4,
-        "window_size": 14,
-        "embed_dim": 128,
-        "depths": [2, 2, 18, 2],
-        "num_heads": [4, 8, 16, 32],
-        "num_classes": 9083,
-    },
-    "background_encoder": {
-        "model_channels": 320,
-        "channel_mult": [1, 2, 4],
-        "num_res_blocks": 2,
-        "transformer_depth": [0, 2, 10],
-        "norm_groups": 32,
-        "head_dim": 64,
-        "vector_channels": 1024,
-        "in_channels": 6,
-        "num_output_blocks": 7,
-    },
-    "foreground_encoder": {
-        "model_channels": 320,
-        "channel_mult": [1, 2, 4],
-        "num_res_blocks": 2,
-        "vector_channels": 0,
-        "in_channels": 4,
-    },
+    component: architecture.config() for component, architecture in ARCHITECTURES.items()
 }
-
-MODULES: Mapping[str, tuple[str, str]] = {
-    "unet": ("unet", "UNet"),
-    "sketch_encoder": ("sketch_encoder", "SketchEncoder"),
-    "reference_projection": ("reference_projection", "ReferenceProjection"),
-    "vae": ("frozen.vae", "Vae"),
-    "clip_vision": ("frozen.clip_vision", "ClipVision"),
-    "clip_text": ("frozen.clip_text", "ClipText"),
-    "tagger": ("frozen.tagger", "Tagger"),
-    "background_encoder": ("unet", "UNet"),
-    "foreground_encoder": ("foreground_encoder", "ForegroundEncoder"),
-}
-
-# Fields that make a module this network, whatever its configuration.
-FIXED: Mapping[str, NetworkConfig] = {"background_encoder": {"context_channels": 0}}
-
-# Widths of inputs: shapes of parameters follow from them, but they are no fields of the module.
-INPUT_WIDTHS = frozenset({"clip_channels", "tagger_channels"})
 
 
 def published_config(component: str) -> NetworkConfig:
@@ -172,10 +146,9 @@ def build(component: str, config: Mapping[str, Any], *, dtype: Any = jnp.float32
         UserError: the configuration is wrong.
     """
     fields = check_config(component, config)
-    module, name = MODULES[component]
-    constructor = getattr(import_module(f"colorize_jax.models.{module}"), name)
-    own = {key: _tuples(value) for key, value in fields.items() if key not in INPUT_WIDTHS}
-    return constructor(**own, **FIXED.get(component, {}), dtype=dtype)
+    architecture = ARCHITECTURES[component]
+    own = {k: _tuples(v) for k, v in fields.items() if k not in architecture.input_widths}
+    return architecture.module(**own, **architecture.fixed, dtype=dtype)
 
 
 def abstract_params(component: str, config: Mapping[str, Any]) -> Params:

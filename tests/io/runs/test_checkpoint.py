@@ -11,11 +11,11 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.runs.checkpoint import Checkpoints, find_steps
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import claim_workdir, read_workdir
-from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.training import optim
 from colorize_jax.training.state import apply_gradients, create_state
 from tests.full_disk import full_disk

@@ -13,10 +13,11 @@ import pytest
 import small_models
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.published import architectures, export, pretrained, torch_names
-from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
+from colorize_jax.io.published import checkpoint, export, torch_names
+from colorize_jax.models import architectures
 
-MANIFESTS = Path(__file__).parent / "manifests"
+MANIFESTS = Path(__file__).parents[1] / "io" / "manifests"
 
 
 def _manifest(name):
@@ -64,7 +65,7 @@ class _AbstractWeights:
 )  # fmt: skip
 def test_full_size_by_abstract_evaluation(tmp_path, name, kind, changes):
     manifest = _manifest(name)
-    source = pretrained.open_published(_sparse_file(tmp_path / "model.safetensors", manifest))
+    source = checkpoint.open_published(_sparse_file(tmp_path / "model.safetensors", manifest))
     assert source.kind == kind
     assert source.configs == {
         component: architectures.check_config(component, changes.get(component, {}))

@@ -20,7 +20,7 @@ from colorize_jax.io.formats.tensors import LazyTensor
 
 pytestmark = pytest.mark.slow
 
-MANIFEST = Path(__file__).parent / "manifests" / "colorizer_xl.json.gz"
+MANIFEST = Path(__file__).parents[1] / "manifests" / "colorizer_xl.json.gz"
 ROOM = 2e9  # bytes that a conversion may need beside the size of the file
 
 # Runs a command and says how much memory it and its children had at most.
@@ -36,7 +36,7 @@ sys.exit(status)
 FORWARD = """
 import resource, sys, time
 import jax, jax.numpy as jnp
-from colorize_jax.io.published import architectures
+from colorize_jax.models import architectures
 from colorize_jax.io.open_weights import open_weights
 weights = open_weights(sys.argv[1])
 module = architectures.build("unet", weights.metadata.configs["unet"], dtype=jnp.bfloat16)

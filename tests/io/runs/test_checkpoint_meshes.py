@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PROGRAM = ROOT / "tests" / "io" / "meshes.py"
+ROOT = Path(__file__).parents[3]
+PROGRAM = ROOT / "tests" / "io" / "runs" / "meshes.py"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from colorize_jax.errors import UserError
-from colorize_jax.io import weights_folder as weights
 from colorize_jax.io.formats import atomic
+from colorize_jax.io.formats import weights_folder as weights
 
 METADATA = weights.WeightsMetadata(
     "colorizer",

@@ -2,8 +2,8 @@
 
 A program of its own, because the number of devices is fixed when JAX starts:
 
-    python tests/io/meshes.py DIR save 2,2,2            on eight devices
-    python tests/io/meshes.py DIR restore 1,4,1 1,1,1   on the first four, on the first
+    python tests/io/runs/meshes.py DIR save 2,2,2            on eight devices
+    python tests/io/runs/meshes.py DIR restore 1,4,1 1,1,1   on the first four, on the first
 
 More arguments (--coordinator=HOST:PORT --num_processes=N --process_id=I) make it one of several
 processes of two devices each. Every restored state is compared with the saved one.

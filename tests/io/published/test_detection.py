@@ -4,8 +4,8 @@ import pytest
 import small_models
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.published.architectures import PUBLISHED, published_config
 from colorize_jax.io.published.detection import UNSEEN, detect_config
+from colorize_jax.models.architectures import PUBLISHED, published_config
 
 # What the shapes of the small models do not tell.
 SAID = {component: set(fields) for component, (fields, _) in UNSEEN.items()}

@@ -7,8 +7,8 @@ import pytest
 
 import train
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.runs.workdir import claim_workdir, read_workdir
-from colorize_jax.io.weights_folder import WeightsMetadata
 
 WEIGHTS = WeightsMetadata(kind="colorizer", configs={}, prefixes={}, prediction_type="v")
 
