@@ -259,6 +259,8 @@ def _check_masks(config: Config) -> None:
         "diffusion.inpaint_rate": diffusion.inpaint_rate,
         "diffusion.masked_loss": diffusion.masked_loss,
         "gram.mask_weights": config.gram.mask_weights,
+        "refine.enabled": config.refine.enabled,
+        "data.mask_box_rate": data.mask_box_rate,
         "data.mask_dilation": data.mask_dilation,
         "data.mask_grow_rate": data.mask_grow_rate,
         "data.mask_erase_rate": data.mask_erase_rate,

@@ -144,10 +144,19 @@ class DataConfig(Options):
         0.0, RATE, "rate of sketches whose margins are blanked, by up to 201 px at 1024"
     )
     mask_dilation: int = option(
-        0, Whole(0, 2**10), "side of the kernel that widens reference masks, px at 1024"
+        0,
+        Whole(0, 2**10),
+        "side of the square that widens reference masks that are not altered otherwise, px at 1024",
     )
+    mask_box_rate: float = option(0.0, RATE, "rate of reference masks grown to their bounding box")
     mask_grow_rate: float = option(0.0, RATE, "rate of reference masks grown to blocks")
     mask_erase_rate: float = option(0.0, RATE, "rate of reference masks partly erased")
+    whole_reference: bool = option(
+        False,
+        Flag(),
+        "take all of a reference, whatever window the picture has of it; the second stage's way",
+        only=_FOLDER,
+    )
     cache: bool = option(False, Flag(), "keep records in memory once made; for small pictures")
     num_threads: int = option(2, Whole(1, 1024), "threads that make records, in every process")
     num_workers: int = option(0, Whole(0, 1024), "processes that make records; 0 stays in this one")

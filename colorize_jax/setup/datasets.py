@@ -17,7 +17,7 @@ from data.records import RECORD_KEYS, Record, Source
 from data.sources.folders import FolderOptions, FolderSource
 
 # What the training step reads; drawn records hold more, and text cannot go to a device.
-STEP_KEYS = (*RECORD_KEYS, "moments", "clip_tokens", "tagger_tokens")
+STEP_KEYS = (*RECORD_KEYS, "crop", "moments", "clip_tokens", "tagger_tokens")
 
 
 def make_source(options: DataConfig) -> Source:
@@ -149,7 +149,12 @@ def first_records(config: Config, source: Source, count: int) -> list[Record]:
     """
     options, records = config.data, []
     size = options.reference_size or None
-    crop = transforms.BucketCrop(options.height, options.width, reference_size=size)
+    crop = transforms.BucketCrop(
+        options.height,
+        options.width,
+        reference_size=size,
+        whole_reference=options.whole_reference,
+    )
     for i in range(min(len(source), count + ATTEMPTS)):
         try:
             records.append(crop(np.random.default_rng((options.seed, i)), source[i]))
@@ -166,13 +171,16 @@ def _transforms(options: DataConfig) -> list[Any]:
     steps: list[Any] = []
     if options.source == "folder":
         size = {} if options.buckets else {"height": options.height, "width": options.width}
-        steps.append(transforms.BucketCrop(**size, reference_size=options.reference_size or None))
-    if options.mask_dilation:
-        steps.append(transforms.DilateReferenceMask(options.mask_dilation))
-    if options.mask_grow_rate or options.mask_erase_rate:
         steps.append(
-            transforms.CoarsenReferenceMask(options.mask_grow_rate, options.mask_erase_rate)
+            transforms.BucketCrop(
+                **size,
+                reference_size=options.reference_size or None,
+                whole_reference=options.whole_reference,
+            )
         )
+    rates = (options.mask_box_rate, options.mask_grow_rate, options.mask_erase_rate)
+    if any(rates) or options.mask_dilation:
+        steps.append(transforms.AlterReferenceMask(*rates, options.mask_dilation))
     if options.margin_rate:
         steps.append(transforms.BlankMargins(options.margin_rate))
     return steps
