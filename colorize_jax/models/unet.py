@@ -73,7 +73,7 @@ class UNetState:
 
 
 class UNet(nn.Module):
-    """The denoiser; see `spec: UNet`. Defaults are the published colorizer's.
+    """The denoiser. Defaults are the published colorizer's.
 
     Attributes:
         model_channels: channels of the first level; a multiple of `norm_groups`.
