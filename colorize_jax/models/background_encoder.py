@@ -13,7 +13,7 @@ from colorize_jax.models.unet import UNet
 from colorize_jax.nn.layers import sinusoid
 from colorize_jax.types import Array, Params
 
-NORMED = "norm1"  # the feature that self-attention reads, its own or a foreign one
+NORMED = "norm1"  # the feature of which self-attention makes its keys and values
 NUM_MASKS = 2  # channels of the input beside the latent's
 CROP_NUMBERS = 4
 

@@ -1,7 +1,7 @@
-"""From checkpoints to the pipelines that use them; parameters are loaded when they are needed.
+"""From checkpoints to pipelines; parameters are loaded when they are needed.
 
-A system may lie in several places: imported weights of the colorizer in one folder, CLIP and the
-tagger in others, or all of it in the workdir of a training run.
+The networks of a system may come from several places: imported weights of the colorizer in one
+folder, CLIP and the tagger in others, or all of them from the workdir of a training run.
 """
 
 import dataclasses
@@ -204,12 +204,12 @@ def _schedule(config: Config | None) -> NoiseSchedule:
     return _known_schedule(d.beta_start, d.beta_end, d.num_timesteps, d.zero_terminal_snr)
 
 
-# Equal systems share compiled programs, but schedules are told apart by identity.
+# Cached, because schedules are compared by identity and equal systems should share programs.
 _known_schedule = functools.cache(make_schedule)
 
 
 def _prediction_type(weights: Weights, given: str | None) -> str:
-    """What the UNet predicts, as its checkpoint says or, where it does not, as somebody says."""
+    """What the UNet predicts: what its checkpoint says, or else what the caller says."""
     said = weights.metadata.prediction_type
     if given is not None:
         check_prediction_type(given)
@@ -227,7 +227,7 @@ def _prediction_type(weights: Weights, given: str | None) -> str:
 
 
 def _limits(system: System, config: Config | None) -> SizeLimits:
-    """The published sizes, or for another run the same proportions around its pictures' size."""
+    """The published sizes, or for a run the same proportions around its pictures' size."""
     published = PUBLISHED_LIMITS
     if config is None:
         return dataclasses.replace(
@@ -240,7 +240,7 @@ def _limits(system: System, config: Config | None) -> SizeLimits:
 
 
 def _check_parts(system: System) -> None:
-    """Networks of different systems do not go together."""
+    """Raise UserError where networks do not fit together."""
     colorizer, autoencoder = system.colorizer, system.encoders.autoencoder
     if autoencoder.latent_channels != colorizer.unet.in_channels:
         raise UserError(

@@ -1,4 +1,4 @@
-"""From a checked `Config` to the modules that it describes."""
+"""From a `Config` to the networks and constants of a run."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def build_colorizer(config: Config) -> Colorizer:
     unet, sketch_encoder, projection = (
         build(name, configs[name], dtype=dtype).clone(**attention) for name in TRAINED_NETWORKS
     )
-    # Hints near zero leave a pretrained UNet as it is; one that starts at random needs them whole.
+    # Hints near zero keep what a pretrained UNet predicts; training from scratch needs larger ones.
     sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
     return Colorizer(unet.clone(remat=REMAT[config.model.remat]), sketch_encoder, projection)
 
@@ -54,7 +54,7 @@ def build_background_encoder(config: Config) -> UNet:
 
 
 def network_configs(config: Config) -> dict[str, dict[str, Any]]:
-    """Return, for every network with parameters, its configuration as `io.architectures` has it."""
+    """Return the configuration (see `models.architectures`) of every network with parameters."""
     model, encoders = config.model, config.encoders
     pictures = encoders.autoencoder == "patch"
     latents = PatchAutoencoder(encoders.patch_size).latent_channels if pictures else 4
@@ -154,7 +154,7 @@ def build_train_system(config: Config) -> TrainSystem:
     background_encoder = build_background_encoder(config) if config.refine.enabled else None
     system = TrainSystem(colorizer, encoders, schedule, rate, optimizer, config, background_encoder)
     if config.gram.maximum:
-        GramBlocks(colorizer, config.gram)  # a block that does not exist is named here
+        GramBlocks(colorizer, config.gram)  # raises if a block does not exist
     return system
 
 
@@ -186,7 +186,7 @@ def build_colorize(system: TrainSystem, *, plugin: bool = True) -> Colorize:
 
 
 def random_params(system: TrainSystem, key: Array) -> Params:
-    """Random parameters of every network, trained and frozen; to be jitted or evaluated abstractly.
+    """Random parameters of every network, trained and frozen; call it in jit or `jax.eval_shape`.
 
     Args:
         system: static.

@@ -44,7 +44,7 @@ SINGLE_NETWORKS = {
     "unet": re.compile(r"output_blocks\.0\.0\..*"),
 }
 
-# Files that people have beside the ones we read, by a name in them.
+# Other kinds of files, recognized by a tensor name, for the error message.
 FOREIGN = {
     "one file of a diffusers folder (name the folder)": re.compile(
         r"(conv_in|down_blocks\.\d+|encoder\.down_blocks\.\d+)\..*"
@@ -77,7 +77,7 @@ PREDICTION_TYPES = {
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """A checkpoint of which we know what it is.
+    """An identified checkpoint: its networks, their configurations and lazily read tensors.
 
     Attributes:
         path: what the user named.

@@ -10,17 +10,17 @@ from colorize_jax.errors import UserError
 
 
 class MetricsHistory:
-    """The metrics of steps whose numbers are still on the device."""
+    """Metrics since the last report, kept on the device: fetching each would block dispatch."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, Mapping[str, jax.Array]]] = []
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Keep the metrics of update number `step`, from 0; does not wait for them."""
+        """Keep the metrics of update number `step`, from 0, without fetching them."""
         self._steps.append((step, metrics))
 
     def means(self) -> dict[str, float]:
-        """Wait for the steps since the last call and return each metric's mean.
+        """Fetch the metrics since the last call and return each one's mean; blocks until then.
 
         Raises:
             UserError: a loss or gradient is not finite; the first such step is named.
