@@ -28,8 +28,8 @@ def make_colorize(system: System, options: InferenceOptions) -> Colorize:
 
     Args:
         system: the networks.
-        options: sampler, steps, guidance, and whether the plugin runs, with the batch's masks; other
-            controls that need masks or texts are ignored.
+        options: sampler, steps, guidance, and whether the plugin runs, with the batch's masks;
+            other controls that need masks or texts are ignored.
 
     Raises:
         UserError: options that the system cannot follow.
