@@ -245,18 +245,20 @@ class SpatialTransformer(nn.Module):
             tokens, features = constrain_batch((tokens, features))
             return tokens, {name: features[name] for name in collect}
 
-        if self.remat is not None:
-            body = jax.checkpoint(body, policy=self.remat, prevent_cse=False)
-        inputs = (self.transformer_blocks, kv, bank_kv, strength)
         last = self.num_stacked if stop is None else stop
+        loops = last - first > 1
+        if self.remat is not None:
+            # Outside of a loop XLA would merge what is computed again with what was computed once.
+            body = jax.checkpoint(body, policy=self.remat, prevent_cse=not loops)
+        inputs = (self.transformer_blocks, kv, bank_kv, strength)
         if (first, last) != (0, self.num_stacked):
             inputs = jax.tree.map(lambda leaf: leaf[first:last], inputs)
-        if last - first == 1:
-            # No loop: its backward pass would enter whatever any of its rounds has a gradient of.
+        if loops:
+            tokens, features = jax.lax.scan(body, tokens, inputs)
+        else:
+            # A loop's backward pass enters, in every round, what any round has a gradient of.
             tokens, features = body(tokens, jax.tree.map(lambda leaf: leaf[0], inputs))
             features = jax.tree.map(lambda leaf: leaf[None], features)
-        else:
-            tokens, features = jax.lax.scan(body, tokens, inputs)
         if stop is not None:
             return tokens, features
         if self.ends_in_norm:

@@ -12,7 +12,7 @@ from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.system import System
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published.torch_names import PREFIXES
-from colorize_jax.models.architectures import build, published_config
+from colorize_jax.models.architectures import REFINEMENT_KIND, build, published_config
 from colorize_jax.models.background_encoder import NUM_MASKS
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.patch import PatchAutoencoder
@@ -210,7 +210,7 @@ def weights_metadata(config: Config) -> WeightsMetadata:
     """Describe the weights of a run, for export and inference."""
     configs = network_configs(config)
     return WeightsMetadata(
-        kind="plugin" if config.refine.enabled else "colorizer",
+        kind=REFINEMENT_KIND if config.refine.enabled else "colorizer",
         configs=configs,
         prefixes={name: PREFIXES[name] for name in configs},
         prediction_type=config.diffusion.prediction_type,

@@ -291,9 +291,14 @@ def total_loss(
         )
     else:
         keys_values = colorizer.project_context(networks, conditions.context)
-        prediction, _ = colorizer.body(
-            networks, unet_state, keys_values, conditions.hints, controls=controls
-        )
+        arguments = keys_values, conditions.hints
+        if controls is not None:
+            # By itself, the first block needs no backward pass below its own additions.
+            first = next(iter(colorizer.unet.stacks())), 1
+            unet_state, _ = colorizer.body(
+                networks, unet_state, *arguments, controls=controls, until=first
+            )
+        prediction, _ = colorizer.body(networks, unet_state, *arguments, controls=controls)
     target = diffusion.target(
         system.schedule,
         inputs.latents,
