@@ -246,7 +246,7 @@ class SpatialTransformer(nn.Module):
             return tokens, {name: features[name] for name in collect}
 
         last = self.num_stacked if stop is None else stop
-        loops = last - first > 1
+        loops = last - first != 1
         if self.remat is not None:
             # Outside of a loop XLA would merge what is computed again with what was computed once.
             body = jax.checkpoint(body, policy=self.remat, prevent_cse=not loops)
