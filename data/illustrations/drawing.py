@@ -1,4 +1,4 @@
-"""From a geometry seed and an identity seed to a picture with everything that is known of it."""
+"""From a seed of geometry and one of identity to a picture with sketch, masks, parts and tags."""
 
 import math
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Illustration:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything but colour: pose, face, hair, clothes, accessories, background."""
+    """All that is not colour: pose, face, hair, clothes, accessories, background."""
 
     face: Face
     hair: Hair
@@ -198,7 +198,7 @@ def _tags(geometry: Geometry, identity: Identity) -> tuple[str, ...]:
 
 
 def _score(geometry: int, identity: int, described: Identity) -> float:
-    """A made-up but repeatable judgement: contrast of hair and background, and taste."""
+    """An invented, deterministic score: contrast of hair and background plus a random term."""
     colors = described.colors
     contrast = float(np.abs(colors["hair"] - colors["background"]).mean()) / 255.0
     taste = Dice(geometry, identity, 106).unit()

@@ -1,4 +1,4 @@
-"""Pictures that no file holds, made from the colour picture: its lines, and its foreground."""
+"""Sketches and masks computed from the colour picture, where there is no file of them."""
 
 import numpy as np
 from PIL import Image
