@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data.illustrations.curves import CLOSED, OPEN, STRAIGHT, basis, stroke_polygons
+from data.illustrations.canvas.curves import CLOSED, OPEN, STRAIGHT, basis, stroke_polygons
 
 HEAD, BACK, BODY, PAGE = range(4)
 """Frames: HEAD turns with the face, BACK tilts with the head only, BODY leans, PAGE is the picture.

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.seeds import Dice
 
 MATERIALS = (
     "skin",
