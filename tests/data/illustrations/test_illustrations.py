@@ -23,7 +23,7 @@ from data.illustrations.canvas.seeds import example_seed
 from data.illustrations.parts.gesture import GESTURES
 from data.records import RECORD_KEYS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def assert_same(left, right):
