@@ -163,7 +163,7 @@ def _cut(
 
 @dataclass(frozen=True)
 class BlankMargins:
-    """Blanks the sketch's margins, so that the model learns to paint beyond a sketch.
+    """Blanks the sketch's margins, so that the model learns to paint outside of the sketch.
 
     Args:
         rate: share of the records it changes.
@@ -209,7 +209,7 @@ def dilate(mask: np.ndarray, reach: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class AlterReferenceMask:
-    """Makes the reference's mask as rough as a user's, in exactly one of four ways.
+    """Makes the reference's mask as coarse as one drawn by hand, in exactly one of four ways.
 
     Args:
         box_rate: share of the records whose mask fills its bounding box.

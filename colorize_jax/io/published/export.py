@@ -126,6 +126,7 @@ def export_safetensors(
     return counts
 
 
+# Takes the options of `export_safetensors`, which the command passes to either.
 def export_diffusers(
     weights: Weights,
     output: str | Path,
