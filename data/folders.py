@@ -1,5 +1,6 @@
 """A user's own data: `color/`, `sketch/` and, where there are any, `mask/` -> records."""
 
+import hashlib
 import math
 from functools import cached_property
 from pathlib import Path
@@ -71,6 +72,11 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self.entries)
+
+    def fingerprint(self) -> dict[str, object]:
+        """What tells these pictures from others, wherever they lie: count, names and index."""
+        names = [entry.image_path for entry in self.entries]
+        return {"pictures": len(names), "names": _digest(names), "index": _digest(self.entries)}
 
     @cached_property
     def shapes(self) -> np.ndarray:
@@ -152,3 +158,7 @@ class FolderSource:
                 "leave the picture out of color/ or the index"
             )
         return found
+
+
+def _digest(values: object) -> str:
+    return hashlib.sha256(repr(values).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -216,6 +216,8 @@ class Config:
         return dataclasses.asdict(self)
 
 
+# Where things lie: only whether these are set belongs to a run, see `claim_workdir`.
+PLACES = ("data.path", "model.init_from", "encoders.weights", "gram.anchor")
 # Where a resumed run may differ from the one that it continues: nothing here changes its numbers.
 RESUMABLE = (
     "mesh",

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -47,6 +48,26 @@ def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
 def random_state(system: TrainSystem, shardings: Any = None) -> TrainState:
     """The same with random parameters in the place of all weights, to measure speed and memory."""
     return _draw(system, {}, shardings)
+
+
+def forked_state(system: TrainSystem, start: TrainState, shardings: Any = None) -> TrainState:
+    """Build the state of step 0 of a run that starts from another's parameters.
+
+    Args:
+        system: static.
+        start: those parameters; where its optimizer's state is None, a new one is made.
+        shardings: like the state.
+    """
+    ema = system.config.optimizer.ema_decay > 0
+    average = start.params if start.ema is None else start.ema
+    opt_state = start.opt_state
+    if opt_state is None:
+        place_state = None if shardings is None else shardings.opt_state
+        opt_state = jax.jit(system.optimizer.init, out_shardings=place_state)(start.params)
+    place_step = None if shardings is None else shardings.step
+    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=place_step)()
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+    return start.replace(step=step, opt_state=opt_state, ema=copy(average) if ema else None)
 
 
 def run_key(config: Config, mesh: Mesh) -> Array:
