@@ -49,6 +49,7 @@ from colorize_jax.training.augment import to_batch
 from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
 from colorize_jax.training.measure import Meter, step_flops
 from colorize_jax.training.run_writer import Writer
+from colorize_jax.training.skipped import SkippedPictures
 from colorize_jax.training.state import TrainState, all_params
 from colorize_jax.training.step import TrainSystem, is_dual, jit_step
 from colorize_jax.types import Array, Params
@@ -141,6 +142,11 @@ def train(
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
+    told = datasets.describe(source)
+    for line in told:
+        logger.info("%s", line)
+    writer.write_lines("data.txt", told)
+    skipped = SkippedPictures(workdir, config.data.max_skipped_share)
 
     # ----------------------------------------------------------------------------- the programs
     step = jit_step(system, mesh, shardings)
@@ -182,7 +188,9 @@ def train(
             if saves or number == first or done % config.logging.every_steps == 0:
                 means = history.means()  # waits for the device; a loss that is none stops the run
                 rates = meter.report()
-                writer.write(done, means | rates)
+                skipped.add(done, batches.take_skipped())
+                missing = skipped.check(batches.num_skipped, batches.num_records)
+                writer.write(done, means | rates | {"data_skipped": missing})
                 if number > first and rates["data_wait_share"] > INPUT_BOUND:
                     logger.warning(INPUT_BOUND_TEXT, 100 * rates["data_wait_share"])
                 bar.set_postfix_str(summary(means, rates))
@@ -246,7 +254,8 @@ def make_sampler(
     else:
         pairs = datasets.make_pairs(config, count)
         records = [pairs[i] for i in range(count)]
-    record = {name: np.stack([r[name] for r in records]) for name in datasets.RECORD_KEYS}
+    names = [name for name in datasets.RECORD_KEYS if name in records[0]]
+    record = {name: np.stack([r[name] for r in records]) for name in names}
     everywhere = dict.fromkeys(record, replicated(mesh))
     colorize = build_colorize(system)
 

@@ -199,6 +199,7 @@ def check_config(config: Config) -> None:
             raise UserError(f"got {idle[0]}")
     _check_networks(config)
     _check_diffusion(config)
+    _check_masks(config)
     _check_gram(config)
     _check_batch(config)
 
@@ -262,6 +263,25 @@ def _check_diffusion(config: Config) -> None:
         raise UserError(
             f"got sampling.num_steps = {sampling.num_steps} for {sampling.sampler} and "
             f"{diffusion.num_timesteps} timesteps, expected {low} to {high}; change it"
+        )
+
+
+def _check_masks(config: Config) -> None:
+    """Nothing asks for masks that the data do not have."""
+    data, diffusion = config.data, config.diffusion
+    needing = {
+        "diffusion.inpaint_rate": diffusion.inpaint_rate,
+        "diffusion.masked_loss": diffusion.masked_loss,
+        "gram.mask_weights": config.gram.mask_weights,
+        "data.mask_dilation": data.mask_dilation,
+        "data.mask_grow_rate": data.mask_grow_rate,
+        "data.mask_erase_rate": data.mask_erase_rate,
+    }
+    asked = [name for name, value in needing.items() if value]
+    if data.masks == "off" and asked:
+        raise UserError(
+            f"got data.masks = 'off' with {', '.join(asked)}, expected what needs no masks; set "
+            "these to 0, or data.masks to 'estimate'"
         )
 
 

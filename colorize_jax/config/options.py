@@ -10,7 +10,17 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from colorize_jax.config.checks import Choice, Either, Flag, Location, Named, Real, Whole
+from colorize_jax.config.checks import (
+    Choice,
+    Either,
+    Flag,
+    Items,
+    Location,
+    Named,
+    Real,
+    Text,
+    Whole,
+)
 from colorize_jax.config.fields import Options, option
 from colorize_jax.config.method import (
     RATE,
@@ -61,6 +71,13 @@ class DataConfig(Options):
         "drawn on the fly, the same stored, or a folder of pictures",
     )
     path: str = option("", Location(empty=True), "of a stored data set or a folder", only=_READ)
+    index: tuple[str, ...] = option(
+        (),
+        Items(Text(), empty=True),
+        "a folder's indices: files in it, or names of tables in data_index/; by default index.* "
+        "or all of data_index/",
+        only=_FOLDER,
+    )
     seed: int = option(0, SEED, "of the drawn examples and of the order of any")
     num_examples: int = option(100_000, Whole(1, 2**31), "how many are drawn", only=_DRAWN)
     batch_size: int = option(128, _BATCH, "global batch")
@@ -72,24 +89,49 @@ class DataConfig(Options):
         "batches of one aspect each, of about height * width pixels",
         only=_FOLDER,
     )
+    num_buckets: int = option(
+        19,
+        Whole(1, 19),
+        "how many aspects, an odd number; each is a program to compile",
+        only=_FOLDER | {"buckets": True},
+    )
     reference_size: int = option(
         0,
         Whole(0, 2**14),
-        "side of the references, px; 0 leaves them at their own size",
+        "side of the squares that references are squeezed to, px, best the largest side that "
+        "their encoders see; 0 leaves them at their own size",
         only=_CHOSEN,
     )
     same_identity_rate: float = option(
         0.0,
         RATE,
         "rate of references that show the same character in another picture (folders: where the "
-        "index lists one)",
+        "index lists one, drawn anew in every epoch)",
         only=_CHOSEN,
     )
     min_aesthetic_score: float = option(
-        0.0, Real(0, 10), "pictures below are left out; 0 takes all", only=_FOLDER
+        0.0,
+        Real(0, 10),
+        "pictures below are left out, those without a score are not; 0 takes all",
+        only=_FOLDER,
     )
     min_short_side: int = option(
         0, Whole(0, 2**16), "pictures below are left out, px; 0 takes all", only=_FOLDER
+    )
+    masks: str = option(
+        "estimate",
+        Choice(("estimate", "off")),
+        "those that a folder lacks are estimated, or there are none at all",
+        only=_FOLDER,
+    )
+    sketches: str = option(
+        "files",
+        Choice(("files", "extract")),
+        "pictures without a sketch are left out, or their lines are extracted",
+        only=_FOLDER,
+    )
+    max_skipped_share: float = option(
+        0.1, RATE, "share of the pictures that may be unusable; more stop the run", only=_FOLDER
     )
     margin_rate: float = option(
         0.0, RATE, "rate of sketches whose margins are blanked, by up to 201 px at 1024"
@@ -100,11 +142,9 @@ class DataConfig(Options):
     mask_grow_rate: float = option(0.0, RATE, "rate of reference masks grown to blocks")
     mask_erase_rate: float = option(0.0, RATE, "rate of reference masks partly erased")
     cache: bool = option(False, Flag(), "keep records in memory once made; for small pictures")
-    num_threads: int = option(2, Whole(1, 1024), "threads that prepare batches")
-    num_workers: int = option(
-        0, Whole(0, 1024), "processes that prepare batches; 0 stays in this one"
-    )
-    prefetch: int = option(4, Whole(1, 2**12), "batches prepared ahead")
+    num_threads: int = option(2, Whole(1, 1024), "threads that make records, in every process")
+    num_workers: int = option(0, Whole(0, 1024), "processes that make records; 0 stays in this one")
+    prefetch: int = option(4, Whole(1, 2**12), "batches' worth of records made ahead")
 
 
 @dataclass(frozen=True)
@@ -228,6 +268,7 @@ RESUMABLE = (
     "model.remat",
     "model.attention",
     "data.cache",
+    "data.max_skipped_share",
     "data.num_threads",
     "data.num_workers",
     "data.prefetch",
