@@ -23,7 +23,7 @@ ALLOWED = {
     "diffusion": set(),
     "evaluation": set(),
     "sharding": {"config"},
-    "io": {"models", "nn", "config"},
+    "io": {"models", "nn", "config", "diffusion"},
     "training": {"nn", "models", "conditioning", "diffusion", "config", "analysis", "sharding"},
 }
 

@@ -41,6 +41,8 @@ class WeightsMetadata:
         prediction_type: "v", "eps", or None where nobody said.
         scaling_factor: what latents are multiplied by, or None where nobody said.
         left_out: networks of the whole system that these weights lack.
+        schedule: of the noise, see `io.published.noise_schedules`, or None where nobody said.
+        size: height and width of the pictures that they were trained on, px, or None.
     """
 
     kind: str
@@ -49,6 +51,8 @@ class WeightsMetadata:
     prediction_type: str | None = None
     scaling_factor: float | None = None
     left_out: list[str] = field(default_factory=list)
+    schedule: dict[str, Any] | None = None
+    size: list[int] | None = None
 
 
 def save_weights(

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from colorize_jax.conditioning import FROZEN_NETWORKS
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.io.open_weights import open_weights
+from colorize_jax.io.open_weights import Weights, open_weights
+from colorize_jax.io.published import noise_schedules
 from colorize_jax.models.colorizer import TRAINED_NETWORKS
 from colorize_jax.setup.networks import random_params
 from colorize_jax.sharding import place, replicated, state_shardings
@@ -97,6 +99,7 @@ def load_pretrained(system: TrainSystem) -> dict[str, Params]:
     for folder in config.encoders.weights:
         loaded |= _read(folder, [name for name in expected if name not in TRAINED_NETWORKS])
     if config.model.init_from:
+        check_facts(open_weights(config.model.init_from), config, config.model.init_from)
         loaded |= _read(config.model.init_from, TRAINED_NETWORKS)
     if config.gram.anchor:
         loaded["anchor"] = _read(config.gram.anchor, TRAINED_NETWORKS)
@@ -112,6 +115,37 @@ def load_pretrained(system: TrainSystem) -> dict[str, Params]:
     return loaded
 
 
+def check_facts(weights: Weights, config: Config, path: str) -> None:
+    """Compare what weights were trained for with what the config trains.
+
+    An SDXL base may be changed where `model.init_changes` says so: the published start makes a
+    prediction of noise one of velocity. A colorizer goes on as it is.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    metadata, diffusion = weights.metadata, config.diffusion
+    facts = {
+        "prediction_type": (metadata.prediction_type, diffusion.prediction_type),
+        "schedule": (metadata.schedule, noise_schedules.record(diffusion)),
+        "scaling_factor": (metadata.scaling_factor, config.encoders.scaling_factor),
+    }
+    options = {"prediction_type": "diffusion.prediction_type", "schedule": "diffusion.beta_start…"}
+    options["scaling_factor"] = "encoders.scaling_factor"
+    for name, (there, here) in facts.items():
+        if there is None or there == here:
+            continue
+        base = metadata.kind == "sdxl"
+        if base and name in config.model.init_changes:
+            continue
+        change = f"or name it in model.init_changes=('{name}',), " if base else ""
+        raise UserError(
+            f"got model.init_from={path}, a {metadata.kind} trained with the {name} {there!r}, and "
+            f"{here!r} in the config, expected the same; set {options[name]} to its, {change}or "
+            "name other weights"
+        )
+
+
 def _create(system: TrainSystem, key: Array, loaded: Mapping[str, Params]) -> TrainState:
     options = system.config.optimizer
     return create_state(
@@ -120,6 +154,7 @@ def _create(system: TrainSystem, key: Array, loaded: Mapping[str, Params]) -> Tr
         trainable=options.trainable,
         ema=options.ema_decay > 0,
         frozen_dtype=system.config.encoders.dtype,
+        frozen_networks=FROZEN_NETWORKS,
     )
 
 

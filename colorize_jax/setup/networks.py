@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from colorize_jax.config.options import Config
 from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.inference.sampling import Colorize, make_colorize
+from colorize_jax.io.published import noise_schedules
 from colorize_jax.io.published.architectures import build, published_config
 from colorize_jax.io.published.torch_names import PREFIXES
 from colorize_jax.io.weights_folder import WeightsMetadata
@@ -165,4 +166,6 @@ def weights_metadata(config: Config) -> WeightsMetadata:
         prefixes={name: PREFIXES[name] for name in configs},
         prediction_type=config.diffusion.prediction_type,
         scaling_factor=config.encoders.scaling_factor,
+        schedule=noise_schedules.record(config.diffusion),
+        size=[config.data.height, config.data.width],
     )

@@ -15,7 +15,7 @@ from small_models import CONFIGS, PLUGIN, save, system, tensors
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.readers import open_checkpoint
 from colorize_jax.io.open_weights import open_weights
-from colorize_jax.io.published import diffusers_folder, export, pretrained
+from colorize_jax.io.published import diffusers_folder, export, importing, pretrained
 
 COMPONENTS = ("unet", "vae")
 
@@ -32,7 +32,7 @@ def folder(tmp_path_factory, arrays):
     save(path / "model.safetensors", arrays, {"prediction_type": "v", "scaling_factor": "0.5"})
     configs = {component: CONFIGS[component] for component in COMPONENTS}
     source = pretrained.open_published(path / "model.safetensors", configs)
-    pretrained.import_weights(source, path / "out")
+    importing.import_weights(source, path / "out")
     return path / "out"
 
 
@@ -145,7 +145,7 @@ def test_diffusers_folder_both_ways(tmp_path, folder, arrays, options):
     found = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
     assert small_models.same_bits(found, arrays)
     assert source.configs == open_weights(folder).metadata.configs
-    metadata = pretrained.import_weights(source, tmp_path / "fitted", fit=True)
+    metadata = importing.import_weights(source, tmp_path / "fitted", fit=True)
     assert metadata.configs["unet"]["vector_channels"] == 512
     # One model of the folder alone.
     (vae,) = pretrained.open_published(out / "vae").configs
@@ -156,7 +156,7 @@ def test_extras_and_other_networks_stay_out_of_diffusers(tmp_path):
     arrays = system(("unet", "reference_projection"), unet=PLUGIN)
     path = save(tmp_path / "model.safetensors", arrays)
     configs = {component: CONFIGS[component] for component in ("unet", "reference_projection")}
-    pretrained.import_weights(pretrained.open_published(path, configs), tmp_path / "weights")
+    importing.import_weights(pretrained.open_published(path, configs), tmp_path / "weights")
     weights = open_weights(tmp_path / "weights")
     left_out = export.export_diffusers(weights, tmp_path / "out")
     assert left_out == ["reference_projection", "extras"]
@@ -171,7 +171,7 @@ def test_extras_and_other_networks_stay_out_of_diffusers(tmp_path):
 def test_diffusers_needs_a_unet_or_a_vae(tmp_path):
     path = save(tmp_path / "model.safetensors", tensors("clip_vision", prefix=""))
     source = pretrained.open_published(path, {"clip_vision": CONFIGS["clip_vision"]})
-    pretrained.import_weights(source, tmp_path / "weights")
+    importing.import_weights(source, tmp_path / "weights")
     with pytest.raises(UserError, match="expected a UNet or an autoencoder"):
         export.export_diffusers(open_weights(tmp_path / "weights"), tmp_path / "out")
 
@@ -207,13 +207,13 @@ def test_misfits_of_diffusers_folders_have_the_files_names(tmp_path, folder):
     save(file, found)
     message = r"unet/time_embedding\.linear_1\.weight \(nearest: unet/time_embedding\S+wieght\)"
     with pytest.raises(UserError, match=message):
-        pretrained.import_weights(pretrained.open_published(out), tmp_path / "out")
+        importing.import_weights(pretrained.open_published(out), tmp_path / "out")
 
 
 def test_bfloat16_weights_stay_bfloat16(tmp_path):
     arrays = tensors("vae", dtype=ml_dtypes.bfloat16)
     path = save(tmp_path / "model.safetensors", arrays)
-    pretrained.import_weights(pretrained.open_published(path), tmp_path / "weights")
+    importing.import_weights(pretrained.open_published(path), tmp_path / "weights")
     export.export_safetensors(open_weights(tmp_path / "weights"), tmp_path / "again.safetensors")
     found = safetensors.numpy.load_file(tmp_path / "again.safetensors")
     assert small_models.same_bits(found, arrays)

@@ -15,6 +15,7 @@ from colorize_jax.io.published import (
     architectures,
     diffusers_folder,
     export,
+    importing,
     pretrained,
     torch_names,
 )
@@ -34,7 +35,7 @@ def _weights(tmp_path, component, **changes):
     arrays = tensors(component, dtype=np.float32, **changes)
     path = save(tmp_path / "model.safetensors", arrays, {"prediction_type": "v"})
     configs = {component: small_models.full_config(component, **changes)}
-    pretrained.import_weights(pretrained.open_published(path, configs), tmp_path / "weights")
+    importing.import_weights(pretrained.open_published(path, configs), tmp_path / "weights")
     return tmp_path / "weights"
 
 
@@ -122,7 +123,7 @@ def test_a_unet_of_diffusers_here(tmp_path):
     )
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="500KB")
     source = pretrained.open_published(tmp_path / "theirs")
-    pretrained.import_weights(source, tmp_path / "weights")
+    importing.import_weights(source, tmp_path / "weights")
     latents, context = _random(0, 1, 8, 8, 4), _random(1, 1, 5, 24)
     text, time_ids = _random(2, 1, 16), np.float32([[512, 7]])
     vector = np.concatenate([text, sinusoid(time_ids, 8).reshape(1, 16)], axis=-1)
@@ -171,7 +172,7 @@ def test_clip_in_transformers(tmp_path):
     path = save(tmp_path / "model.safetensors", arrays)
     configs = {"clip_vision": CONFIGS["clip_vision"]}
     folder = tmp_path / "weights"
-    pretrained.import_weights(pretrained.open_published(path, configs), folder)
+    importing.import_weights(pretrained.open_published(path, configs), folder)
     out = tmp_path / "out"
     export.export_safetensors(open_weights(folder), out, max_shard_bytes=30_000)
     theirs = transformers.CLIPVisionModelWithProjection.from_pretrained(out)
@@ -198,7 +199,7 @@ def test_a_clip_of_transformers_here(tmp_path):
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="40KB")
     assert (tmp_path / "theirs" / "model.safetensors.index.json").is_file()
     source = pretrained.open_published(tmp_path / "theirs")
-    pretrained.import_weights(source, tmp_path / "weights")
+    importing.import_weights(source, tmp_path / "weights")
     images = _random(0, 2, 28, 28, 3)
     ours = _ours(tmp_path / "weights", "clip_vision", images)
     assert _close(ours, _clip_tokens(theirs, images))
@@ -224,7 +225,7 @@ def test_text_tower_in_transformers(tmp_path):
     for case, (content, names) in cases.items():
         path, folder, out = (tmp_path / f"{case}{end}" for end in (".safetensors", "", "-out"))
         source = pretrained.open_published(save(path, content), {n: CONFIGS[n] for n in names})
-        pretrained.import_weights(source, folder)
+        importing.import_weights(source, folder)
         export.export_safetensors(open_weights(folder), out, max_shard_bytes=30_000)
         theirs = transformers.CLIPTextModelWithProjection.from_pretrained(out)
         ours = _ours(folder, "clip_text", ids)
@@ -257,7 +258,7 @@ def test_a_text_tower_of_transformers_here(tmp_path):
     theirs.save_pretrained(tmp_path / "text_encoder_2")
     source = pretrained.open_published(tmp_path / "text_encoder_2")
     assert source.kind == "clip_text" and source.configs["clip_text"]["context_length"] == 9
-    pretrained.import_weights(source, tmp_path / "weights")
+    importing.import_weights(source, tmp_path / "weights")
     ids = np.int32([[48, 7, 3, 49, 49, 49], [48, 49, 1, 2, 3, 49]])
     ours = _ours(tmp_path / "weights", "clip_text", ids)
     assert _close(ours, theirs(torch.tensor(ids.astype(np.int64))).text_embeds)
@@ -313,7 +314,7 @@ def test_a_model_of_torch_save_is_imported(tmp_path):
     arrays = tensors("vae", dtype=np.float32)
     path = tmp_path / "vae.pt"
     torch.save({name: torch.tensor(array) for name, array in arrays.items()}, path)
-    pretrained.import_weights(pretrained.open_published(path), tmp_path / "weights")
+    importing.import_weights(pretrained.open_published(path), tmp_path / "weights")
     tree = load_weights(tmp_path / "weights")["vae"]
     found = torch_names.to_torch("vae", tree, prefix=torch_names.PREFIXES["vae"])
     for name, array in found:

@@ -10,7 +10,7 @@ from small_models import COLORIZER, CONFIGS, PLUGIN, save, system, tensors
 
 from colorize_jax.errors import UserError
 from colorize_jax.io import weights_folder as weights
-from colorize_jax.io.published import pretrained, torch_names
+from colorize_jax.io.published import importing, pretrained, torch_names
 
 BUFFERS = {
     "alphas_cumprod": np.zeros(1000, np.float32),
@@ -25,7 +25,7 @@ def _import(tmp_path, arrays, metadata=None, configs=None, **options):
     found = {c for c, p in torch_names.PREFIXES.items() if any(n.startswith(p) for n in arrays)}
     configs = {c: CONFIGS[c] for c in found} if configs is None else configs
     source = pretrained.open_published(path, configs)
-    pretrained.import_weights(source, tmp_path / "out", **options)
+    importing.import_weights(source, tmp_path / "out", **options)
     return weights.WeightsReader(tmp_path / "out")
 
 
@@ -81,7 +81,7 @@ def test_sdxl_file_and_fit(tmp_path):
     name = torch_names.PREFIXES["unet"] + pretrained.LABEL_EMBEDDING
     for fit, width in ((False, 2816), (True, 512)):
         out = tmp_path / f"out{width}"
-        metadata = pretrained.import_weights(source, out, fit=fit)
+        metadata = importing.import_weights(source, out, fit=fit)
         assert metadata.configs["unet"]["vector_channels"] == width
         kernel = _published(weights.WeightsReader(out))[name]
         np.testing.assert_array_equal(kernel, arrays[name][:, :width])
@@ -90,9 +90,9 @@ def test_sdxl_file_and_fit(tmp_path):
 def test_fit_tiles_and_divides_by_use():
     kernel = np.float32([[3, 5], [8, 9]])
     np.testing.assert_array_equal(
-        pretrained.fit_columns(kernel, 3), np.float32([[1.5, 5, 1.5], [4, 9, 4]])
+        importing.fit_columns(kernel, 3), np.float32([[1.5, 5, 1.5], [4, 9, 4]])
     )
-    np.testing.assert_array_equal(pretrained.fit_columns(kernel, 1), kernel[:, :1])
+    np.testing.assert_array_equal(importing.fit_columns(kernel, 1), kernel[:, :1])
 
 
 def test_fit_needs_a_unet(tmp_path):
@@ -143,7 +143,7 @@ def test_clip_folder_with_shards_and_both_towers(tmp_path):
         towers = ("clip_vision", "clip_text")
         assert source.configs == {name: small_models.full_config(name) for name in towers}
         out = tmp_path / f"out-{path.name}"
-        pretrained.import_weights(source, out)
+        importing.import_weights(source, out)
         assert small_models.same_bits(_published(weights.WeightsReader(out)), arrays)
     config["vision_config"]["hidden_act"] = "quick_gelu"
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -176,7 +176,7 @@ def test_tagger_file_with_buffers_and_timm_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(content))
     source = pretrained.open_published(tmp_path)
     assert source.configs == {"tagger": small_models.full_config("tagger")}
-    pretrained.import_weights(source, tmp_path / "out")
+    importing.import_weights(source, tmp_path / "out")
     assert small_models.same_bits(_published(weights.WeightsReader(tmp_path / "out")), arrays)
 
 
@@ -244,7 +244,7 @@ def test_a_file_that_shrinks_after_it_was_opened(tmp_path):
     source = pretrained.open_published(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
-        pretrained.import_weights(source, tmp_path / "out")
+        importing.import_weights(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
@@ -273,7 +273,7 @@ def test_no_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     usage = dataclasses.make_dataclass("Usage", ["free"])(100)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"full disk.*nothing half-written"):
-        pretrained.import_weights(source, tmp_path / "out")
+        importing.import_weights(source, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 

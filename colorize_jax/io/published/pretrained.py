@@ -8,24 +8,26 @@ tensors is there and must then be complete; networks that a file lacks are left 
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
+from colorize_jax.config.method import SIDE
 from colorize_jax.errors import UserError
-from colorize_jax.io.formats.atomic import NOTHING, Reads
+from colorize_jax.io.formats import trainer_names
 from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
-from colorize_jax.io.formats.tensors import LazyTensor, all_finite
-from colorize_jax.io.published import architectures, diffusers_folder, torch_names
+from colorize_jax.io.formats.tensors import LazyTensor
+from colorize_jax.io.published import (
+    architectures,
+    diffusers_folder,
+    noise_schedules,
+    torch_names,
+)
 from colorize_jax.io.published.architectures import NetworkConfig
 from colorize_jax.io.published.detection import detect_config
 from colorize_jax.io.published.hub_configs import config_beside
-from colorize_jax.io.weights_folder import WeightsMetadata, save_weights
-from colorize_jax.types import Params
+from colorize_jax.io.weights_folder import WeightsMetadata
 
 # Kind -> networks of the whole system that such a file can hold and is judged by.
 SYSTEMS = {
@@ -67,7 +69,10 @@ FOREIGN = {
 
 LABEL_EMBEDDING = "label_emb.0.0.weight"  # of the UNet: the layer that --fit changes
 SDXL_VECTOR_CHANNELS = 2816
-CONFIG_KEY = "colorize_jax.config"  # of safetensors metadata: JSON, network -> configuration
+# Of safetensors metadata, all JSON: network -> configuration, noise schedule, pictures' size.
+CONFIG_KEY = "colorize_jax.config"
+SCHEDULE_KEY = "colorize_jax.noise_schedule"
+SIZE_KEY = "colorize_jax.size"
 
 PREDICTION_TYPES = {
     "v": "v",
@@ -93,6 +98,9 @@ class PublishedCheckpoint:
         prediction_type: "v", "eps", or None where the file does not say.
         scaling_factor: of its latents, or None.
         left_out: networks of the whole system that are not there.
+        schedule: of the noise, see `noise_schedules`, or None where the file does not say.
+        size: height and width of the pictures that it was trained on, px, or None.
+        averaged: whether the running averages of parameters were taken; None: it has none.
     """
 
     path: Path
@@ -105,6 +113,26 @@ class PublishedCheckpoint:
     prediction_type: str | None = None
     scaling_factor: float | None = None
     left_out: list[str] = field(default_factory=list)
+    schedule: noise_schedules.Record | None = None
+    size: list[int] | None = None
+    averaged: bool | None = None
+
+    def metadata(self, prediction_type: str | None = None) -> WeightsMetadata:
+        """What the weights are.
+
+        Args:
+            prediction_type: where the file does not say.
+        """
+        return WeightsMetadata(
+            self.kind,
+            self.configs,
+            self.prefixes,
+            self.prediction_type or prediction_type,
+            self.scaling_factor,
+            self.left_out,
+            self.schedule,
+            self.size,
+        )
 
     def expected(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Network -> published name -> shape, of every tensor that its configuration has."""
@@ -132,7 +160,10 @@ class PublishedCheckpoint:
 
 
 def open_published(
-    path: str | Path, configs: Mapping[str, Mapping[str, Any]] | None = None
+    path: str | Path,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    averages: bool = False,
 ) -> PublishedCheckpoint:
     """Open a published checkpoint and find out what it is, without loading it.
 
@@ -141,28 +172,31 @@ def open_published(
             file that `export` wrote.
         configs: network -> fields of its configuration that somebody says; they win over what the
             file says.
+        averages: take the running averages of parameters, of files that hold both.
 
     Raises:
-        UserError: it cannot be read, or is nothing that we import (the message says what it is).
+        UserError: it cannot be read, has no averages, or is nothing that we import
+            (the message says what it is).
     """
     path, configs = Path(path), configs or {}
     folder = diffusers_folder.read(path)
+    if folder is not None and averages:
+        raise _no_averages(path)
     if folder is not None:
-        prefixes = {name: torch_names.PREFIXES[name] for name in folder.configs}
-        return PublishedCheckpoint(
-            path,
-            "sdxl",
-            folder.form,
-            folder.tensors,
-            prefixes,
-            folder.configs,
-            folder.file_names,
-            normal_prediction_type(folder.prediction_type),
-            folder.scaling_factor,
-            _left_out("sdxl", prefixes),
-        )
+        return _from_folder(path, folder)
     checkpoint = open_checkpoint(path)
+    taken = trainer_names.take(checkpoint.tensors, averages=averages)
+    averaged = averages if trainer_names.find_averages(checkpoint.tensors) else None
+    if averages and averaged is None:
+        raise _no_averages(path)
+    tensors = {name: checkpoint.tensors[own] for name, own in taken.items()}
+    checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     kind, prefixes = _identify(checkpoint)
+    prediction_type, metadata = _prediction_type(checkpoint), checkpoint.metadata
+    schedule = noise_schedules.from_text(metadata.get(SCHEDULE_KEY), path)
+    if schedule is None and "unet" in prefixes:
+        schedule = noise_schedules.from_tensors(checkpoint.tensors, path)
+    noise_schedules.check_prediction(prediction_type, schedule, path)
     return PublishedCheckpoint(
         path,
         kind,
@@ -170,109 +204,40 @@ def open_published(
         checkpoint.tensors,
         prefixes,
         _configs(checkpoint, prefixes, configs),
-        prediction_type=_prediction_type(checkpoint),
-        scaling_factor=_scaling_factor(checkpoint, prefixes),
-        left_out=_left_out(kind, prefixes),
+        {name: own for name, own in taken.items() if name != own},
+        prediction_type,
+        _scaling_factor(checkpoint, prefixes),
+        _left_out(kind, prefixes),
+        schedule,
+        _size(checkpoint),
+        averaged,
     )
 
 
-def import_weights(
-    source: PublishedCheckpoint,
-    output: str | Path,
-    *,
-    fit: bool = False,
-    prediction_type: str | None = None,
-    overwrite: bool = False,
-    reads: Reads = NOTHING,
-) -> WeightsMetadata:
-    """Convert a checkpoint to a folder of weights, keeping dtypes and bits.
-
-    Args:
-        source: an opened checkpoint.
-        output: folder to make.
-        fit: change the label embedding of an SDXL UNet to the colorizer's number of inputs.
-        prediction_type: "v" or "eps", for files that do not say.
-        overwrite: replace an existing folder of weights.
-        reads: what must not be written to.
-
-    Returns:
-        The metadata written beside the weights.
-
-    Raises:
-        UserError: tensors are missing, unexpected, misshapen or not finite, the prediction type
-            contradicts the file, or the output cannot be written.
-    """
-    said = normal_prediction_type(prediction_type)
-    if said and source.prediction_type and said != source.prediction_type:
-        raise UserError(
-            f"got --prediction-type {prediction_type}, expected {source.prediction_type}, which "
-            f"{source.path} says it was trained with; leave the option out"
-        )
-    if fit:
-        source = fit_label_embedding(source)
-    found, needed = source.shapes()
-    torch_names.check_tensors(found, needed, str(source.path))
-    tables = source.expected()
-    used = {name: _checked(source.tensors[name]) for table in tables.values() for name in table}
-    metadata = WeightsMetadata(
-        source.kind,
-        source.configs,
-        source.prefixes,
-        said or source.prediction_type,
-        source.scaling_factor,
-        source.left_out,
-    )
-
-    def networks() -> Iterator[tuple[str, Params]]:
-        for component, config in source.configs.items():
-            own = {name: used[name] for name in tables[component]}
-            abstract = architectures.abstract_params(component, config)
-            prefix = source.prefixes[component]
-            yield component, torch_names.from_torch(component, own, abstract, prefix=prefix)
-
-    nbytes = sum(tensor.nbytes for tensor in used.values())
-    save_weights(output, networks(), metadata, nbytes=nbytes, overwrite=overwrite, reads=reads)
-    return metadata
-
-
-def fit_label_embedding(source: PublishedCheckpoint) -> PublishedCheckpoint:
-    """Give a UNet's label embedding the colorizer's number of inputs, as the published code does.
-
-    Column j of the new kernel is column j modulo the old width, divided by how often that old
-    column is used. Where the width is right already nothing changes.
-
-    Raises:
-        UserError: there is no UNet.
-    """
-    if "unet" not in source.configs:
-        raise UserError(
-            f"got --fit for {source.path}, which holds no UNet ({source.kind}), expected an SDXL "
-            "checkpoint; leave the option out"
-        )
-    name = source.prefixes["unet"] + LABEL_EMBEDDING
-    if name not in source.tensors:
-        return source
-    target = architectures.published_config("unet")["vector_channels"]
-    old = source.tensors[name]
-    config = source.configs["unet"] | {"vector_channels": target}
-
-    def load() -> np.ndarray:
-        return fit_columns(np.asarray(old), target)
-
-    new = LazyTensor(name, (old.shape[0], target), old.dtype, load)
-    return dataclasses.replace(
-        source,
-        tensors=source.tensors | {name: new},
-        configs=source.configs | {"unet": config},
+def _from_folder(path: Path, folder: diffusers_folder.DiffusersFolder) -> PublishedCheckpoint:
+    prefixes = {name: torch_names.PREFIXES[name] for name in folder.configs}
+    prediction_type = normal_prediction_type(folder.prediction_type)
+    noise_schedules.check_prediction(prediction_type, folder.schedule, path)
+    return PublishedCheckpoint(
+        path,
+        "sdxl",
+        folder.form,
+        folder.tensors,
+        prefixes,
+        folder.configs,
+        folder.file_names,
+        prediction_type,
+        folder.scaling_factor,
+        _left_out("sdxl", prefixes),
+        folder.schedule,
     )
 
 
-def fit_columns(kernel: np.ndarray, columns: int) -> np.ndarray:
-    """Tile or cut the columns of a (rows, old columns) kernel; see `fit_label_embedding`."""
-    used = np.arange(columns) % kernel.shape[1]
-    counts = np.bincount(used, minlength=kernel.shape[1])
-    fitted = kernel[:, used].astype(np.float32) / counts[used].astype(np.float32)
-    return fitted.astype(kernel.dtype)
+def _no_averages(path: Path) -> UserError:
+    return UserError(
+        f"got --ema for {path}, which holds no running averages (model_ema.*), expected a "
+        "trainer's checkpoint that does; leave the option out"
+    )
 
 
 def normal_prediction_type(text: str | None) -> str | None:
@@ -326,26 +291,6 @@ def _identify(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
     if sdxl_width and "sketch_encoder" not in prefixes:
         return "sdxl", prefixes
     return "colorizer", prefixes
-
-
-def _checked(tensor: LazyTensor) -> LazyTensor:
-    """Make a tensor that raises when it is read and holds something else than finite floats."""
-    if not jnp.issubdtype(tensor.dtype, jnp.floating):
-        raise UserError(
-            f"got {tensor.name} as {tensor.dtype.name}, expected floating-point weights; "
-            "quantised models cannot be converted, get the original"
-        )
-
-    def load() -> np.ndarray:
-        array = np.asarray(tensor)
-        if not all_finite(array):
-            raise UserError(
-                f"got NaN or infinity in {tensor.name}, expected finite weights; get another copy "
-                "of the file, or an earlier one"
-            )
-        return array
-
-    return dataclasses.replace(tensor, load=load)
 
 
 def _configs(
@@ -402,6 +347,21 @@ def _scaling_factor(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> floa
                 "number; export it again"
             ) from error
     return architectures.SCALING_FACTOR if "unet" in prefixes or "vae" in prefixes else None
+
+
+def _size(checkpoint: Checkpoint) -> list[int] | None:
+    """Height and width of the training pictures, as `export` notes them."""
+    text = checkpoint.metadata.get(SIZE_KEY)
+    if text is None:
+        return None
+    try:
+        height, width = json.loads(text)
+        return [SIDE("height", height), SIDE("width", width)]
+    except (ValueError, TypeError, UserError) as error:
+        raise UserError(
+            f"got {checkpoint.path} with the size {text!r} in its metadata, expected [height, "
+            "width]; export it again"
+        ) from error
 
 
 def _left_out(kind: str, prefixes: Mapping[str, str]) -> list[str]:

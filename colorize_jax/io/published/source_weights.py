@@ -1,5 +1,6 @@
 """A published file read like a folder of weights, without importing it first."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +8,9 @@ import numpy as np
 from colorize_jax.io.published import torch_names
 from colorize_jax.io.published.architectures import abstract_params
 from colorize_jax.io.published.pretrained import open_published
-from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.types import Params
+
+logger = logging.getLogger(__name__)
 
 
 class PublishedWeights:
@@ -27,14 +29,13 @@ class PublishedWeights:
         """
         self._source = source = open_published(path)
         torch_names.check_tensors(*source.shapes(), str(path))
-        self.metadata = WeightsMetadata(
-            source.kind,
-            source.configs,
-            source.prefixes,
-            source.prediction_type,
-            source.scaling_factor,
-            source.left_out,
-        )
+        if source.averaged is not None:
+            logger.warning(
+                "took the parameters of %s; it also holds their running average, which import "
+                "--ema takes",
+                path,
+            )
+        self.metadata = source.metadata()
         self.abstract = {
             component: abstract_params(component, config)
             for component, config in source.configs.items()

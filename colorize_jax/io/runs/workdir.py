@@ -21,6 +21,7 @@ from etils import epath
 from colorize_jax.config.difference import belongs, difference, differing, flatten
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
+from colorize_jax.io.published.noise_schedules import RECORD
 from colorize_jax.io.weights_folder import WeightsMetadata
 
 CONFIG_FILE = "config.json"
@@ -211,7 +212,17 @@ def read_workdir(workdir: PathLike) -> tuple[dict[str, Any], WeightsMetadata]:
                 "of ours in it); check the path"
             )
         content = json.loads((epath.Path(workdir) / CONFIG_FILE).read_text())
-        return content["config"], WeightsMetadata(**content["weights"])
+        return content["config"], _weights(content)
+
+
+def _weights(content: Mapping[str, Any]) -> WeightsMetadata:
+    """What a run's weights are; earlier runs note part of it in their config alone."""
+    config, weights = content["config"], dict(content["weights"])
+    if weights.get("schedule") is None and "diffusion" in config:
+        weights["schedule"] = {name: config["diffusion"][name] for name in RECORD}
+    if weights.get("size") is None and "data" in config:
+        weights["size"] = [config["data"].get(side) for side in ("height", "width")]
+    return WeightsMetadata(**weights)
 
 
 def _changes(
