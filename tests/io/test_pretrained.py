@@ -8,12 +8,13 @@ import pytest
 import small_models
 from small_models import COLORIZER, CONFIGS, PLUGIN, save, system, tensors
 
+from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.errors import UserError
 from colorize_jax.io import weights_folder as weights
 from colorize_jax.io.published import importing, pretrained, torch_names
 
 BUFFERS = {
-    "alphas_cumprod": np.zeros(1000, np.float32),
+    "alphas_cumprod": make_schedule().alphas_cumprod.astype(np.float32),
     "model_ema.decay": np.float32([0.5]),
     "conditioner.embedders.1.model.ln_final.weight": np.ones(4, np.float16),
 }
