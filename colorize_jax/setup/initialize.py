@@ -29,9 +29,9 @@ def abstract_state(system: TrainSystem) -> TrainState:
 
 
 def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
-    """Build the state of step 0, every part where it belongs from the start.
+    """Build the state of step 0, directly in its shardings.
 
-    Parameters that no weights are named for are drawn from the config's seed.
+    Parameters without weights in the config are initialized from the config's seed.
 
     Args:
         system: static.
@@ -48,7 +48,7 @@ def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
 
 
 def random_state(system: TrainSystem, shardings: Any = None) -> TrainState:
-    """The same with random parameters in the place of all weights, to measure speed and memory."""
+    """The same with random parameters instead of all weights, to measure speed and memory."""
     return _draw(system, {}, shardings)
 
 
@@ -73,17 +73,17 @@ def forked_state(system: TrainSystem, start: TrainState, shardings: Any = None) 
 
 
 def run_key(config: Config, mesh: Mesh) -> Array:
-    """The key of a run, on every device of every process."""
+    """The key of a run, replicated on all devices of all processes."""
     return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
 
 
 def _draw(system: TrainSystem, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
     def create(loaded: Mapping[str, Params]) -> TrainState:
-        # Hundreds of small draws compile in half the time with this generator.
+        # Hundreds of small random arrays compile in half the time with this generator.
         key = jax.random.key(system.config.seed, impl="unsafe_rbg")
         return _create(system, key, loaded)
 
-    # Random numbers of parameters that were loaded are never computed: nothing reads them.
+    # XLA removes the random initialization of parameters that were loaded.
     return jax.jit(create, out_shardings=shardings)(loaded)
 
 

@@ -8,10 +8,10 @@ import small_models
 import small_run
 from small_models import save, system
 
-from colorize_jax import cli
+from colorize_jax.commands import cli
 from colorize_jax.diffusion.schedule import make_schedule
-from colorize_jax.inference.system import open_networks
 from colorize_jax.io.open_weights import open_weights
+from colorize_jax.setup.checkpoints import open_networks
 
 ZERO = {"beta_start": 0.00085, "beta_end": 0.012, "num_timesteps": 1000, "zero_terminal_snr": True}
 OTHER = {"beta_start": 0.001, "beta_end": 0.02, "num_timesteps": 500, "zero_terminal_snr": False}

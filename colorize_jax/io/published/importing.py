@@ -1,4 +1,4 @@
-"""A published checkpoint -> a folder of our weights, tensor by tensor."""
+"""Published checkpoints -> folders of weights, keeping dtypes and bits."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,13 +10,14 @@ import numpy as np
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import NOTHING, Reads
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
-from colorize_jax.io.published import architectures, noise_schedules, torch_names
-from colorize_jax.io.published.pretrained import (
+from colorize_jax.io.formats.weights_folder import WeightsMetadata, save_weights
+from colorize_jax.io.published import noise_schedules, torch_names
+from colorize_jax.io.published.checkpoint import (
     LABEL_EMBEDDING,
     PublishedCheckpoint,
     normal_prediction_type,
 )
-from colorize_jax.io.weights_folder import WeightsMetadata, save_weights
+from colorize_jax.models import architectures
 from colorize_jax.types import Params
 
 

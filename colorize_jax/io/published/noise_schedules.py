@@ -1,6 +1,6 @@
 """The noise schedule that weights were trained with, in the words of every format that we read.
 
-Our record of it is a dictionary of `RECORD`'s keys, options of `DiffusionConfig`: the "scaled
+Our record of it is a dictionary of `SCHEDULE_FIELDS`, options of `DiffusionConfig`: the "scaled
 linear" schedule, whose square roots of beta rise linearly, rescaled to zero terminal SNR or not.
 Other schedules cannot be said in it and are refused.
 """
@@ -15,8 +15,8 @@ import numpy as np
 from colorize_jax.config.method import DiffusionConfig
 from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.weights_folder import SCHEDULE_FIELDS
 
-RECORD = ("beta_start", "beta_end", "num_timesteps", "zero_terminal_snr")
 # What diffusers' schedulers take where their config.json says nothing.
 SCHEDULER_DEFAULTS = {"beta_start": 0.0001, "beta_end": 0.02, "num_train_timesteps": 1000}
 SCHEDULER_DEFAULTS |= {"beta_schedule": "linear", "rescale_betas_zero_snr": False}
@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 def record(diffusion: DiffusionConfig) -> Record:
     """The record of a run's schedule."""
-    return {name: getattr(diffusion, name) for name in RECORD}
+    return {name: getattr(diffusion, name) for name in SCHEDULE_FIELDS}
 
 
 PUBLISHED = record(DiffusionConfig())
@@ -40,10 +40,10 @@ def check_record(content: Any, source: str | Path) -> Record:
     Raises:
         UserError: it is none, or has values that no schedule can have.
     """
-    if not isinstance(content, Mapping) or set(content) != set(RECORD):
+    if not isinstance(content, Mapping) or set(content) != set(SCHEDULE_FIELDS):
         raise UserError(
-            f"got {source} with the noise schedule {content!r}, expected {', '.join(RECORD)}; get "
-            "the file again"
+            f"got {source} with the noise schedule {content!r}, expected "
+            f"{', '.join(SCHEDULE_FIELDS)}; get the file again"
         )
     try:
         return record(DiffusionConfig(**content))

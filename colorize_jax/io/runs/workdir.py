@@ -4,7 +4,7 @@ DIR/config.json        the run's config, what its weights are, and how it came t
 DIR/owner.json         who writes to it, see `io.runs.owner`
 DIR/checkpoints/STEP/  see `io.checkpoint`
 DIR/frozen/            parameters that are never trained, once
-DIR/metrics.jsonl, events..., samples/      see `colorize_jax.training.run_writer`
+DIR/metrics.jsonl, events..., samples/      see `colorize_jax.training.monitoring.run_writer`
 """
 
 import json
@@ -21,8 +21,7 @@ from etils import epath
 from colorize_jax.config.difference import belongs, difference, differing, flatten
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.io.published.noise_schedules import RECORD
-from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.io.formats.weights_folder import SCHEDULE_FIELDS, WeightsMetadata
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -219,7 +218,7 @@ def _weights(content: Mapping[str, Any]) -> WeightsMetadata:
     """What a run's weights are; earlier runs note part of it in their config alone."""
     config, weights = content["config"], dict(content["weights"])
     if weights.get("schedule") is None and "diffusion" in config:
-        weights["schedule"] = {name: config["diffusion"][name] for name in RECORD}
+        weights["schedule"] = {name: config["diffusion"][name] for name in SCHEDULE_FIELDS}
     if weights.get("size") is None and "data" in config:
         weights["size"] = [config["data"].get(side) for side in ("height", "width")]
     return WeightsMetadata(**weights)
