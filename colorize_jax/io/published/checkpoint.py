@@ -50,7 +50,7 @@ SINGLE_NETWORKS = {
     "unet": re.compile(r"output_blocks\.0\.0\..*"),
 }
 
-# Files that people have beside the ones we read, by a name in them.
+# Other kinds of files, recognized by a tensor name, for the error message.
 FOREIGN = {
     "one file of a diffusers folder (name the folder)": re.compile(
         r"(conv_in|down_blocks\.\d+|encoder\.down_blocks\.\d+)\..*"
@@ -86,7 +86,7 @@ PREDICTION_TYPES = {
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """A checkpoint of which we know what it is.
+    """An identified checkpoint: its networks, their configurations and lazily read tensors.
 
     Attributes:
         path: what the user named.
@@ -171,8 +171,8 @@ def open_published(
     Args:
         path: colorizer, plugin or SDXL file, diffusers folder, CLIP or tagger file or folder, or a
             file that `export` wrote.
-        configs: network -> fields of its configuration that somebody says; they win over what the
-            file says.
+        configs: network -> fields of its configuration that the user gives; they take precedence
+            over what the file says.
         averages: take the running averages of parameters, of files that hold both.
 
     Raises:

@@ -115,7 +115,7 @@ def fit_columns(kernel: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _checked(tensor: LazyTensor) -> LazyTensor:
-    """Make a tensor that raises when it is read and holds something else than finite floats."""
+    """Wrap a tensor so that reading it raises UserError unless it holds finite floats."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise UserError(
             f"got {tensor.name} as {tensor.dtype.name}, expected floating-point weights; "

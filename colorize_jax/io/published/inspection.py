@@ -1,4 +1,4 @@
-"""What a checkpoint is, in words: for `inspect`."""
+"""The report of `inspect`: what a checkpoint is and whether it is complete."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Page:
-    """All that `inspect` has to say.
+    """The report of `inspect`.
 
     Attributes:
         path: what was inspected.
@@ -57,7 +57,7 @@ class Page:
         left_out: networks of the whole system that it lacks.
         misfits: phrases about missing, unexpected and misshapen tensors.
         skipped: how many tensors are listed as no parameters of ours.
-        not_finite: names of tensors with NaN or infinity; None where nobody looked.
+        not_finite: names of tensors with NaN or infinity; None if not searched.
     """
 
     path: str | Path
@@ -113,7 +113,7 @@ def inspect_path(
 
     Args:
         path: a published checkpoint, a folder of weights or the workdir of a training run.
-        configs: network -> fields of its configuration that somebody says.
+        configs: network -> fields of its configuration that the user gives.
         scan: read every tensor and look for NaN and infinity.
 
     Raises:
