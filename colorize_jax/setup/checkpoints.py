@@ -28,7 +28,7 @@ from colorize_jax.inference.tagging import PictureTagger, read_labels
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.open_weights import Weights, open_weights
 from colorize_jax.io.published import noise_schedules
-from colorize_jax.io.published.checkpoint import PublishedWeights
+from colorize_jax.io.published.published_weights import PublishedWeights
 from colorize_jax.models.architectures import SCALING_FACTOR, build, published_config
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.tagger import preprocess_tagger

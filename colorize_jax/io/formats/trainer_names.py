@@ -1,4 +1,4 @@
-"""Names of tensors as trainers and wrappers write them, brought back to the model's own.
+"""Names of tensors as trainers and wrappers write them, mapped back to the model's own.
 
 model._orig_mod.x.y     a compiled module (torch.compile)
 module.model.x.y        a replicated one (DistributedDataParallel), where all names begin so

@@ -1,4 +1,4 @@
-"""The noise schedule that weights were trained with, in the words of every format that we read.
+"""The noise schedule that weights were trained with, converted from and to every file format.
 
 Our record of it is a dictionary of `SCHEDULE_FIELDS`, options of `DiffusionConfig`: the "scaled
 linear" schedule, whose square roots of beta rise linearly, rescaled to zero terminal SNR or not.

@@ -7,8 +7,8 @@
                          files.json sizes of all files: what a complete checkpoint holds
     DIR/frozen/                     parameters that are never trained, saved once
 
-Orbax writes; a step gets its name when everything is on the disk. A step whose files are missing or
-too short is never taken for a good one.
+Orbax writes; a step gets its name when all its files are on the disk. A step with missing or short
+files counts as damaged and is never restored.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 
 class Iterator(Protocol):
-    """What resumes a data iterator."""
+    """A data iterator that can be resumed."""
 
     def get_state(self) -> Mapping[str, Any]: ...
 
@@ -114,8 +114,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, iterator: Iterator | None = None) -> bool:
         """Start saving; returns as soon as the arrays are copied, and they may be donated then.
 
-        A save that fails costs the checkpoint and not the run: a warning tells, and what was saved
-        before stays.
+        A save that fails does not stop the run: it is logged as a warning, and earlier checkpoints
+        are kept.
 
         Args:
             step: updates done.
@@ -196,7 +196,7 @@ class Checkpoints:
                 state, saved = self._read(path, step, abstract)
             except STORAGE_ERRORS as error:
                 if jax.process_count() > 1:
-                    raise  # the other processes are past it, or wait for this one
+                    raise  # the other processes cannot fall back to an earlier step with this one
                 self._set_aside(step, reason(error))
                 continue
             check_data(self._workdir, step, saved.get("data"), self._data, allowed=allow_data)
@@ -264,7 +264,7 @@ class Checkpoints:
         return state, saved
 
     def _read_trees(self, path: epath.Path, trees: Mapping[str, Any]) -> Mapping[str, Any]:
-        trees = {name: _with_shardings(tree) for name, tree in trees.items()}
+        trees = {name: replica.with_shardings(tree) for name, tree in trees.items()}
         if replica.reads_once(trees):
             logger.info("one replica reads %s for all", path)
             return {name: replica.read_once(path / name, tree) for name, tree in trees.items()}
@@ -366,7 +366,7 @@ class Checkpoints:
         (self._directory / str(step)).rename(path)
 
     def _agree(self, value: int) -> int:
-        """Return the first process's value: what lies on the disk may change between two looks."""
+        """Return the first process's value, because the disk may change between two reads."""
         if jax.process_count() == 1:
             return value
         return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
@@ -386,17 +386,6 @@ def _save_items(
 def _trees(step: Any, state: Any) -> dict[str, Any]:
     trees = {"params": state.params, "optimizer": {"step": step, "opt_state": state.opt_state}}
     return trees if state.ema is None else trees | {"ema": state.ema}
-
-
-def _with_shardings(tree: Any) -> Any:
-    """Shapes with shardings; the default device where a leaf names none."""
-    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = getattr(leaf, "sharding", None) or default
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(shape, tree)
 
 
 def _barrier(name: str) -> None:

@@ -2,8 +2,8 @@
 
     DIR/owner.json      host, process, and a number that rises as long as the process lives
 
-A process of the same machine is asked for directly; another machine's is known to live as long as
-its number rises. What a dead owner held, the next one takes over.
+Whether a process of the same machine lives, the system tells; one of another machine is alive as
+long as its number rises. The workdir of a dead owner can be taken over.
 """
 
 import fcntl
@@ -192,7 +192,7 @@ def _name(owner: Mapping[str, Any]) -> str:
 
 
 def _machine() -> str:
-    """What processes that can see each other have in common: host, its boot, process namespace."""
+    """Identifies processes that can see each other: host, its boot and its process namespace."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())

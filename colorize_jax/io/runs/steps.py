@@ -1,4 +1,4 @@
-"""Which steps of a run are complete, and of which architecture they are."""
+"""Complete and damaged checkpoints of a run, and their architecture."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and whose run it is.
+"""The folder of a run: its layout, its config and its history.
 
 DIR/config.json        the run's config, what its weights are, and how it came to that
 DIR/owner.json         who writes to it, see `io.runs.owner`
@@ -45,7 +45,7 @@ def claim_workdir(
 ) -> None:
     """Make the folder of a run, or make sure that it holds this very run.
 
-    A folder whose run has no checkpoint yet is anybody's: nothing is lost with it.
+    A folder whose run has no checkpoint yet may be reused: nothing would be lost.
 
     Args:
         workdir: a local folder or an object store's URL.
