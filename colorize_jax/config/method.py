@@ -81,6 +81,11 @@ class ModelConfig(Options):
     init_from: str = option(
         "", Location(empty=True), 'folder of weights to start from; "" starts at random'
     )
+    init_changes: tuple[str, ...] = option(
+        (),
+        Items(Choice(("prediction_type", "schedule", "scaling_factor")), empty=True),
+        "facts of an SDXL base that this run trains otherwise, such as its prediction of noise",
+    )
     foreground_channels: int = option(
         0,
         Whole(0, 2**10),

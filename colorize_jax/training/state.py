@@ -1,6 +1,6 @@
 """The training state, and how an update changes it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -40,7 +40,8 @@ def create_state(
     held: Sequence[str] = (),
     ema: bool = True,
     frozen_dtype: Any = jnp.float32,
-    frozen_dtypes: Mapping[str, Any] | None = None,
+    frozen_networks: Sequence[str] | None = None,
+    other_dtype: Any = jnp.float32,
 ) -> TrainState:
     """Build the state of step 0; may be jitted with `out_shardings`, to create it sharded.
 
@@ -51,18 +52,21 @@ def create_state(
         held: rules of what is not, whatever `trainable` says.
         ema: keep a running average.
         frozen_dtype: float dtype in which frozen parameters are kept.
-        frozen_dtypes: component -> another dtype of its own.
+        frozen_networks: components that this holds for. None: all.
+        other_dtype: of what is frozen in other components, which is a part of the result.
 
     Raises:
         UserError: a rule names nothing.
     """
     trained, frozen = trees.split(params, trainable, held)
-    trained = _cast(trained, jnp.float32)
-    dtypes = dict.fromkeys(frozen, frozen_dtype) | dict(frozen_dtypes or {})
+    trained, casts = _cast(trained, jnp.float32), frozen_networks
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=trained,
-        frozen={name: _cast(tree, dtypes[name]) for name, tree in frozen.items()},
+        frozen={
+            name: _cast(tree, frozen_dtype if casts is None or name in casts else other_dtype)
+            for name, tree in frozen.items()
+        },
         opt_state=optimizer.init(trained),
         # A copy, because a donated state must not hold the same buffer twice.
         ema=jax.tree.map(jnp.copy, trained) if ema else None,

@@ -46,7 +46,7 @@ def detect_config(
         component: a key of `architectures.PUBLISHED`.
         shapes: name -> shape, PyTorch layout; everything in the file.
         prefix: what the network's names begin with.
-        given: fields that somebody says; they win over what is found.
+        given: fields that the user gives; they take precedence over what is found.
 
     Returns:
         A complete configuration.
