@@ -1,4 +1,4 @@
-"""TPU chips and slices: what compiling ahead of time is measured against."""
+"""TPU chips and the slices that they are in."""
 
 import os
 import re
@@ -8,32 +8,19 @@ from dataclasses import dataclass
 import jax
 from jax.experimental import topologies
 
+from colorize_jax.analysis.machines import GIB, Device, Machines
 from colorize_jax.errors import UserError
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Chip:
+class Chip(Device):
     """One chip; the numbers are those of Google's documentation of the TPU versions.
 
     Attributes:
-        name: as topologies begin.
-        memory: bytes of HBM.
-        peak_flops: FLOP/s of dense bfloat16 products.
-        memory_bandwidth: of HBM, bytes/s.
-        link_bandwidth: of one link to a neighbour, one way, bytes/s.
-        network_bandwidth: to other slices, one way, bytes/s.
         closes: an axis of the slice whose length is a multiple of this is a ring.
         slices: shapes that can be had.
     """
 
-    name: str
-    memory: float
-    peak_flops: float
-    memory_bandwidth: float
-    link_bandwidth: float
-    network_bandwidth: float
     closes: int
     slices: tuple[str, ...]
 
@@ -50,80 +37,44 @@ CHIPS = {
 }
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Slices of one sort, joined by a slower network.
-
-    Attributes:
-        name: e.g. "v5e:8x8".
-        chip: what they are made of.
-        shape: chips along each axis of one slice.
-        count: number of slices.
-        devices: of all slices; nothing can run on them.
-    """
-
-    name: str
-    chip: Chip
-    shape: tuple[int, ...]
-    count: int
-    devices: Sequence[jax.Device]
-
-    @property
-    def links(self) -> int:
-        """Links of the chip that has the fewest: two along a ring, one at the end of a line."""
-        return min_links(self.chip, self.shape)
-
-
 def min_links(chip: Chip, shape: Sequence[int]) -> int:
-    """See `Slice.links`."""
+    """Links of the chip of a slice that has fewest: two along a ring, one at the end of a line."""
     return sum((2 if size % chip.closes == 0 else 1) for size in shape if size > 1)
 
 
-def describe(topology: str, num_slices: int = 1) -> Slice:
-    """Describe slices that need not be there; libtpu has to be installed.
-
-    Args:
-        topology: chip and shape, e.g. "v5p:4x4x4".
-        num_slices: how many of them.
-
-    Raises:
-        UserError: there is no such slice, or no libtpu.
-    """
-    name, _, shape = topology.partition(":")
-    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", shape):
-        raise unknown(topology)
-    if shape.count("x") != CHIPS[name].slices[0].count("x"):
-        raise unknown(topology)
+def describe(chip: Chip, shape: str, num_slices: int) -> Machines | None:
+    """Describe slices of a chip, as `topology.describe` does; None where there are none such."""
+    if not re.fullmatch(r"\d+(x\d+)*", shape) or shape.count("x") != chip.slices[0].count("x"):
+        return None
     # No machine to ask for its metadata, and none to run on: several processes may compile at once.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5p-8")
+    name = f"{chip.name}:{shape}"
     try:
         found = topologies.get_topology_desc(
-            platform="tpu", topology_name=topology, num_slices=num_slices
+            platform="tpu", topology_name=name, num_slices=num_slices
         )
     except jax.errors.JaxRuntimeError as error:
         if "libtpu" in str(error):
             raise no_compiler(error) from error
-        raise unknown(topology) from error
+        return None
     except ModuleNotFoundError as error:
         raise no_compiler(error) from error
     except RuntimeError as error:
         if "TPU support not installed" not in str(error):
             raise
         raise no_compiler(error) from error
-    return Slice(
-        topology, CHIPS[name], tuple(map(int, shape.split("x"))), num_slices, found.devices
-    )
-
-
-def unknown(topology: str) -> UserError:
-    """The error of a slice that does not exist."""
-    known = "; ".join(f"{name}: {', '.join(chip.slices)}" for name, chip in CHIPS.items())
-    return UserError(
-        f"got topology {topology!r}, expected a chip and the shape of a slice, such as v5e:8x8 "
-        f"({known}); choose one of them"
+    sizes = tuple(map(int, shape.split("x")))
+    return Machines(
+        name=name,
+        platform="tpu",
+        device=chip,
+        shape=sizes,
+        count=num_slices,
+        devices=found.devices,
+        inner_bandwidth=min_links(chip, sizes) * chip.link_bandwidth,
     )
 
 

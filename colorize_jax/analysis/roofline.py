@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from colorize_jax.analysis.chips import CHIPS, GIB, Chip, Slice, min_links
+from colorize_jax.analysis.chips import CHIPS, Chip, min_links
+from colorize_jax.analysis.machines import GIB, Machines
 
 Report = dict[str, Any]
 
@@ -28,19 +29,19 @@ RESOURCES = {"compute": "compute", "hbm": "HBM", "ici": "ICI", "dcn": "the netwo
 SHORT = ["chips", "batch", "bound by", "images/s at most", "MFU at most", "MFU without overlap"]
 
 
-def roofline(report: Report, slices: Slice) -> dict[str, Any]:
+def roofline(report: Report, machines: Machines) -> dict[str, Any]:
     """Seconds that a step takes at least, what bounds it, and the utilization that this allows."""
-    chip = slices.chip
-    across = slices.count > 1
-    ici = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
-    dcn = sum(c["bytes"] for c in report["collectives"] if across and "data" in c["axes"])
+    device = machines.device
+    across = machines.count > 1
+    inner = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
+    outer = sum(c["bytes"] for c in report["collectives"] if across and "data" in c["axes"])
     seconds = {
-        "compute": report["flops"]["executed"] / report["chips"] / chip.peak_flops,
-        "hbm": report["hbm_bytes"] / chip.memory_bandwidth,
-        "ici": ici / (slices.links * chip.link_bandwidth) if ici else 0.0,
-        "dcn": dcn / chip.network_bandwidth,
+        "compute": report["flops"]["executed"] / report["chips"] / device.peak_flops,
+        "hbm": report["hbm_bytes"] / device.memory_bandwidth,
+        "ici": inner / machines.inner_bandwidth if inner else 0.0,
+        "dcn": outer / device.network_bandwidth,
     }
-    return bound(seconds, report["flops"]["model"] / report["chips"] / chip.peak_flops, report)
+    return bound(seconds, report["flops"]["model"] / report["chips"] / device.peak_flops, report)
 
 
 def bound(seconds: Mapping[str, float], useful: float, report: Report) -> dict[str, Any]:

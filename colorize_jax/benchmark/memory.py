@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from colorize_jax.analysis import chips
-from colorize_jax.analysis.aot import for_platform, program_memory
+from colorize_jax.analysis.aot import for_platform
+from colorize_jax.analysis.needs import program_memory
 from colorize_jax.benchmark.timing import Report, header
 from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.inference import programs

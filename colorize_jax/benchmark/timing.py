@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.analysis.aot import program_memory
+from colorize_jax.analysis.needs import program_memory
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.sharding import in_bytes
