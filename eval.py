@@ -21,16 +21,14 @@ from tqdm import tqdm
 
 from colorize_jax.config.load import config_from_dict
 from colorize_jax.config.options import Config
-from colorize_jax.errors import UserError
+from colorize_jax.errors import USER_ERROR_STATUS, UserError
 from colorize_jax.evaluation import metrics
 from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.setup import datasets
-from colorize_jax.setup.networks import build_colorize, build_recipe
+from colorize_jax.setup.networks import build_colorize, build_train_system
 from colorize_jax.training.augment import to_batch
 from data.records import Record
-
-USER_ERROR_STATUS = 2
 
 # Kind of reference -> field of a pair.
 REFERENCES = {
@@ -83,8 +81,8 @@ def color_pairs(
     weights: RunWeights, config: Config, records: Sequence[Record]
 ) -> dict[str, np.ndarray]:
     """Colour every sketch by each of its references: kind -> images (N, H, W, 3) in [-1, 1]."""
-    recipe = build_recipe(config)
-    colorize = build_colorize(recipe)
+    system = build_train_system(config)
+    colorize = build_colorize(system)
     params = jax.device_put(weights.read_all())
     size = min(config.evaluation.batch_size, len(records))
     keys = jax.random.split(jax.random.key(config.evaluation.seed), len(records))

@@ -23,14 +23,14 @@ from colorize_jax.analysis import aot
 from colorize_jax.analysis.stored_step import with_stored
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import RESUMABLE, Config
-from colorize_jax.errors import UserError
+from colorize_jax.errors import USER_ERROR_STATUS, UserError
 from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.rng import stream
 from colorize_jax.setup import datasets, distributed
 from colorize_jax.setup.initialize import abstract_state, initial_state, run_key
-from colorize_jax.setup.networks import build_colorize, build_recipe, weights_metadata
+from colorize_jax.setup.networks import build_colorize, build_train_system, weights_metadata
 from colorize_jax.sharding import (
     check_batch,
     global_batch,
@@ -47,14 +47,13 @@ from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
 from colorize_jax.training.measure import Meter, step_flops
 from colorize_jax.training.run_writer import Writer
 from colorize_jax.training.state import TrainState, all_params
-from colorize_jax.training.step import Recipe, is_dual, jit_step
+from colorize_jax.training.step import TrainSystem, is_dual, jit_step
 from colorize_jax.types import Array, Params
 from data.errors import DataError
 from data.records import Source
 
 logger = logging.getLogger("train")
 
-USER_ERROR_STATUS = 2
 DOES_NOT_FIT_STATUS = 1
 SIGNALLED_STATUS = 128  # plus the signal's number, as shells have it
 INPUT_BOUND = 0.2  # share of the time that waits for data
@@ -89,7 +88,7 @@ def train(
     watch = Stopwatch()
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
-    recipe = build_recipe(config)
+    system = build_train_system(config)
     claim_workdir(workdir, config.to_dict(), weights_metadata(config), free=RESUMABLE)
     source = datasets.make_source(config.data)
     batches = datasets.make_batches(config, source, local_rows(mesh, config.data.batch_size))
@@ -98,22 +97,22 @@ def train(
     key = run_key(config, mesh)
     keep = {"keep_last": config.checkpoint.keep_last, "keep_every": config.checkpoint.keep_every}
     checkpoints = Checkpoints(workdir, **keep)
-    abstract = abstract_state(recipe)
+    abstract = abstract_state(system)
     shardings = state_shardings(mesh, abstract)
     if mesh.size > 1:
         logger.info("%s", report(mesh, abstract, shardings))
     with watch.timing("start"), jax.set_mesh(mesh):
         restored = checkpoints.restore(with_shardings(abstract, shardings), batches)
-        state, first = restored or (initial_state(recipe, shardings), 0)
+        state, first = restored or (initial_state(system, shardings), 0)
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
 
     # ----------------------------------------------------------------------------- the programs
-    step = jit_step(recipe, mesh, shardings)
+    step = jit_step(system, mesh, shardings)
     if step_file:
         step = with_stored(step, step_file, config)
-    draw_samples = make_sampler(recipe, source, mesh)
+    draw_samples = make_sampler(system, source, mesh)
     history, meter = History(), Meter(config.data.batch_size)
 
     bar = tqdm(
@@ -132,7 +131,7 @@ def train(
             dual = is_dual(config, number)
             if dual not in meter.flops:
                 with watch.timing("compilation"):
-                    meter.flops[dual] = step_flops(recipe, state, record, dual=dual)
+                    meter.flops[dual] = step_flops(system, state, record, dual=dual)
                     state, metrics = step(state, record, key, dual=dual)
                 meter.reset()
             else:
@@ -183,9 +182,11 @@ def tell_processes(reason: str) -> None:
     )
 
 
-def make_sampler(recipe: Recipe, source: Source, mesh: Mesh) -> Callable[[TrainState], Image.Image]:
+def make_sampler(
+    system: TrainSystem, source: Source, mesh: Mesh
+) -> Callable[[TrainState], Image.Image]:
     """Return a function that draws a sheet of sketch, reference, result and truth."""
-    config = recipe.config
+    config = system.config
     count = config.logging.num_samples
     if config.data.source == "folder":
         records = datasets.first_records(config, source, count)
@@ -194,7 +195,7 @@ def make_sampler(recipe: Recipe, source: Source, mesh: Mesh) -> Callable[[TrainS
         records = [pairs[i] for i in range(count)]
     record = {name: np.stack([r[name] for r in records]) for name in datasets.RECORD_KEYS}
     everywhere = dict.fromkeys(record, replicated(mesh))
-    colorize = build_colorize(recipe)
+    colorize = build_colorize(system)
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def draw_all(params: Params, record: Mapping[str, Array]) -> Array:

@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from colorize_jax.errors import UserError
+from colorize_jax.errors import USER_ERROR_STATUS, UserError
 
 # Command -> module; the order is that of the help page.
 COMMANDS = {
@@ -23,7 +23,6 @@ COMMANDS = {
     "benchmark": "benchmark",
 }
 
-USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
 
 

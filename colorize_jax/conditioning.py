@@ -14,6 +14,9 @@ from colorize_jax.models.tagger import Tagger
 from colorize_jax.models.vae import Vae
 from colorize_jax.types import Array, Batch, Encoded, Params
 
+# The networks that training never changes, by the names of their parameters.
+FROZEN_NETWORKS = ("vae", "clip_vision", "tagger")
+
 
 @dataclass(frozen=True)
 class FrozenEncoders:

@@ -25,7 +25,7 @@ from colorize_jax.config.options import (
     MeshConfig,
     ModelConfig,
 )
-from colorize_jax.setup.networks import build_recipe, random_params
+from colorize_jax.setup.networks import build_train_system, random_params
 from colorize_jax.training import augment, trees
 from colorize_jax.training.step import gradients, prepare
 
@@ -74,11 +74,11 @@ def make_record(batch_size):
     }
 
 
-def loss_and_gradients(recipe, params, record):
+def loss_and_gradients(system, params, record):
     """What a dual step computes before its update."""
-    trained, frozen = trees.split(params, recipe.config.optimizer.trainable)
-    inputs = prepare(recipe, frozen, augment.to_batch(record), jax.random.key(1), jnp.int32(5))
-    grads, metrics = gradients(recipe, trained, frozen, inputs, jnp.float32(2.0), dual=True)
+    trained, frozen = trees.split(params, system.config.optimizer.trainable)
+    inputs = prepare(system, frozen, augment.to_batch(record), jax.random.key(1), jnp.int32(5))
+    grads, metrics = gradients(system, trained, frozen, inputs, jnp.float32(2.0), dual=True)
     return metrics, grads
 
 
@@ -126,8 +126,8 @@ def main(meshes):
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_default_matmul_precision", "highest")
     sharding.SMALL = SMALL
-    recipe = build_recipe(CONFIG)
-    abstract = jax.eval_shape(functools.partial(random_params, recipe), jax.random.key(0))
+    system = build_train_system(CONFIG)
+    abstract = jax.eval_shape(functools.partial(random_params, system), jax.random.key(0))
     random = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -139,7 +139,7 @@ def main(meshes):
         return np.asarray(noise + name.endswith("scale"), np.float32)
 
     params = jax.tree_util.tree_map_with_path(draw, abstract)
-    function, record = functools.partial(loss_and_gradients, recipe), make_record(8)
+    function, record = functools.partial(loss_and_gradients, system), make_record(8)
     expected = jax.device_get(jax.jit(function)(params, record))
     report = {}
     for name in meshes:

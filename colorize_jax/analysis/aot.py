@@ -30,9 +30,9 @@ from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.nn import attention
 from colorize_jax.setup.initialize import abstract_state
-from colorize_jax.setup.networks import build_recipe
+from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.state import TrainState
-from colorize_jax.training.step import Recipe, jit_step
+from colorize_jax.training.step import TrainSystem, jit_step
 
 PICTURES = {"image": 3, "sketch": 1, "reference": 3, "sketch_mask": 1, "reference_mask": 1}
 
@@ -70,29 +70,31 @@ def compile_step(
     mesh = sharding.make_mesh(config.mesh, machines.devices)
     sharding.check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     config = for_platform(config, machines.platform)
-    recipe = build_recipe(config)
-    state, record, key = arguments(recipe, mesh)
+    system = build_train_system(config)
+    state, record, key = arguments(system, mesh)
     shardings = sharding.state_shardings(mesh, state)
+    compiler_options = dict(machines.compiler_options) | dict(options or {})
     start, worked = time.perf_counter(), time.process_time()
     with jax.set_mesh(mesh):
-        lowered = jit_step(recipe, mesh, shardings, dual=dual).lower(state, record, key)
+        lowered = jit_step(system, mesh, shardings, dual=dual).lower(state, record, key)
         try:
-            compiled = compile_lowered(lowered, machines, options)
+            compiled = lowered.compile(compiler_options=compiler_options or None)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             compiled, needed = None, _needed(str(error))
     report = _header(config, machines, mesh, dual) | {
+        "compiler_options": compiler_options,
         "compile_seconds": round(time.perf_counter() - start, 1),
         "compile_cpu_seconds": round(time.process_time() - worked, 1),
         "compiled_on": f"{os.cpu_count()} CPU cores",
     }
     capacity = machines.device.memory
     report["memory"] = needs.state_memory(state) | {"capacity": capacity}
-    report["flops"] = needs.flops(recipe, state, record, dual=dual)
+    report["flops"] = needs.flops(system, state, record, dual=dual)
     if compiled is None:
         report["memory"]["needed"] = needed
-        report["largest"] = needs.largest_values(recipe, state, record, dual=dual)
+        report["largest"] = needs.largest_values(system, state, record, dual=dual)
     else:
         program = hlo.parse(compiled.as_text())
         report["memory"] |= needs.program_memory(compiled)
@@ -104,20 +106,6 @@ def compile_step(
     report["fits"] = compiled is not None and report["memory"]["total"] <= capacity
     report["remedies"] = [] if report["fits"] else needs.remedies(config, mesh)
     return Step(report, compiled)
-
-
-def compile_lowered(
-    lowered: jax.stages.Lowered, machines: Machines, options: Mapping[str, Any] | None = None
-) -> jax.stages.Compiled:
-    """Compile a lowered program for machines, with the options that they need.
-
-    Args:
-        lowered: for these machines.
-        machines: of `describe`.
-        options: beside them.
-    """
-    merged = dict(machines.compiler_options) | dict(options or {})
-    return lowered.compile(compiler_options=merged or None)
 
 
 def compile_only(
@@ -173,7 +161,6 @@ def _header(config: Config, machines: Machines, mesh: Mesh, dual: bool) -> Repor
         "remat": config.model.remat,
         "attention": config.model.attention,
         "accumulation": config.optimizer.accumulation,
-        "compiler_options": dict(machines.compiler_options),
     }
 
 
@@ -193,11 +180,11 @@ def for_platform(config: Config, platform: str) -> Config:
     return dataclasses.replace(config, model=model)
 
 
-def arguments(recipe: Recipe, mesh: Mesh) -> tuple[TrainState, Any, Any]:
+def arguments(system: TrainSystem, mesh: Mesh) -> tuple[TrainState, Any, Any]:
     """Shapes of a step's state, record and key, with where they lie."""
-    state = abstract_state(recipe)
+    state = abstract_state(system)
     state = sharding.with_shardings(state, sharding.state_shardings(mesh, state))
-    record = abstract_record(recipe.config)
+    record = abstract_record(system.config)
     record = sharding.with_shardings(record, dict.fromkeys(record, sharding.batch_sharding(mesh)))
     key = jax.eval_shape(lambda: jax.random.key(0))
     return state, record, sharding.with_shardings(key, sharding.replicated(mesh))

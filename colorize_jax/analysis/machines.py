@@ -1,4 +1,4 @@
-"""Devices and groups of them, of TPUs and GPUs alike: what a compiled program is measured against."""
+"""Devices and groups of them, TPUs and GPUs: what a compiled program is measured against."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

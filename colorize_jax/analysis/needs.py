@@ -12,10 +12,10 @@ from colorize_jax import sharding
 from colorize_jax.analysis import hlo
 from colorize_jax.analysis.flops import count_jaxpr, equations, trace
 from colorize_jax.config.options import Config
-from colorize_jax.setup.networks import build_recipe
+from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.measure import step_flops
 from colorize_jax.training.state import TrainState
-from colorize_jax.training.step import Recipe, train_step
+from colorize_jax.training.step import TrainSystem, train_step
 
 Report = dict[str, Any]
 
@@ -48,12 +48,12 @@ def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
     return memory | {"total": sum(memory.values())}
 
 
-def flops(recipe: Recipe, state: TrainState, record: Any, *, dual: bool) -> dict[str, int]:
+def flops(system: TrainSystem, state: TrainState, record: Any, *, dual: bool) -> dict[str, int]:
     """FLOPs of a step, all chips together: the model's own, and with what is computed again."""
-    model = step_flops(recipe, state, record, dual=dual)
-    blockwise = build_recipe(
+    model = step_flops(system, state, record, dual=dual)
+    blockwise = build_train_system(
         dataclasses.replace(
-            recipe.config, model=dataclasses.replace(recipe.config.model, attention="blockwise")
+            system.config, model=dataclasses.replace(system.config.model, attention="blockwise")
         )
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -107,17 +107,17 @@ def largest_buffers(program: hlo.Program) -> list[dict[str, Any]]:
 
 
 def largest_values(
-    recipe: Recipe, state: TrainState, record: Any, *, dual: bool
+    system: TrainSystem, state: TrainState, record: Any, *, dual: bool
 ) -> list[dict[str, Any]]:
     """The same, estimated from the traced program, for one that did not compile.
 
     Values with a batch axis are split over the batch's shards; the compiler may never hold some.
     """
-    batch = recipe.config.data.batch_size
+    batch = system.config.data.batch_size
     leaf = record["size"]
     share = leaf.sharding.shard_shape(leaf.shape)[0] / batch
     key = jax.eval_shape(lambda: jax.random.key(0))
-    jaxpr = trace(lambda *args: train_step(recipe, *args, dual=dual), state, record, key)
+    jaxpr = trace(lambda *args: train_step(system, *args, dual=dual), state, record, key)
     sizes: dict[tuple[str, str], int] = {}
     for eqn in equations(jaxpr):
         for var in eqn.outvars:

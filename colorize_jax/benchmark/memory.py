@@ -12,17 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.analysis import chips
 from colorize_jax.analysis.aot import for_platform
 from colorize_jax.analysis.needs import program_memory
+from colorize_jax.analysis.topology import describe
 from colorize_jax.benchmark.timing import Report, header
 from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.programs import Given
-from colorize_jax.inference.settings import make_mode, make_settings
+from colorize_jax.inference.programs import SamplingInputs
+from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
-from colorize_jax.setup.networks import build_recipe, random_params
+from colorize_jax.setup.networks import build_train_system, random_params
 from colorize_jax.sharding import in_bytes, make_mesh, replicated, with_shardings
 from colorize_jax.types import Array, Params
 
@@ -44,7 +44,8 @@ def picture_memory(config: Config, topology: str | None = None) -> Report:
     Args:
         config: of the networks; pictures have the size of its data, parameters the dtype of its
             products.
-        topology: TPU slice whose chip to compile for, e.g. "v5p:2x2x1"; None: the device here.
+        topology: whose chip or card to compile for, e.g. "v5p:2x2x1" or "h100:1"; None: the device
+            here.
 
     Returns:
         "parameters": network -> bytes; "programs": program -> its memory beside its parameters;
@@ -54,12 +55,17 @@ def picture_memory(config: Config, topology: str | None = None) -> Report:
     Raises:
         UserError: there is no such slice.
     """
-    devices = jax.devices()[:1] if topology is None else chips.describe(topology).devices[:1]
-    mesh = make_mesh(MeshConfig(), devices)
+    machines = None if topology is None else describe(topology)
+    devices = jax.devices() if machines is None else machines.devices
+    compiler_options = None if machines is None else dict(machines.compiler_options)
+    mesh = make_mesh(MeshConfig(), devices[:1])
     config = for_platform(config, devices[0].platform)
-    recipe = build_recipe(config)
+    train_system = build_train_system(config)
     system = System(
-        recipe.colorizer, recipe.encoders, recipe.schedule, config.diffusion.prediction_type
+        train_system.colorizer,
+        train_system.encoders,
+        train_system.schedule,
+        config.diffusion.prediction_type,
     )
     sampling = config.sampling
     options = InferenceOptions(
@@ -69,10 +75,10 @@ def picture_memory(config: Config, topology: str | None = None) -> Report:
         reference_guidance=sampling.reference_guidance,
         sketch_guidance=1.0,
     )
-    params = _abstract_params(recipe, jnp.dtype(config.model.dtype))
+    params = _abstract_params(train_system, jnp.dtype(config.model.dtype))
     report = header("memory", config, mesh) | {"batch_size": 1, "topology": topology}
     report["parameters"] = {name: _bytes(tree) for name, tree in params.items()}
-    report["programs"] = _compile_all(system, options, params, config, mesh)
+    report["programs"] = _compile_all(system, options, params, config, mesh, compiler_options)
     return report | peaks(report["parameters"], report["programs"])
 
 
@@ -124,7 +130,12 @@ def summary(report: Report) -> str:
 
 
 def _compile_all(
-    system: System, options: InferenceOptions, params: Params, config: Config, mesh: Mesh
+    system: System,
+    options: InferenceOptions,
+    params: Params,
+    config: Config,
+    mesh: Mesh,
+    compiler_options: dict[str, Any] | None,
 ) -> dict[str, dict[str, int]]:
     """Memory of every program beside its parameters."""
 
@@ -137,18 +148,18 @@ def _compile_all(
     pictures = [floats(1, m.image_size, m.image_size, 3) for m in (encoders.clip, encoders.tagger)]
     hints = jax.eval_shape(colorizer.hints, params, sketch)
     tokens = jax.eval_shape(encoders.encode_resized, params, *pictures)
-    given = Given(
+    inputs = SamplingInputs(
         keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
         vector=floats(1, colorizer.unet.vector_channels),
         hints=hints,
         context=jax.eval_shape(colorizer.context, params, *tokens),
     )
-    settings = jax.tree.map(_shape, make_settings(system, options))
+    traced = jax.tree.map(_shape, make_traced_options(system, options))
     latents = floats(1, *(side // system.cell for side in size), colorizer.unet.out_channels)
     calls: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
         "encode_references": (programs.encode_references, (system,), tuple(pictures)),
         "encode_sketches": (programs.encode_sketches, (system,), (sketch,)),
-        "denoise": (programs.denoise, (system, make_mode(options)), (given, settings)),
+        "denoise": (programs.denoise, (system, make_static_options(options)), (inputs, traced)),
         "decode": (programs.decode, (system,), (latents,)),
     }
     found = {}
@@ -157,7 +168,11 @@ def _compile_all(
             own = {network: params[network] for network in NETWORKS[name]}
             where = jax.tree.map(lambda _: replicated(mesh), (own, *rest))
             arguments = with_shardings((own, *rest), where)
-            memory = program_memory(program.lower(*static, *arguments).compile())
+            memory = program_memory(
+                program.lower(*static, *arguments).compile(
+                    compiler_options=compiler_options or None
+                )
+            )
             # With the padding of their layouts the compiler counts them among its arguments.
             memory["arguments"] = max(0, memory["arguments"] - _bytes(own))
             memory["total"] -= _bytes(own)
@@ -165,9 +180,9 @@ def _compile_all(
     return found
 
 
-def _abstract_params(recipe: Any, dtype: Any) -> Params:
+def _abstract_params(train_system: Any, dtype: Any) -> Params:
     def create() -> Params:
-        params = random_params(recipe, jax.random.key(0))
+        params = random_params(train_system, jax.random.key(0))
         params.pop("anchor", None)
         return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 

@@ -22,7 +22,7 @@ from colorize_jax.benchmark.timing import (
 )
 from colorize_jax.config.options import Config
 from colorize_jax.diffusion.samplers import find_sampler
-from colorize_jax.setup.networks import build_colorize, build_recipe, random_params
+from colorize_jax.setup.networks import build_colorize, build_train_system, random_params
 from colorize_jax.sharding import (
     batch_sharding,
     batch_shards,
@@ -32,7 +32,7 @@ from colorize_jax.sharding import (
 )
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.measure import countable
-from colorize_jax.training.step import Recipe
+from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 
 
@@ -51,7 +51,7 @@ def benchmark_sample(config: Config, batch_size: int | None = None, calls: int =
     config = sampling_config(config, batch_size or batch_shards(mesh))
     check_batch(mesh, config.data.batch_size)
     config = for_platform(config, mesh.devices.flat[0].platform)
-    recipe = build_recipe(config)
+    system = build_train_system(config)
     evaluations = find_sampler(config.sampling.sampler).evaluations
     steps = config.sampling.num_steps
     trips = None if evaluations is None else evaluations(steps)
@@ -62,11 +62,11 @@ def benchmark_sample(config: Config, batch_size: int | None = None, calls: int =
         "reference_guidance": config.sampling.reference_guidance,
     }
     with jax.set_mesh(mesh), fitting("a sampling program"):
-        params = _params(recipe, mesh)
+        params = _params(system, mesh)
         record = synthetic_record(config, mesh)
         keys = _keys(config, mesh)
-        flops = None if trips is None else sample_flops(recipe, trips)
-        compiled, program = compile_program(jax.jit(_on_records(recipe)), params, record, keys)
+        flops = None if trips is None else sample_flops(system, trips)
+        compiled, program = compile_program(jax.jit(_on_records(system)), params, record, keys)
         seconds = repeat(lambda: compiled(params, record, keys), calls)
     program |= rates(seconds, config.data.batch_size, flops, mesh)
     return report | {"programs": {"sample": program}}
@@ -80,18 +80,18 @@ def summary(report: Report) -> str:
     )
 
 
-def sample_flops(recipe: Recipe, evaluations: int) -> int:
+def sample_flops(system: TrainSystem, evaluations: int) -> int:
     """FLOPs of the colouring of a batch, encoders and decoder included, from shapes alone.
 
     Args:
-        recipe: static; its config's batch is counted.
+        system: static; its config's batch is counted.
         evaluations: of the denoiser, as often as the sampler's loop runs.
     """
-    batch = recipe.config.data.batch_size
+    batch = system.config.data.batch_size
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
-    params = jax.eval_shape(lambda: random_params(recipe, jax.random.key(0)))
-    run = _on_records(countable(recipe))
-    return count_flops(run, params, abstract_record(recipe.config), keys, while_trips=evaluations)
+    params = jax.eval_shape(lambda: random_params(system, jax.random.key(0)))
+    run = _on_records(countable(system))
+    return count_flops(run, params, abstract_record(system.config), keys, while_trips=evaluations)
 
 
 def sampling_config(config: Config, batch_size: int) -> Config:
@@ -103,9 +103,9 @@ def sampling_config(config: Config, batch_size: int) -> Config:
     )
 
 
-def _on_records(recipe: Recipe) -> Any:
+def _on_records(system: TrainSystem) -> Any:
     """(parameters, loader's batch, keys) -> pictures."""
-    colorize = build_colorize(recipe)
+    colorize = build_colorize(system)
 
     def run(params: Params, record: dict[str, Array], keys: Array) -> Array:
         return colorize(params, to_batch(record), keys)
@@ -120,11 +120,11 @@ def _keys(config: Config, mesh: Mesh) -> Array:
     return jax.jit(create, out_shardings=batch_sharding(mesh))()
 
 
-def _params(recipe: Recipe, mesh: Mesh) -> Params:
-    dtype = jnp.dtype(recipe.config.model.dtype)
+def _params(system: TrainSystem, mesh: Mesh) -> Params:
+    dtype = jnp.dtype(system.config.model.dtype)
 
     def create() -> Params:
-        key = jax.random.key(recipe.config.seed, impl="unsafe_rbg")
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), random_params(recipe, key))
+        key = jax.random.key(system.config.seed, impl="unsafe_rbg")
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), random_params(system, key))
 
     return jax.jit(create, out_shardings=state_shardings(mesh, jax.eval_shape(create)))()

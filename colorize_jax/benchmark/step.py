@@ -29,7 +29,7 @@ from colorize_jax.benchmark.timing import (
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.setup.initialize import abstract_state, random_state, run_key
-from colorize_jax.setup.networks import build_recipe
+from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import (
     check_batch,
     global_batch,
@@ -41,7 +41,7 @@ from colorize_jax.sharding import (
 from colorize_jax.training import trees
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.measure import countable, step_flops
-from colorize_jax.training.step import Inputs, Recipe, embed, gradients, jit_step, prepare
+from colorize_jax.training.step import Inputs, TrainSystem, embed, gradients, jit_step, prepare
 from colorize_jax.types import Array, Params
 
 BRANCHES = {"single": (False,), "dual": (True,), "both": (False, True)}
@@ -62,16 +62,16 @@ def benchmark_step(config: Config, branches: str = "both", calls: int = 10) -> R
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     config = for_platform(config, mesh.devices.flat[0].platform)
-    recipe = build_recipe(config)
+    system = build_train_system(config)
     report = header("step", config, mesh) | {"programs": {}}
     with jax.set_mesh(mesh), fitting("a step"):
-        shardings = state_shardings(mesh, abstract_state(recipe))
-        state = random_state(recipe, shardings)
+        shardings = state_shardings(mesh, abstract_state(system))
+        state = random_state(system, shardings)
         record = synthetic_record(config, mesh)
         key = run_key(config, mesh)
         for dual in duals:
-            flops = step_flops(recipe, state, record, dual=dual)
-            jitted = jit_step(recipe, mesh, shardings, dual=dual)
+            flops = step_flops(system, state, record, dual=dual)
+            jitted = jit_step(system, mesh, shardings, dual=dual)
             compiled, program = compile_program(jitted, state, record, key)
 
             def advance(compiled: Any = compiled) -> Any:
@@ -163,14 +163,14 @@ def _compile_here(config: Config, dual: bool) -> Report:
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     config = for_platform(config, mesh.devices.flat[0].platform)
-    recipe = build_recipe(config)
-    state, record, key = arguments(recipe, mesh)
+    system = build_train_system(config)
+    state, record, key = arguments(system, mesh)
     report = header("step", config, mesh)
     with jax.set_mesh(mesh), fitting("a step"):
-        jitted = jit_step(recipe, mesh, state_shardings(mesh, state), dual=dual)
+        jitted = jit_step(system, mesh, state_shardings(mesh, state), dual=dual)
         _, program = compile_program(jitted, state, record, key)
     report |= program | {"topology": report["device_kind"], "num_slices": mesh.size}
-    return report | {"flops": {"model": step_flops(recipe, state, record, dual=dual)}}
+    return report | {"flops": {"model": step_flops(system, state, record, dual=dual)}}
 
 
 def compile_summary(report: Report) -> str:
@@ -216,9 +216,9 @@ def count_step(config: Config) -> Report:
         "conditions": sketch encoder and reference projection; "unet") and "total"; "ratios":
         dual / single of "total", of "trained" (without the frozen encoders) and of "unet".
     """
-    recipe = build_recipe(config)
-    plain, batch = countable(recipe), config.data.batch_size
-    state, record = abstract_state(recipe), abstract_record(config)
+    system = build_train_system(config)
+    plain, batch = countable(system), config.data.batch_size
+    state, record = abstract_state(system), abstract_record(config)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def inputs_of(frozen: Params, record: Mapping[str, Array], key: Array) -> Inputs:
@@ -262,7 +262,7 @@ def count_step(config: Config) -> Report:
     }
 
 
-def _count_gradients(plain: Recipe, state: Any, inputs: Inputs, *, dual: bool) -> int:
+def _count_gradients(plain: TrainSystem, state: Any, inputs: Inputs, *, dual: bool) -> int:
     def compute(params: Params, frozen: Params, inputs: Inputs) -> Any:
         return gradients(plain, params, frozen, inputs, jnp.float32(1), dual=dual)
 

@@ -38,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, and print what was converted."""
     from colorize_jax.commands.files import read_config_file, use_cpu
-    from colorize_jax.io.published.pretrained import import_weights, open_source
+    from colorize_jax.io.published.pretrained import import_weights, open_published
 
     use_cpu()
-    source = open_source(args.input, read_config_file(args.config))
+    source = open_published(args.input, read_config_file(args.config))
     metadata = import_weights(
         source,
         args.output,

@@ -14,7 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from colorize_jax.config.options import Config
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 
 FLAG = "--config."
 
@@ -161,12 +161,12 @@ def _hints(kind: Any, names: Sequence[str], prefix: str) -> dict[str, Any]:
         if name not in hints:
             raise UserError(
                 f"got the unknown key {prefix + name!r}, expected one of {', '.join(hints)}; "
-                f"nearest: {_nearest(prefix + name)}"
+                f"nearest: {_nearest_key(prefix + name)}"
             )
     return hints
 
 
-def _nearest(key: str) -> str:
+def _nearest_key(key: str) -> str:
     """Return the dotted key that is written most alike, whole or in its last part."""
 
     def likeness(known: str) -> float:
@@ -247,10 +247,10 @@ def _check(config: Config) -> None:
     for key, choices in CHOICES.items():
         value = value_at(config, key)
         if value not in choices:
-            near = difflib.get_close_matches(value, choices, n=1, cutoff=0.0)
             expected = ", ".join(map(repr, choices))
             raise UserError(
-                f"got {key} = {value!r}, expected one of {expected}; nearest: {near[0]}"
+                f"got {key} = {value!r}, expected one of {expected}; nearest: "
+                f"{nearest(value, choices)}"
             )
     for key in RATES:
         if not 0 <= value_at(config, key) <= 1:

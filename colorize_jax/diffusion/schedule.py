@@ -9,12 +9,11 @@ count from 0 (almost clean) to `num_timesteps - 1` (almost noise).
 """
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import jax.numpy as jnp
 import numpy as np
 
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 from colorize_jax.types import Array
 
 PREDICTION_TYPES = ("v", "eps")
@@ -113,7 +112,7 @@ def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
 def check_prediction_type(prediction_type: str) -> str:
     """Return `prediction_type`; raise UserError unless it is "v" or "eps"."""
     if prediction_type not in PREDICTION_TYPES:
-        near = get_close_matches(str(prediction_type), PREDICTION_TYPES, n=1, cutoff=0.0)[0]
+        near = nearest(prediction_type, PREDICTION_TYPES)
         raise UserError(
             f'got prediction type "{prediction_type}", expected "v" or "eps"; nearest: "{near}"'
         )

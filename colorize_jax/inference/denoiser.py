@@ -30,7 +30,7 @@ BLANK = -1.0  # a sketch without lines
 
 
 @flax.struct.dataclass
-class Prepared:
+class ProjectedConditions:
     """What of a picture does not change between steps.
 
     Attributes:
@@ -70,7 +70,7 @@ def prepare(
     *,
     blank_hints: tuple[Array, ...] | None = None,
     controls: Controls | None = None,
-) -> Prepared:
+) -> ProjectedConditions:
     """Compute what does not depend on the timestep.
 
     Args:
@@ -81,7 +81,7 @@ def prepare(
         controls: only the scales of low-rank additions matter here.
     """
     scales = None if controls is None else controls.lora_scales
-    return Prepared(
+    return ProjectedConditions(
         keys_values=(
             None
             if conditions.context is None
@@ -96,7 +96,7 @@ def prepare(
 def make_predict(
     colorizer: Colorizer,
     params: Params,
-    prepared: Prepared,
+    prepared: ProjectedConditions,
     scales: GuidanceScales,
     *,
     guide_reference: bool = True,
@@ -136,8 +136,8 @@ def make_predict(
             keys_values = _repeat_rows(prepared.keys_values, active, len(groups))
         if guide_reference:
             groups.append(groups[0])
-        trunk, hints = jax.tree.map(lambda *rows: jnp.concatenate(rows), *groups)
-        prediction, _ = colorizer.body(params, trunk, keys_values, hints, controls=controls)
+        unet_state, hints = jax.tree.map(lambda *rows: jnp.concatenate(rows), *groups)
+        prediction, _ = colorizer.body(params, unet_state, keys_values, hints, controls=controls)
         rows = [prediction[i * batch : (i + 1) * batch] for i in range(len(groups))]
         return guidance.guide(
             rows[0],

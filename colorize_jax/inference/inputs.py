@@ -24,7 +24,7 @@ from colorize_jax.inference.pictures.sizes import Box
 from colorize_jax.inference.system import System
 from colorize_jax.nn.resize import resize_antialiased
 
-Source = PictureSource | Picture
+PictureLike = PictureSource | Picture
 
 
 @dataclass(frozen=True)
@@ -74,15 +74,15 @@ class PictureInputs:
     doubt: str | None = None
 
 
-def as_picture(source: Source, name: str | None = None) -> Picture:
+def as_picture(source: PictureLike, name: str | None = None) -> Picture:
     """Read a picture that is not read yet."""
     return source if isinstance(source, Picture) else read_picture(source, name)
 
 
 def read_reference(
-    source: Source,
+    source: PictureLike,
     options: InferenceOptions,
-    mask: Source | None = None,
+    mask: PictureLike | None = None,
     extractors: Extractors = BUILT_IN,
 ) -> ReferenceInputs:
     """Read a reference, and find its foreground where options ask for that.
@@ -109,11 +109,11 @@ def read_reference(
 
 
 def read_sketch(
-    source: Source,
+    source: PictureLike,
     reference: ReferenceInputs | None,
     system: System,
     options: InferenceOptions,
-    mask: Source | None = None,
+    mask: PictureLike | None = None,
     extractors: Extractors = BUILT_IN,
 ) -> PictureInputs:
     """Read a sketch, fit it into its canvas, and find its foreground where options ask for that.

@@ -5,7 +5,6 @@
 """
 
 import dataclasses
-import difflib
 import json
 import secrets
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ from colorize_jax.config.checks import (
     Whole,
     Window,
 )
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 from colorize_jax.inference.pictures.preprocess import MASK_SOURCES, PREPROCESSORS
 from colorize_jax.inference.pictures.sizes import (
     PUBLISHED_LIMITS,
@@ -268,7 +267,7 @@ class InferenceOptions:
             )
         for name in content:
             if name not in _RULES:
-                near = difflib.get_close_matches(str(name), _RULES, n=1, cutoff=0.0)[0]
+                near = nearest(name, _RULES)
                 raise UserError(
                     f'got unknown option "{name}", expected e.g. "{near}" (the nearest)'
                 )

@@ -23,14 +23,19 @@ from colorize_jax.inference.inputs import (
     BUILT_IN,
     Extractors,
     PictureInputs,
+    PictureLike,
     ReferenceInputs,
-    Source,
 )
 from colorize_jax.inference.options import MAX_SEED, InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pictures.tiles import decode_tiled
-from colorize_jax.inference.programs import Given
-from colorize_jax.inference.settings import check_parts, lora_scales, make_mode, make_settings
+from colorize_jax.inference.programs import SamplingInputs
+from colorize_jax.inference.settings import (
+    check_parts,
+    lora_scales,
+    make_static_options,
+    make_traced_options,
+)
 from colorize_jax.inference.system import Networks, System, open_networks
 from colorize_jax.inference.text.directions import TextDirections, make_directions
 from colorize_jax.inference.text.tokenizer import Tokenizer
@@ -99,12 +104,12 @@ class ColorizePipeline:
 
     def __call__(
         self,
-        sketch: Source | Sequence[Source],
-        reference: Source | Sequence[Source] | None = None,
+        sketch: PictureLike | Sequence[PictureLike],
+        reference: PictureLike | Sequence[PictureLike] | None = None,
         options: InferenceOptions | None = None,
         *,
-        sketch_mask: Source | Sequence[Source] | None = None,
-        reference_mask: Source | Sequence[Source] | None = None,
+        sketch_mask: PictureLike | Sequence[PictureLike] | None = None,
+        reference_mask: PictureLike | Sequence[PictureLike] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Image.Image]:
         """Colour sketches.
@@ -144,7 +149,10 @@ class ColorizePipeline:
     # ---------------------------------------------------------------------------- preprocessing
 
     def read_reference(
-        self, reference: Source | None, options: InferenceOptions, mask: Source | None = None
+        self,
+        reference: PictureLike | None,
+        options: InferenceOptions,
+        mask: PictureLike | None = None,
     ) -> ReferenceInputs | None:
         """Read what pictures take their colours from; None where they are made without.
 
@@ -160,10 +168,10 @@ class ColorizePipeline:
 
     def read_sketch(
         self,
-        sketch: Source,
+        sketch: PictureLike,
         reference: ReferenceInputs | None,
         options: InferenceOptions,
-        mask: Source | None = None,
+        mask: PictureLike | None = None,
     ) -> PictureInputs:
         """Read a sketch that will take its colours from a reference that is read.
 
@@ -207,11 +215,11 @@ class ColorizePipeline:
             seeds: one for each picture, 0..2^32 - 1.
         """
         with self._networks.on_devices():
-            given = self.condition(pictures, options, seeds)
+            inputs = self.condition(pictures, options, seeds)
             if options.low_memory:
-                given = jax.block_until_ready(given)
+                inputs = jax.block_until_ready(inputs)
                 self._networks.free(*ENCODERS)
-            latents = self.denoise(given, options)
+            latents = self.denoise(inputs, options)
             if options.low_memory:
                 latents = jax.block_until_ready(latents)
                 self._networks.free("unet")
@@ -224,7 +232,7 @@ class ColorizePipeline:
 
     def condition(
         self, pictures: Sequence[PictureInputs], options: InferenceOptions, seeds: Sequence[int]
-    ) -> Given:
+    ) -> SamplingInputs:
         """Run everything that runs once a picture; arguments as for `color`."""
         system, batch = self.system, len(pictures)
         check_parts(system, options)
@@ -238,7 +246,7 @@ class ColorizePipeline:
         masks = None
         if pictures[0].mask is not None:
             masks = host.latent_mask(np.stack([p.mask for p in pictures]), system.cell)
-        given = Given(
+        inputs = SamplingInputs(
             keys=jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)),
             vector=system.colorizer.vector(size, np.full(batch, options.aesthetic_score)),
             hints=programs.encode_sketches(system, params, sketches),
@@ -246,10 +254,10 @@ class ColorizePipeline:
             sketch_mask=masks,
         )
         if pictures[0].reference is None:
-            return given
+            return inputs
         references = host.unique_references(pictures)
-        given = given.replace(context=self._context(references, options, batch))
-        return self._with_latents(given, references, options, sketches.shape[1:3])
+        inputs = inputs.replace(context=self._context(references, options, batch))
+        return self._with_latents(inputs, references, options, sketches.shape[1:3])
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
@@ -303,13 +311,13 @@ class ColorizePipeline:
 
     def _with_latents(
         self,
-        given: Given,
+        inputs: SamplingInputs,
         references: Sequence[ReferenceInputs],
         options: InferenceOptions,
         size: tuple[int, int],
-    ) -> Given:
+    ) -> SamplingInputs:
         """Add what the controls take from the reference's own pixels."""
-        batch = given.keys.shape[0]
+        batch = inputs.keys.shape[0]
 
         def latents(images: Sequence[np.ndarray]) -> Array:
             canvas = np.stack([host.on_canvas(image, *size) for image in images])
@@ -318,14 +326,14 @@ class ColorizePipeline:
 
         images = [reference.image for reference in references]
         if options.attention_injection:
-            given = given.replace(injected=latents(images))
+            inputs = inputs.replace(injected=latents(images))
         if options.background_latent_copy:
-            given = given.replace(background=latents(images))
+            inputs = inputs.replace(background=latents(images))
         if options.foreground_latent:
             foregrounds = [host.foreground_of(reference, options) for reference in references]
-            given = given.replace(foreground=latents(foregrounds))
+            inputs = inputs.replace(foreground=latents(foregrounds))
         if not options.background_plugin:
-            return given
+            return inputs
         backgrounds = [host.background_of(reference, options) for reference in references]
         masks = np.stack([host.mask_on_canvas(r.mask, *size) for r in references])
         masks = host.latent_mask(masks, self.system.cell)
@@ -333,20 +341,20 @@ class ColorizePipeline:
             self.system,
             self._networks.params("background_encoder"),
             latents(backgrounds),
-            given.sketch_mask,
-            np.broadcast_to(masks, given.sketch_mask.shape),
+            inputs.sketch_mask,
+            np.broadcast_to(masks, inputs.sketch_mask.shape),
             host.stack([host.crop_shares(image, *size) for image in images], batch),
         )
-        return given.replace(bank=bank)
+        return inputs.replace(bank=bank)
 
-    def denoise(self, given: Given, options: InferenceOptions) -> Array:
+    def denoise(self, inputs: SamplingInputs, options: InferenceOptions) -> Array:
         """Run the loop: scaled latents (B, h, w, C) of conditioned pictures."""
-        settings = make_settings(self.system, options)
+        traced = make_traced_options(self.system, options)
         system, params = self._unet(options)
         if options.merge_loras:
-            settings = settings.replace(lora_scales={})
-        mode = make_mode(options, has_reference=given.context is not None)
-        return programs.denoise(system, mode, params, given, settings)
+            traced = traced.replace(lora_scales={})
+        static = make_static_options(options, has_reference=inputs.context is not None)
+        return programs.denoise(system, static, params, inputs, traced)
 
     def _unet(self, options: InferenceOptions) -> tuple[System, Params]:
         """The UNet as options want it: with its low-rank additions beside the kernels or inside."""

@@ -23,7 +23,7 @@ from colorize_jax.diffusion.schedule import t_to_sigma
 from colorize_jax.inference.denoiser import (
     BLANK,
     GuidanceScales,
-    Prepared,
+    ProjectedConditions,
     make_predict,
     prepare,
     split_keys,
@@ -40,7 +40,7 @@ NORMED = "norm1"  # the feature that self-attention reads, its own or a foreign 
 
 
 @dataclass(frozen=True)
-class Mode:
+class StaticOptions:
     """What a compiled denoising loop is made for.
 
     Attributes:
@@ -62,7 +62,7 @@ class Mode:
 
 
 @flax.struct.dataclass
-class Given:
+class SamplingInputs:
     """What B pictures are made from.
 
     Attributes:
@@ -92,7 +92,7 @@ class Given:
 
 
 @flax.struct.dataclass
-class Settings:
+class TracedOptions:
     """Numbers that may change from picture to picture without compiling anything.
 
     Attributes:
@@ -204,10 +204,10 @@ def encode_background(
 @partial(jax.jit, static_argnums=(0, 1))
 def denoise(
     system: System,
-    mode: Mode,
+    static: StaticOptions,
     params: Params,
-    given: Given,
-    settings: Settings,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
     noise: Array | None = None,
 ) -> Array:
     """Make scaled latents (B, h, w, C) from noise.
@@ -220,97 +220,105 @@ def denoise(
         settings: numbers.
         noise: (B, h, w, C) standard normal to start from; by default from the keys.
     """
-    colorizer, sampler = system.colorizer, samplers.find_sampler(mode.sampler)
-    controls = make_controls(system, mode, params, given, settings)
-    prepared = prepare_rows(system, params, given, settings, controls)
-    shape = (*given.hints[0].shape[1:3], colorizer.unet.out_channels)
+    colorizer, sampler = system.colorizer, samplers.find_sampler(static.sampler)
+    controls = make_controls(system, static, params, inputs, traced)
+    prepared = prepare_rows(system, params, inputs, traced, controls)
+    shape = (*inputs.hints[0].shape[1:3], colorizer.unet.out_channels)
 
     def predict(noisy: Array, timesteps: Array) -> Array:
         steered = controls
-        if given.injected is not None:
-            banks = injected_banks(system, mode, params, prepared, given, settings, timesteps)
+        if inputs.injected is not None:
+            banks = injected_banks(system, static, params, prepared, inputs, traced, timesteps)
             # The plugin's bank keeps the stacks that it is made for.
             steered = controls.replace(banks=banks | dict(controls.banks or {}))
         return make_predict(
             colorizer,
             params,
             prepared,
-            settings.scales,
-            guide_reference=mode.guide_reference,
+            traced.scales,
+            guide_reference=static.guide_reference,
             controls=steered,
             num_timesteps=system.schedule.num_timesteps,
         )(noisy, timesteps)
 
-    start, fresh = split_keys(given.keys)
+    start, fresh = split_keys(inputs.keys)
     if noise is None:
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(start)
     latents = samplers.sample(
         sampler,
         samplers.make_denoiser(predict, system.schedule, system.prediction_type),
         noise,
-        settings.plan,
+        traced.plan,
         samplers.noise_from_keys(fresh, shape),
-        after_step=None if given.background is None else _keep_background(given, settings),
+        after_step=None if inputs.background is None else _keep_background(inputs, traced),
         prediction_type=system.prediction_type,
     )
-    if given.background is None:
+    if inputs.background is None:
         return latents
     # Some samplers end at a level above zero.
-    return jnp.where(_inside(given, settings), latents, given.background)
+    return jnp.where(_inside(inputs, traced), latents, inputs.background)
 
 
 def make_controls(
-    system: System, mode: Mode, params: Params, given: Given, settings: Settings
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
 ) -> Controls:
     """What steers every forward, a row for each group of `denoiser`'s."""
 
     def rows(x: Array, axis: int = 0) -> Array:
-        return jnp.concatenate([x] * mode.num_groups, axis) if mode.num_groups > 1 else x
+        return jnp.concatenate([x] * static.num_groups, axis) if static.num_groups > 1 else x
 
-    mask = None if given.sketch_mask is None else rows(given.sketch_mask)
+    mask = None if inputs.sketch_mask is None else rows(inputs.sketch_mask)
     regions = banks = None
-    if mode.split:
+    if static.split:
         regions = Regions(
             mask,
-            settings.mask_threshold,
-            settings.foreground_strength,
-            settings.background_strength,
-            settings.merge,
+            traced.mask_threshold,
+            traced.foreground_strength,
+            traced.background_strength,
+            traced.merge,
         )
-    if given.bank is not None:
-        projected = _unet(system, params, given.bank, method="project_banks")
+    if inputs.bank is not None:
+        projected = _unet(system, params, inputs.bank, method="project_banks")
         banks = {
-            name: Bank(jax.tree.map(lambda x: rows(x, 1), kv), mask, settings.mask_threshold)
+            name: Bank(jax.tree.map(lambda x: rows(x, 1), kv), mask, traced.mask_threshold)
             for name, kv in projected.items()
         }
     return Controls(
-        reference_strength=settings.block_strengths,
+        reference_strength=traced.block_strengths,
         regions=regions,
         banks=banks,
-        lora_scales=settings.lora_scales,
-        foreground=given.foreground,
+        lora_scales=traced.lora_scales,
+        foreground=inputs.foreground,
     )
 
 
 def prepare_rows(
-    system: System, params: Params, given: Given, settings: Settings, controls: Controls
-) -> Prepared:
+    system: System,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+    controls: Controls,
+) -> ProjectedConditions:
     """Compute what does not change between steps."""
 
     def scaled(hints: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(
             hint * strength.astype(hint.dtype)
-            for hint, strength in zip(hints, settings.hint_strengths, strict=False)
+            for hint, strength in zip(hints, traced.hint_strengths, strict=False)
         )
 
-    blank = given.blank_hints
+    blank = inputs.blank_hints
     if blank is not None:
-        batch = given.keys.shape[:1]
+        batch = inputs.keys.shape[:1]
         blank = scaled(tuple(jnp.broadcast_to(x, batch + x.shape[1:]) for x in blank))
     return prepare(
         system.colorizer,
         params,
-        Conditions(given.context, scaled(given.hints), given.vector),
+        Conditions(inputs.context, scaled(inputs.hints), inputs.vector),
         blank_hints=blank,
         controls=controls,
     )
@@ -318,11 +326,11 @@ def prepare_rows(
 
 def injected_banks(
     system: System,
-    mode: Mode,
+    static: StaticOptions,
     params: Params,
-    prepared: Prepared,
-    given: Given,
-    settings: Settings,
+    prepared: ProjectedConditions,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
     timesteps: Array,
 ) -> dict[str, Bank]:
     """Look at the reference, as noisy as the picture is now, with the UNet's own eyes.
@@ -333,30 +341,30 @@ def injected_banks(
         Transformer stack -> its self-attention's view of the reference, for all rows; of the
         unguided ones a share `fidelity` does without.
     """
-    keys = jax.vmap(lambda key: stream(key, 0, "injection"))(given.keys)
-    noise = jax.vmap(lambda key: jax.random.normal(key, given.injected.shape[1:]))(keys)
+    keys = jax.vmap(lambda key: stream(key, 0, "injection"))(inputs.keys)
+    noise = jax.vmap(lambda key: jax.random.normal(key, inputs.injected.shape[1:]))(keys)
     sigma = t_to_sigma(system.schedule, timesteps)[:, None, None, None]
-    noisy = (given.injected + sigma * noise) * jax.lax.rsqrt(1 + sigma**2)
-    trunk = _unet(system, params, noisy, timesteps, given.vector, method="prefix")
+    noisy = (inputs.injected + sigma * noise) * jax.lax.rsqrt(1 + sigma**2)
+    unet_state = _unet(system, params, noisy, timesteps, inputs.vector, method="prefix")
     depths = system.colorizer.unet.stacks()
     _, features = _unet(
         system,
         params,
-        trunk,
+        unet_state,
         prepared.keys_values,
         method="body",
-        controls=Controls(lora_scales=settings.lora_scales),
+        controls=Controls(lora_scales=traced.lora_scales),
         collect=tuple((name, NORMED) for name in depths),
         until=list(depths.items())[-1],
     )
     tokens = {name: features[name, NORMED] for name in depths}
     projected = _unet(system, params, tokens, method="project_banks")
-    guided = jnp.zeros(given.keys.shape[0])
-    unguided = jnp.broadcast_to(settings.fidelity, guided.shape)
-    weight = jnp.concatenate([guided] + [unguided] * (mode.num_groups - 1))
+    guided = jnp.zeros(inputs.keys.shape[0])
+    unguided = jnp.broadcast_to(traced.fidelity, guided.shape)
+    weight = jnp.concatenate([guided] + [unguided] * (static.num_groups - 1))
 
     def rows(x: Array) -> Array:
-        return jnp.concatenate([x] * mode.num_groups, axis=1)
+        return jnp.concatenate([x] * static.num_groups, axis=1)
 
     return {
         name: Bank(jax.tree.map(rows, kv), plain_weight=weight) for name, kv in projected.items()
@@ -367,18 +375,18 @@ def _unet(system: System, params: Params, *args, **options):
     return system.colorizer.unet.apply({"params": params["unet"]}, *args, **options)
 
 
-def _inside(given: Given, settings: Settings) -> Array:
-    return given.sketch_mask > settings.mask_threshold
+def _inside(inputs: SamplingInputs, traced: TracedOptions) -> Array:
+    return inputs.sketch_mask > traced.mask_threshold
 
 
-def _keep_background(given: Given, settings: Settings) -> samplers.AfterStep:
+def _keep_background(inputs: SamplingInputs, traced: TracedOptions) -> samplers.AfterStep:
     """Put the known background, as noisy as the next step expects, outside the mask."""
-    keys = jax.vmap(lambda key: stream(key, 0, "background"))(given.keys)
-    draw = samplers.noise_from_keys(keys, given.background.shape[1:])
+    keys = jax.vmap(lambda key: stream(key, 0, "background"))(inputs.keys)
+    draw = samplers.noise_from_keys(keys, inputs.background.shape[1:])
 
     def after_step(x: Array, sigma: Array, step: Array) -> Array:
         level = jnp.broadcast_to(sigma, x.shape[:1])[:, None, None, None]
-        return jnp.where(_inside(given, settings), x, given.background + level * draw(step))
+        return jnp.where(_inside(inputs, traced), x, inputs.background + level * draw(step))
 
     return after_step
 

@@ -7,7 +7,7 @@ from colorize_jax.diffusion import samplers
 from colorize_jax.errors import UserError
 from colorize_jax.inference.denoiser import GuidanceScales
 from colorize_jax.inference.options import MAX_STEPS, InferenceOptions, block_levels
-from colorize_jax.inference.programs import Mode, Settings
+from colorize_jax.inference.programs import StaticOptions, TracedOptions
 from colorize_jax.inference.system import PLUGIN_LORA, System
 from colorize_jax.models.patch import PatchReferenceEncoder
 
@@ -15,9 +15,9 @@ from colorize_jax.models.patch import PatchReferenceEncoder
 NEVER = (2.0, 2.0)
 
 
-def make_mode(options: InferenceOptions, has_reference: bool = True) -> Mode:
+def make_static_options(options: InferenceOptions, has_reference: bool = True) -> StaticOptions:
     """What a loop has to be compiled for."""
-    return Mode(
+    return StaticOptions(
         sampler=options.sampler,
         guide_reference=has_reference and options.reference_guidance > 1,
         guide_sketch=options.sketch_guidance > 1,
@@ -25,7 +25,7 @@ def make_mode(options: InferenceOptions, has_reference: bool = True) -> Mode:
     )
 
 
-def make_settings(system: System, options: InferenceOptions) -> Settings:
+def make_traced_options(system: System, options: InferenceOptions) -> TracedOptions:
     """The numbers of a loop, padded so that every number of steps has the same shapes.
 
     Raises:
@@ -41,7 +41,7 @@ def make_settings(system: System, options: InferenceOptions) -> Settings:
         excluded=tuple(map(_number, excluded)),
     )
     hints = [options.sketch_strength * strength for strength in options.sketch_strengths]
-    return Settings(
+    return TracedOptions(
         plan=samplers.make_plan(
             samplers.find_sampler(options.sampler),
             schedule,

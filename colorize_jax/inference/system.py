@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from colorize_jax.conditioning import FrozenEncoders
+from colorize_jax.conditioning import FROZEN_NETWORKS, FrozenEncoders
 from colorize_jax.config.load import config_from_dict
 from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.diffusion.schedule import NoiseSchedule, check_prediction_type, make_schedule
@@ -26,9 +26,9 @@ from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.sizes import PUBLISHED_LIMITS, SizeLimits
 from colorize_jax.io.open_weights import Weights, open_weights
 from colorize_jax.io.published.architectures import SCALING_FACTOR, build, published_config
-from colorize_jax.io.published.source_weights import SourceWeights
+from colorize_jax.io.published.source_weights import PublishedWeights
 from colorize_jax.models.clip_text import ClipText
-from colorize_jax.models.colorizer import Colorizer
+from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.unet import UNet
 from colorize_jax.setup.encoders import build_encoders
 from colorize_jax.sharding import make_mesh, replicated
@@ -36,8 +36,6 @@ from colorize_jax.types import Params
 
 logger = logging.getLogger(__name__)
 
-TRAINED = ("unet", "sketch_encoder", "reference_projection")
-FROZEN = ("vae", "clip_vision", "tagger")
 PLUGIN_LORA = "background"
 
 DTYPES = ("float32", "bfloat16")
@@ -170,7 +168,7 @@ def open_networks(
     where: dict[str, Weights] = {}
     for weights in reversed(opened):
         where |= dict.fromkeys(weights.abstract, weights)
-    lacking = [name for name in TRAINED if name not in where]
+    lacking = [name for name in TRAINED_NETWORKS if name not in where]
     if lacking:
         raise UserError(
             f"got {', '.join(map(str, paths))} with {', '.join(where) or 'nothing'}, expected "
@@ -179,7 +177,7 @@ def open_networks(
     config = _run_config(where["unet"])
     encoders = _encoders(where, config, dtype)
     system = System(
-        colorizer=Colorizer(*(_build(name, where, dtype) for name in TRAINED)),
+        colorizer=Colorizer(*(_build(name, where, dtype) for name in TRAINED_NETWORKS)),
         encoders=encoders,
         schedule=_schedule(config),
         prediction_type=_prediction_type(where["unet"], prediction_type),
@@ -193,7 +191,7 @@ def open_networks(
     readers = {name: _reader(weights, name) for name, weights in where.items()}
     # Encoders made of patches have no parameters to read.
     modules = (encoders.autoencoder, encoders.clip, encoders.tagger)
-    for name, module in zip(FROZEN, modules, strict=True):
+    for name, module in zip(FROZEN_NETWORKS, modules, strict=True):
         if type(module).__name__.startswith("Patch"):
             readers[name] = dict
     devices = jax.local_devices()
@@ -208,7 +206,7 @@ def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:
         UserError: it is none of them.
     """
     if Path(path).is_file():
-        return SourceWeights(path)
+        return PublishedWeights(path)
     return open_weights(path, raw=raw)
 
 
@@ -233,11 +231,11 @@ def _encoders(where: Mapping[str, Weights], config: Config | None, dtype: Any) -
         encoders = build_encoders(dataclasses.replace(config, encoders=own))
     else:
         scaling = where["unet"].metadata.scaling_factor or SCALING_FACTOR
-        modules = (build(name, published_config(name), dtype=dtype) for name in FROZEN)
+        modules = (build(name, published_config(name), dtype=dtype) for name in FROZEN_NETWORKS)
         encoders = FrozenEncoders(*modules, scaling)
     found = {
         field: _build(name, where, dtype)
-        for field, name in zip(("autoencoder", "clip", "tagger"), FROZEN, strict=True)
+        for field, name in zip(("autoencoder", "clip", "tagger"), FROZEN_NETWORKS, strict=True)
         if name in where
     }
     return dataclasses.replace(encoders, **found)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
 from colorize_jax.nn.attention import attention
-from colorize_jax.nn.layers import Dense, layer_norm
+from colorize_jax.nn.layers import MLP, Dense, layer_norm
 from colorize_jax.types import Array
 
 
@@ -96,16 +96,3 @@ class SelfAttention(nn.Module):
         q, k, v = heads("q_proj"), heads("k_proj"), heads("v_proj")
         y = attention(q, k, v, implementation=self.implementation, causal=self.causal)
         return Dense(channels, dtype=self.dtype, name="out_proj")(y.reshape(x.shape))
-
-
-class MLP(nn.Module):
-    """Linear, exact GELU, linear."""
-
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        hidden = Dense(self.features, dtype=self.dtype, name="fc1")(x)
-        hidden = nn.gelu(hidden, approximate=False)
-        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.models.sketch_encoder import SketchEncoder
-from colorize_jax.models.unet import Controls, Features, Trunk, UNet, touch
+from colorize_jax.models.unet import Controls, Features, UNet, UNetState, touch
 from colorize_jax.nn.layers import size_embedding
 from colorize_jax.nn.transformer import KeysValues
 from colorize_jax.types import Array, Conditions, Params
+
+# The networks that training changes, by the names of their parameters.
+TRAINED_NETWORKS = ("unet", "sketch_encoder", "reference_projection")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Colorizer:
 
     def prefix(
         self, params: Params, latents: Array, timesteps: Array, conditions: Conditions, **options
-    ) -> Trunk:
+    ) -> UNetState:
         """See `UNet.prefix`."""
         return self.unet.apply(
             {"params": params["unet"]},
@@ -79,14 +82,14 @@ class Colorizer:
     def body(
         self,
         params: Params,
-        trunk: Trunk,
+        unet_state: UNetState,
         keys_values: Mapping[str, KeysValues] | None,
         hints: tuple[Array, ...],
         **options,
     ) -> tuple[Array | None, Features]:
         """See `UNet.body`."""
         own = {"params": params["unet"]}
-        return self.unet.apply(own, trunk, keys_values, hints, method="body", **options)
+        return self.unet.apply(own, unet_state, keys_values, hints, method="body", **options)
 
     def denoise(
         self,

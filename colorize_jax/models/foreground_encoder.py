@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from colorize_jax.models.unet_pieces import encoder_pieces, make_module
+from colorize_jax.models.unet_stages import encoder_stages, make_module
 from colorize_jax.nn.layers import Conv, Dense, near_zero_init, sinusoid
 from colorize_jax.types import Array
 
@@ -49,18 +49,18 @@ class ForegroundEncoder(nn.Module):
             embedding = embedding + Dense(width, name="label_emb_0_2")(hidden)
         x, features = latents.astype(self.dtype), []
         no_transformers = (0,) * len(self.channel_mult)
-        pieces = encoder_pieces(
+        stages = encoder_stages(
             self.model_channels, self.channel_mult, self.num_res_blocks, no_transformers
         )
-        for index, piece in enumerate(pieces):
-            module = make_module(piece, dtype=self.dtype, name=piece.name)
-            x = module(x, embedding) if piece.kind == "res" else module(x)
+        for index, stage in enumerate(stages):
+            module = make_module(stage, dtype=self.dtype, name=stage.name)
+            x = module(x, embedding) if stage.kind == "res" else module(x)
             zero = Conv(
-                piece.channels,
+                stage.channels,
                 1,
                 kernel_init=near_zero_init,
                 dtype=self.dtype,
                 name=f"zero_layers_{index}",
             )
-            features.append(zero(x).reshape(x.shape[0], -1, piece.channels))
+            features.append(zero(x).reshape(x.shape[0], -1, stage.channels))
         return tuple(reversed(features))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.errors import UserError
-from colorize_jax.nn.layers import Conv, Dense, layer_norm
+from colorize_jax.nn.layers import MLP, Conv, Dense, layer_norm
 from colorize_jax.nn.resize import resize_antialiased
 from colorize_jax.types import Array
 
@@ -215,7 +215,9 @@ class Block(nn.Module):
         y = from_windows(attend(to_windows(rolled, side), mask))[:, : x.shape[1], : x.shape[2]]
         y = jnp.roll(y, (shift, shift), axis=(1, 2)) if shift else y
         x = x + layer_norm(self.dtype, name="norm1")(y)
-        return x + layer_norm(self.dtype, name="norm2")(MLP(self.dtype, name="mlp")(x))
+        return x + layer_norm(self.dtype, name="norm2")(
+            MLP(4 * x.shape[-1], self.dtype, name="mlp")(x)
+        )
 
 
 def to_windows(x: Array, side: int) -> Array:
@@ -320,19 +322,6 @@ def _unit(x: Array) -> Array:
     x32 = x.astype(jnp.float32)
     length = jnp.sqrt(jnp.sum(jnp.square(x32), axis=-1, keepdims=True))
     return (x32 / jnp.maximum(length, 1e-12)).astype(x.dtype)
-
-
-class MLP(nn.Module):
-    """Linear to 4C, exact GELU, linear back."""
-
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        channels = x.shape[-1]
-        hidden = Dense(4 * channels, dtype=self.dtype, name="fc1")(x)
-        hidden = nn.gelu(hidden, approximate=False)
-        return Dense(channels, dtype=self.dtype, name="fc2")(hidden)
 
 
 class Head(nn.Module):

@@ -1,10 +1,10 @@
 """SDXL's UNet with a size embedding of its own and hints of the sketch on its encoder side.
 
-    prefix  latents (B,h,w,4), timesteps, hints -> Trunk: all before the first transformer
-    body    Trunk, keys and values of the context -> prediction (B,h,w,4), features of stacks
+    prefix  latents (B,h,w,4), timesteps, hints -> UNetState: all before the first transformer
+    body    UNetState, keys and values of the context -> prediction (B,h,w,4), features of stacks
 
 The prefix is blind to the context, so whatever shares latents, timesteps and hints shares its
-Trunk: the branches of a training step, and the guided and unguided halves of a sampling step.
+UNetState: the branches of a training step, and the guided and unguided halves of a sampling step.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ import flax.struct
 import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
-from colorize_jax.models.unet_pieces import (
-    Piece,
-    decoder_pieces,
-    encoder_pieces,
+from colorize_jax.models.unet_stages import (
+    Stage,
+    decoder_stages,
+    encoder_stages,
     make_module,
-    middle_pieces,
+    middle_stages,
 )
 from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init, sinusoid
 from colorize_jax.nn.resize import resize_bicubic
@@ -39,7 +39,7 @@ Features = dict[tuple[str, str], Array]  # (stack, feature) -> (L, B, N, C)
 
 
 @flax.struct.dataclass
-class Trunk:
+class UNetState:
     """A forward that has come as far as a transformer, and goes on from there.
 
     Attributes:
@@ -145,8 +145,8 @@ class UNet(nn.Module):
         self.time_embed_0, self.time_embed_2 = Dense(width), Dense(width)
         if self.vector_channels:
             self.label_emb_0_0, self.label_emb_0_2 = Dense(width), Dense(width)
-        for piece in self.pieces():
-            setattr(self, piece.name, self._module(piece))
+        for stage in self.stages():
+            setattr(self, stage.name, self._module(stage))
         if self.foreground_channels:
             self.conv_fg = Conv(self.model_channels, dtype=self.dtype)
         for prefix, wanted in (("map", self.map_modules), ("warp", self.warp_modules)):
@@ -160,11 +160,11 @@ class UNet(nn.Module):
             self.out_0 = group_norm(1e-5, self.dtype, self.norm_groups)
             self.out_2 = Conv(self.out_channels, kernel_init=near_zero_init, dtype=self.dtype)
 
-    def _module(self, piece: Piece) -> nn.Module:
-        if piece.kind == "transformer":
+    def _module(self, stage: Stage) -> nn.Module:
+        if stage.kind == "transformer":
             return SpatialTransformer(
-                piece.channels,
-                piece.depth,
+                stage.channels,
+                stage.depth,
                 self.norm_groups,
                 self.head_dim,
                 self.context_channels,
@@ -173,11 +173,11 @@ class UNet(nn.Module):
                 self.dtype,
                 self.implementation,
             )
-        return make_module(piece, self.remat, self.dtype, self.norm_groups)
+        return make_module(stage, self.remat, self.dtype, self.norm_groups)
 
     # ----------------------------------------------------------------- what the UNet is made of
 
-    def pieces(self) -> list[Piece]:
+    def stages(self) -> list[Stage]:
         """List the modules in order of execution."""
         shape = (
             self.model_channels,
@@ -185,18 +185,18 @@ class UNet(nn.Module):
             self.num_res_blocks,
             self.transformer_depth,
         )
-        middle = middle_pieces(
+        middle = middle_stages(
             self.channel_mult[-1] * self.model_channels, self.transformer_depth[-1]
         )
-        decoder = decoder_pieces(*shape)
+        decoder = decoder_stages(*shape)
         if self.num_output_blocks is not None:
             kept = {f"output_blocks_{i}" for i in range(self.num_output_blocks)}
-            decoder = [piece for piece in decoder if piece.block in kept]
-        return encoder_pieces(*shape) + middle + decoder
+            decoder = [stage for stage in decoder if stage.block in kept]
+        return encoder_stages(*shape) + middle + decoder
 
     def stacks(self) -> dict[str, int]:
         """Transformer stack -> depth, in order of execution."""
-        return {piece.name: piece.depth for piece in self.pieces() if piece.depth}
+        return {stage.name: stage.depth for stage in self.stages() if stage.depth}
 
     def locate(self, block: int | str) -> tuple[str, int]:
         """Where a transformer block is: its stack, and its index in there.
@@ -221,13 +221,13 @@ class UNet(nn.Module):
         )
 
     def _first_transformer(self) -> int:
-        kinds = [piece.kind for piece in self.pieces()]
+        kinds = [stage.kind for stage in self.stages()]
         return kinds.index("transformer") if "transformer" in kinds else len(kinds)
 
     def _skip_channels(self) -> list[int]:
         """Channels of the skips in the order in which the decoder takes them."""
-        encoder = [p for p in self.pieces() if p.block.startswith("input_blocks")]
-        return [piece.channels for piece in encoder if piece.name.endswith("_0")][::-1]
+        encoder = [p for p in self.stages() if p.block.startswith("input_blocks")]
+        return [stage.channels for stage in encoder if stage.name.endswith("_0")][::-1]
 
     # ------------------------------------------------------------------------------- the forward
 
@@ -246,7 +246,7 @@ class UNet(nn.Module):
         vector: Array | None = None,
         hints: tuple[Array, ...] | None = None,
         foreground: Array | None = None,
-    ) -> Trunk:
+    ) -> UNetState:
         """Run what does not see the context: everything before the first transformer.
 
         Args:
@@ -258,13 +258,13 @@ class UNet(nn.Module):
         """
         embedding = self.embed(timesteps, vector)
         x, skips = latents.astype(self.dtype), []
-        for piece in self.pieces()[: self._first_transformer()]:
-            x = self._run(piece, x, embedding, hints, skips, foreground)
-        return Trunk(x, tuple(skips), embedding)
+        for stage in self.stages()[: self._first_transformer()]:
+            x = self._run(stage, x, embedding, hints, skips, foreground)
+        return UNetState(x, tuple(skips), embedding)
 
     def _run(
         self,
-        piece: Piece,
+        stage: Stage,
         x: Array,
         embedding: Array,
         hints: tuple[Array, ...] | None,
@@ -273,19 +273,19 @@ class UNet(nn.Module):
         stack: Callable[[Array], Array] | None = None,
     ) -> Array:
         """Run one module; where it ends an input block, add its hint and keep the skip."""
-        module = getattr(self, piece.name)
-        if piece.kind == "res":
+        module = getattr(self, stage.name)
+        if stage.kind == "res":
             x = module(x, embedding)
-        elif piece.kind == "transformer":
+        elif stage.kind == "transformer":
             x = stack(x)
         else:
             x = module(x)
         x = constrain_batch(x)
-        if foreground is not None and piece.name == "input_blocks_0_0":
+        if foreground is not None and stage.name == "input_blocks_0_0":
             x = x + self.conv_fg(foreground.astype(self.dtype))
-        ends = [p.name for p in self.pieces() if p.block == piece.block][-1] == piece.name
-        if piece.block.startswith("input_blocks") and ends:
-            index = int(piece.block.rsplit("_", 1)[1])
+        ends = [p.name for p in self.stages() if p.block == stage.block][-1] == stage.name
+        if stage.block.startswith("input_blocks") and ends:
+            index = int(stage.block.rsplit("_", 1)[1])
             if hints is not None and index in self.hint_blocks:
                 hint = hints[self.hint_blocks.index(index)]
                 _check_hint(hint, x, index)
@@ -308,7 +308,7 @@ class UNet(nn.Module):
 
     def body(
         self,
-        trunk: Trunk,
+        unet_state: UNetState,
         context: Mapping[str, KeysValues] | None,
         hints: tuple[Array, ...] | None = None,
         *,
@@ -316,11 +316,11 @@ class UNet(nn.Module):
         collect: tuple[tuple[str, str], ...] = (),
         since: tuple[str, int] | None = None,
         until: tuple[str, int] | None = None,
-    ) -> tuple[Array | Trunk | None, Features]:
+    ) -> tuple[Array | UNetState | None, Features]:
         """Run everything from the first transformer on, or a part of it.
 
         Args:
-            trunk: from `prefix`, or from the body that ran `until` where this one runs `since`.
+            unet_state: from `prefix`, or from the body that ran `until` if this one runs `since`.
             context: from `project_context`, batch B' <= B: rows past B' have no reference. None:
                 no row has one.
             hints: those of `prefix`.
@@ -331,24 +331,26 @@ class UNet(nn.Module):
 
         Returns:
             (B, h, w, out_channels) float32, None where there are no output layers, or with `until`
-            the Trunk there; and (stack, feature) -> (L, B, N, C), of the blocks that ran.
+            the UNetState there; and (stack, feature) -> (L, B, N, C), of the blocks that ran.
         """
         controls = controls or Controls()
-        x, skips = trunk.x, list(trunk.skips)
+        x, skips = unet_state.x, list(unet_state.skips)
         features: Features = {}
-        pieces = self.pieces()[self._first_transformer() :]
+        stages = self.stages()[self._first_transformer() :]
         if since:
-            pieces = pieces[[piece.name for piece in pieces].index(since[0]) :]
-        block = pieces[0].block if since else None  # its skip has been taken
-        for piece in pieces:
-            if piece.block.startswith("output_blocks") and piece.block != block:
-                skip = self._inject(piece.block, skips.pop(), trunk.embedding, controls.injection)
+            stages = stages[[stage.name for stage in stages].index(since[0]) :]
+        block = stages[0].block if since else None  # its skip has been taken
+        for stage in stages:
+            if stage.block.startswith("output_blocks") and stage.block != block:
+                skip = self._inject(
+                    stage.block, skips.pop(), unet_state.embedding, controls.injection
+                )
                 x = jnp.concatenate([x, skip], axis=-1)
-            block = piece.block
+            block = stage.block
 
-            def stack(x: Array, name: str = piece.name, stop: int | None = None) -> Array:
+            def stack(x: Array, name: str = stage.name, stop: int | None = None) -> Array:
                 names = tuple(feature for wanted, feature in collect if wanted == name)
-                begun = (since[1], trunk.tokens) if since and name == since[0] else None
+                begun = (since[1], unet_state.tokens) if since and name == since[0] else None
                 x, found = getattr(self, name)(
                     x,
                     None if context is None else context[name],
@@ -360,10 +362,10 @@ class UNet(nn.Module):
                 features.update({(name, feature): found[feature] for feature in names})
                 return x
 
-            if until and piece.name == until[0]:
+            if until and stage.name == until[0]:
                 tokens = stack(x, stop=until[1])
-                return Trunk(x, tuple(skips), trunk.embedding, tokens), features
-            x = self._run(piece, x, trunk.embedding, hints, skips, stack=stack)
+                return UNetState(x, tuple(skips), unet_state.embedding, tokens), features
+            x = self._run(stage, x, unet_state.embedding, hints, skips, stack=stack)
         if self.num_output_blocks is not None:
             return None, features
         x = self.out_2(nn.silu(self.out_0(x)))
@@ -387,12 +389,12 @@ class UNet(nn.Module):
             context: (B, S, context_channels) tokens, or None for "no reference".
         """
         foreground = None if controls is None else controls.foreground
-        trunk = self.prefix(latents, timesteps, vector, hints, foreground)
+        unet_state = self.prefix(latents, timesteps, vector, hints, foreground)
         scales = None if controls is None else controls.lora_scales
         kv = None if context is None else self.project_context(context, scales)
         if self.is_initializing():
-            self._touch_injectors(trunk)
-        return self.body(trunk, kv, hints, controls=controls, collect=collect, until=until)
+            self._touch_injectors(unet_state)
+        return self.body(unet_state, kv, hints, controls=controls, collect=collect, until=until)
 
     # -------------------------------------------------------------------------------- controls
 
@@ -448,7 +450,7 @@ class UNet(nn.Module):
         background = read("warp", injection.background)
         return jnp.where(mask > threshold, foreground, background).reshape(skip.shape)
 
-    def _touch_injectors(self, trunk: Trunk) -> None:
+    def _touch_injectors(self, unet_state: UNetState) -> None:
         """Create the parameters that an ordinary forward does not use, for `init` alone."""
         if self.foreground_channels:
             self.conv_fg(jnp.zeros((1, 1, 1, self.foreground_channels), self.dtype))
@@ -456,7 +458,7 @@ class UNet(nn.Module):
             for i, channels in enumerate(self._skip_channels() if wanted else ()):
                 tokens = jnp.zeros((1, 1, channels), self.dtype)
                 getattr(self, f"{kind}_modules_{i}_0")(tokens, tokens)
-                getattr(self, f"{kind}_modules_{i}_1")(trunk.embedding)
+                getattr(self, f"{kind}_modules_{i}_1")(unet_state.embedding)
 
 
 def touch(module: UNet, height: int = 8, width: int = 8) -> tuple[Any, ...]:

@@ -152,10 +152,10 @@ class Level(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         for i in range(self.num_res_blocks):
-            x = ResBlock(self.width, self.dtype, name=f"block_{i}")(x)
+            x = VaeResBlock(self.width, self.dtype, name=f"block_{i}")(x)
         if self.step == "down":
-            return Downsample(self.dtype, name="downsample")(x)
-        return Upsample(self.dtype, name="upsample")(x) if self.step == "up" else x
+            return VaeDownsample(self.dtype, name="downsample")(x)
+        return VaeUpsample(self.dtype, name="upsample")(x) if self.step == "up" else x
 
 
 class Middle(nn.Module):
@@ -166,12 +166,12 @@ class Middle(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        x = ResBlock(x.shape[-1], self.dtype, name="block_1")(x)
+        x = VaeResBlock(x.shape[-1], self.dtype, name="block_1")(x)
         x = AttentionBlock(self.dtype, self.implementation, name="attn_1")(x)
-        return ResBlock(x.shape[-1], self.dtype, name="block_2")(x)
+        return VaeResBlock(x.shape[-1], self.dtype, name="block_2")(x)
 
 
-class ResBlock(nn.Module):
+class VaeResBlock(nn.Module):
     """GN-SiLU-conv, GN-SiLU-conv, and a skip that is a 1x1 convolution where widths differ."""
 
     width: int
@@ -207,7 +207,7 @@ class AttentionBlock(nn.Module):
         return x + Conv(channels, 1, dtype=self.dtype, name="proj_out")(y.reshape(x.shape))
 
 
-class Downsample(nn.Module):
+class VaeDownsample(nn.Module):
     """Halve the sides by a striding convolution that pads only on the right and at the bottom."""
 
     dtype: Any = jnp.float32
@@ -217,7 +217,7 @@ class Downsample(nn.Module):
         return Conv(x.shape[-1], stride=2, padding=(0, 1), dtype=self.dtype, name="conv")(x)
 
 
-class Upsample(nn.Module):
+class VaeUpsample(nn.Module):
     """Double the sides by repeating pixels, then convolve."""
 
     dtype: Any = jnp.float32

@@ -119,3 +119,16 @@ class RMSNorm(nn.Module):
         x32 = x.astype(jnp.float32)
         x32 = x32 * jax.lax.rsqrt(jnp.mean(jnp.square(x32), axis=-1, keepdims=True) + 1e-6)
         return (x32 * scale).astype(self.dtype)
+
+
+class MLP(nn.Module):
+    """Linear to `features`, exact GELU, linear back to the input's width."""
+
+    features: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        hidden = Dense(self.features, dtype=self.dtype, name="fc1")(x)
+        hidden = nn.gelu(hidden, approximate=False)
+        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)

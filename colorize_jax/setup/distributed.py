@@ -13,11 +13,10 @@ from typing import Any
 
 import jax
 
-from colorize_jax.errors import UserError
+from colorize_jax.errors import USER_ERROR_STATUS, UserError
 
 TIMEOUT = 300  # seconds until all processes have to be there
 MARGIN = 60  # seconds by which JAX would wait longer
-USER_ERROR_STATUS = 2
 
 
 @dataclass(frozen=True)

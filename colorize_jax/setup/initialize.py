@@ -10,43 +10,43 @@ from jax.sharding import Mesh
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.open_weights import open_weights
+from colorize_jax.models.colorizer import TRAINED_NETWORKS
 from colorize_jax.setup.networks import random_params
 from colorize_jax.sharding import place, replicated, state_shardings
 from colorize_jax.training.state import TrainState, create_state
-from colorize_jax.training.step import Recipe
+from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 
-TRAINED = ("unet", "sketch_encoder", "reference_projection")
 MAX_LISTED = 3
 
 
-def abstract_state(recipe: Recipe) -> TrainState:
+def abstract_state(system: TrainSystem) -> TrainState:
     """Shapes and dtypes of the state."""
-    return jax.eval_shape(lambda: _create(recipe, jax.random.key(0), {}))
+    return jax.eval_shape(lambda: _create(system, jax.random.key(0), {}))
 
 
-def initial_state(recipe: Recipe, shardings: Any = None) -> TrainState:
+def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
     """Build the state of step 0, every part where it belongs from the start.
 
     Parameters that no weights are named for are drawn from the config's seed.
 
     Args:
-        recipe: static.
+        system: static.
         shardings: like the state; None leaves everything on the default device.
 
     Raises:
         UserError: weights that are needed are not named, or do not fit.
     """
-    loaded = load_pretrained(recipe)
+    loaded = load_pretrained(system)
     if shardings is not None:
         mesh = jax.tree.leaves(shardings)[0].mesh
         loaded = place(state_shardings(mesh, loaded), loaded)
-    return _draw(recipe, loaded, shardings)
+    return _draw(system, loaded, shardings)
 
 
-def random_state(recipe: Recipe, shardings: Any = None) -> TrainState:
+def random_state(system: TrainSystem, shardings: Any = None) -> TrainState:
     """The same with random parameters in the place of all weights, to measure speed and memory."""
-    return _draw(recipe, {}, shardings)
+    return _draw(system, {}, shardings)
 
 
 def run_key(config: Config, mesh: Mesh) -> Array:
@@ -54,33 +54,33 @@ def run_key(config: Config, mesh: Mesh) -> Array:
     return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
 
 
-def _draw(recipe: Recipe, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
+def _draw(system: TrainSystem, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
     def create(loaded: Mapping[str, Params]) -> TrainState:
         # Hundreds of small draws compile in half the time with this generator.
-        key = jax.random.key(recipe.config.seed, impl="unsafe_rbg")
-        return _create(recipe, key, loaded)
+        key = jax.random.key(system.config.seed, impl="unsafe_rbg")
+        return _create(system, key, loaded)
 
     # Random numbers of parameters that were loaded are never computed: nothing reads them.
     return jax.jit(create, out_shardings=shardings)(loaded)
 
 
-def load_pretrained(recipe: Recipe) -> dict[str, Params]:
+def load_pretrained(system: TrainSystem) -> dict[str, Params]:
     """Read the weights that the config names: network -> tree of NumPy arrays.
 
     Raises:
         UserError: see `initial_state`.
     """
-    config = recipe.config
-    expected = jax.eval_shape(lambda: random_params(recipe, jax.random.key(0)))
+    config = system.config
+    expected = jax.eval_shape(lambda: random_params(system, jax.random.key(0)))
     loaded: dict[str, Params] = {}
     for folder in config.encoders.weights:
-        loaded |= _read(folder, [name for name in expected if name not in TRAINED])
+        loaded |= _read(folder, [name for name in expected if name not in TRAINED_NETWORKS])
     if config.model.init_from:
-        loaded |= _read(config.model.init_from, TRAINED)
+        loaded |= _read(config.model.init_from, TRAINED_NETWORKS)
     if config.gram.anchor:
-        loaded["anchor"] = _read(config.gram.anchor, TRAINED)
+        loaded["anchor"] = _read(config.gram.anchor, TRAINED_NETWORKS)
     for name, tree in expected.items():
-        frozen = name not in TRAINED and jax.tree.leaves(tree)
+        frozen = name not in TRAINED_NETWORKS and jax.tree.leaves(tree)
         if frozen and name not in loaded:
             raise UserError(
                 f"got no weights of {name}, expected a folder that `python -m colorize_jax import` "
@@ -91,14 +91,14 @@ def load_pretrained(recipe: Recipe) -> dict[str, Params]:
     return loaded
 
 
-def _create(recipe: Recipe, key: Array, loaded: Mapping[str, Params]) -> TrainState:
-    options = recipe.config.optimizer
+def _create(system: TrainSystem, key: Array, loaded: Mapping[str, Params]) -> TrainState:
+    options = system.config.optimizer
     return create_state(
-        random_params(recipe, key) | dict(loaded),
-        recipe.optimizer,
+        random_params(system, key) | dict(loaded),
+        system.optimizer,
         trainable=options.trainable,
         ema=options.ema_decay > 0,
-        frozen_dtype=recipe.config.encoders.dtype,
+        frozen_dtype=system.config.encoders.dtype,
     )
 
 

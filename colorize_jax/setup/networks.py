@@ -11,11 +11,11 @@ from colorize_jax.inference.sampling import Colorize, make_colorize
 from colorize_jax.io.published.architectures import build, published_config
 from colorize_jax.io.published.torch_names import PREFIXES
 from colorize_jax.io.weights_folder import WeightsMetadata
-from colorize_jax.models.colorizer import Colorizer
+from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.patch import PatchAutoencoder
 from colorize_jax.setup.encoders import build_encoders, patch_encoder
 from colorize_jax.training.optim import learning_rate, make_optimizer
-from colorize_jax.training.step import Recipe, Taps
+from colorize_jax.training.step import GramBlocks, TrainSystem
 from colorize_jax.types import Array, Params
 
 REMAT = {
@@ -34,8 +34,7 @@ def build_colorizer(config: Config) -> Colorizer:
     configs, dtype = network_configs(config), jnp.dtype(config.model.dtype)
     attention = {"implementation": config.model.attention}
     unet, sketch_encoder, projection = (
-        build(name, configs[name], dtype=dtype).clone(**attention)
-        for name in ("unet", "sketch_encoder", "reference_projection")
+        build(name, configs[name], dtype=dtype).clone(**attention) for name in TRAINED_NETWORKS
     )
     # Hints near zero leave a pretrained UNet as it is; one that starts at random needs them whole.
     sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
@@ -85,7 +84,7 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
     return {name: published_config(name) | own for name, own in configs.items()}
 
 
-def build_recipe(config: Config) -> Recipe:
+def build_train_system(config: Config) -> TrainSystem:
     """Build all that a training step needs beside state, batch and key.
 
     Raises:
@@ -118,41 +117,41 @@ def build_recipe(config: Config) -> Recipe:
         diffusion.zero_terminal_snr,
     )
     colorizer, encoders = build_colorizer(config), build_encoders(config)
-    recipe = Recipe(colorizer, encoders, schedule, rate, optimizer, config)
+    system = TrainSystem(colorizer, encoders, schedule, rate, optimizer, config)
     if config.gram.maximum:
-        Taps(colorizer, config.gram)  # a block that does not exist is named here
-    return recipe
+        GramBlocks(colorizer, config.gram)  # a block that does not exist is named here
+    return system
 
 
-def build_colorize(recipe: Recipe) -> Colorize:
-    """Compile the colouring of batches as the recipe's config samples.
+def build_colorize(system: TrainSystem) -> Colorize:
+    """Compile the colouring of batches as the system's config samples.
 
     Raises:
         UserError: there is no such sampler or schedule.
     """
-    config = recipe.config
+    config = system.config
     return make_colorize(
-        recipe.colorizer,
-        recipe.encoders,
-        recipe.schedule,
+        system.colorizer,
+        system.encoders,
+        system.schedule,
         config.sampling,
         config.diffusion.prediction_type,
     )
 
 
-def random_params(recipe: Recipe, key: Array) -> Params:
+def random_params(system: TrainSystem, key: Array) -> Params:
     """Random parameters of every network, trained and frozen; to be jitted or evaluated abstractly.
 
     Args:
-        recipe: static.
+        system: static.
         key: of the run.
     """
-    encoders, colorizer = recipe.encoders, recipe.colorizer
+    encoders, colorizer = system.encoders, system.colorizer
     tokens = jax.eval_shape(
         lambda: encoders.encode_reference(encoders.init(key), jnp.zeros((1, 64, 64, 3)))
     )
     params = colorizer.init(key, *tokens) | encoders.init(key)
-    if recipe.config.gram.anchor:
+    if system.config.gram.anchor:
         params["anchor"] = colorizer.init(key, *tokens)
     return params
 

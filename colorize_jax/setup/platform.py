@@ -33,9 +33,7 @@ class Flag:
     why: str
 
 
-FLAGS = (
-    Flag("xla_gpu_enable_latency_hiding_scheduler", True, "collectives run beside products"),
-)
+FLAGS = (Flag("xla_gpu_enable_latency_hiding_scheduler", True, "collectives run beside products"),)
 # Of a compiler without a card, which cannot try kernels out: the default of cuBLAS and cuDNN is
 # taken, and no Triton product, since those need tiles that were tried (some sizes fail without).
 AHEAD = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}

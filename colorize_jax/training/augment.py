@@ -1,7 +1,7 @@
 """What happens to a batch between the loader and the network: conversion, dropouts, noise.
 
 Every random number of a step is drawn here, for the global batch, before anything is computed with
-it: the step itself is a deterministic function of parameters, batch and `Draws`.
+it: the step itself is a deterministic function of parameters, batch and `StepRandomness`.
 """
 
 from collections.abc import Mapping
@@ -85,7 +85,7 @@ def inpaint_reference(batch: Batch, key: Array, rate: float) -> Batch:
 
 
 @flax.struct.dataclass
-class Draws:
+class StepRandomness:
     """The random numbers of one training step.
 
     Attributes:
@@ -111,7 +111,7 @@ def draw(
     reference_dropout: float = 0.2,
     hint_dropout: float = 0.1,
     num_hints: int = 4,
-) -> Draws:
+) -> StepRandomness:
     """Draw what step `step` of the run with this key needs.
 
     Args:
@@ -132,7 +132,7 @@ def draw(
     kept_hints = jax.random.bernoulli(
         stream(key, step, "hint_dropout"), 1 - hint_dropout, (batch, num_hints)
     )
-    return Draws(
+    return StepRandomness(
         timesteps=jax.random.randint(stream(key, step, "timesteps"), (batch,), 0, num_timesteps),
         noise=add_offset(noise, offset, offset_noise),
         keep_reference=kept_reference.astype(jnp.float32),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from colorize_jax.analysis.flops import count_flops
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.state import TrainState
-from colorize_jax.training.step import Recipe, gradients, prepare
+from colorize_jax.training.step import TrainSystem, gradients, prepare
 from colorize_jax.types import Array
 
 # Dense bfloat16 products, FLOP/s of one device, by how JAX names it; the vendors' data sheets
@@ -54,19 +54,19 @@ def peak_memory(devices: Sequence[jax.Device] | None = None) -> int | None:
 
 
 def step_flops(
-    recipe: Recipe, state: TrainState, record: Mapping[str, Array], *, dual: bool
+    system: TrainSystem, state: TrainState, record: Mapping[str, Array], *, dual: bool
 ) -> int:
     """Count the FLOPs of one step of the global batch, encoders included; see `flops`.
 
     Nothing is counted twice that rematerialization or blockwise attention compute again.
 
     Args:
-        recipe: static.
+        system: static.
         state: arrays or shapes.
         record: a global batch as the step takes it, arrays or shapes.
         dual: whether the misaligned branch runs.
     """
-    plain = countable(recipe)
+    plain = countable(system)
 
     def compute(state: TrainState, record: Mapping[str, Array], key: Array) -> Any:
         inputs = prepare(plain, state.frozen, to_batch(record), key, state.step)
@@ -76,15 +76,15 @@ def step_flops(
     return count_flops(compute, state, record, jax.eval_shape(lambda: jax.random.key(0)))
 
 
-def countable(recipe: Recipe) -> Recipe:
+def countable(system: TrainSystem) -> TrainSystem:
     """The same step without rematerialization and with attention that computes nothing twice."""
     plain = {"implementation": "plain"}
-    colorizer, encoders = recipe.colorizer, recipe.encoders
+    colorizer, encoders = system.colorizer, system.encoders
     unet = colorizer.unet.clone(remat=None)
     networks = (unet, colorizer.sketch_encoder, colorizer.reference_projection)
     frozen = {name: getattr(encoders, name) for name in ("autoencoder", "clip", "tagger")}
     return dataclasses.replace(
-        recipe,
+        system,
         colorizer=type(colorizer)(*(network.clone(**plain) for network in networks)),
         encoders=dataclasses.replace(
             encoders,

@@ -28,11 +28,11 @@ from colorize_jax.config.options import Config, GramConfig
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.models.unet import Trunk
+from colorize_jax.models.unet import UNetState
 from colorize_jax.rng import stream
 from colorize_jax.sharding import constrain_batch, constrain_params, replicated
 from colorize_jax.training import augment, trees
-from colorize_jax.training.augment import Draws
+from colorize_jax.training.augment import StepRandomness
 from colorize_jax.training.losses.diffusion import diffusion_loss
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.optim import accumulate
@@ -47,7 +47,7 @@ TPU_OPTIONS = {"xla_tpu_prefer_async_allgather_to_allreduce": True}
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainSystem:
     """All that a step needs beside state, batch and key; nothing of it changes during a run.
 
     Attributes:
@@ -79,7 +79,7 @@ class Inputs:
         sketch: (B, H, W, 3).
         vector: (B, E) size embedding.
         mask: (B, H, W, 1) foreground, or None.
-        draws: random numbers.
+        random: what is random in the step, drawn before.
     """
 
     latents: Array
@@ -89,7 +89,7 @@ class Inputs:
     sketch: Array
     vector: Array
     mask: Array | None
-    draws: Draws
+    random: StepRandomness
 
 
 def is_dual(config: Config, step: int) -> bool:
@@ -103,12 +103,12 @@ def is_dual(config: Config, step: int) -> bool:
 
 
 def train_step(
-    recipe: Recipe, state: TrainState, record: Mapping[str, Array], key: Array, *, dual: bool
+    system: TrainSystem, state: TrainState, record: Mapping[str, Array], key: Array, *, dual: bool
 ) -> tuple[TrainState, Metrics]:
     """Do one update.
 
     Args:
-        recipe: static.
+        system: static.
         state: before the update; may be donated.
         record: the loader's batch (see `augment.to_batch`), globally B samples.
         key: of the run; the state's step is folded in.
@@ -117,32 +117,32 @@ def train_step(
     Returns:
         The state after the update, and float32 scalars: losses, norms, Gram weight, learning rate.
     """
-    inputs = prepare(recipe, state.frozen, augment.to_batch(record), key, state.step)
-    config = recipe.config
+    inputs = prepare(system, state.frozen, augment.to_batch(record), key, state.step)
+    config = system.config
     weight = gram_weight(
         state.step, config.total_steps, config.gram.zero_share, config.gram.maximum
     )
-    grads, metrics = gradients(recipe, state.params, state.frozen, inputs, weight, dual=dual)
+    grads, metrics = gradients(system, state.params, state.frozen, inputs, weight, dual=dual)
     metrics |= {
         "gram_weight": weight,
-        "learning_rate": recipe.learning_rate(state.step),
+        "learning_rate": system.learning_rate(state.step),
         "gradient_norm": optax.tree.norm(grads),
         "parameter_norm": optax.tree.norm(state.params),
     }
-    return apply_gradients(state, grads, recipe.optimizer, config.optimizer.ema_decay), metrics
+    return apply_gradients(state, grads, system.optimizer, config.optimizer.ema_decay), metrics
 
 
-def jit_step(recipe: Recipe, mesh: Mesh, shardings: Any, **options: bool) -> Any:
+def jit_step(system: TrainSystem, mesh: Mesh, shardings: Any, **options: bool) -> Any:
     """The step as it runs on a mesh; to be called and lowered under `jax.set_mesh`.
 
     Args:
-        recipe: static.
+        system: static.
         mesh: where.
         shardings: of the state, `sharding.state_shardings`.
         options: `dual`, bound here; left out, it is an argument.
     """
     return jax.jit(
-        functools.partial(train_step, recipe, **options),
+        functools.partial(train_step, system, **options),
         static_argnames=() if options else "dual",
         donate_argnums=0,
         out_shardings=(shardings, replicated(mesh)),
@@ -150,13 +150,13 @@ def jit_step(recipe: Recipe, mesh: Mesh, shardings: Any, **options: bool) -> Any
     )
 
 
-def prepare(recipe: Recipe, frozen: Params, batch: Batch, key: Array, step: Array) -> Inputs:
+def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step: Array) -> Inputs:
     """Encode a batch and draw its random numbers, all for the global batch."""
-    options = recipe.config.diffusion
+    options = system.config.diffusion
     batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
-    encoded = recipe.encoders.encode(frozen, batch, stream(key, step, "posterior"))
+    encoded = system.encoders.encode(frozen, batch, stream(key, step, "posterior"))
     encoded = jax.lax.stop_gradient(encoded)
-    draws = augment.draw(
+    random = augment.draw(
         key,
         step,
         encoded.latents.shape,
@@ -164,14 +164,18 @@ def prepare(recipe: Recipe, frozen: Params, batch: Batch, key: Array, step: Arra
         offset_noise=options.offset_noise,
         reference_dropout=options.reference_dropout,
         hint_dropout=options.hint_dropout,
-        num_hints=len(recipe.colorizer.unet.hint_blocks),
+        num_hints=len(system.colorizer.unet.hint_blocks),
     )
-    vector = recipe.colorizer.vector(batch.size, batch.aesthetic_score)
-    return pair(encoded, batch.sketch, vector, draws, batch.sketch_mask)
+    vector = system.colorizer.vector(batch.size, batch.aesthetic_score)
+    return pair(encoded, batch.sketch, vector, random, batch.sketch_mask)
 
 
 def pair(
-    encoded: Encoded, sketch: Array, vector: Array, draws: Draws, mask: Array | None = None
+    encoded: Encoded,
+    sketch: Array,
+    vector: Array,
+    random: StepRandomness,
+    mask: Array | None = None,
 ) -> Inputs:
     """Give every sample the reference of its neighbour in the global batch as the misaligned one.
 
@@ -180,7 +184,7 @@ def pair(
     """
     tokens = (encoded.clip_tokens, encoded.tagger_tokens)
     other_tokens, other_kept = jax.tree.map(
-        lambda x: jnp.roll(x, 1, axis=0), (tokens, draws.keep_reference)
+        lambda x: jnp.roll(x, 1, axis=0), (tokens, random.keep_reference)
     )
     return Inputs(
         latents=encoded.latents,
@@ -190,12 +194,18 @@ def pair(
         sketch=sketch,
         vector=vector,
         mask=mask,
-        draws=draws,
+        random=random,
     )
 
 
 def gradients(
-    recipe: Recipe, params: Params, frozen: Params, inputs: Inputs, weight: Array, *, dual: bool
+    system: TrainSystem,
+    params: Params,
+    frozen: Params,
+    inputs: Inputs,
+    weight: Array,
+    *,
+    dual: bool,
 ) -> tuple[Params, Metrics]:
     """Gradients of the trained parameters, and the terms of the loss; see `total_loss`."""
 
@@ -205,58 +215,68 @@ def gradients(
         def loss(params: Params) -> tuple[Array, Metrics]:
             # Gradients take the layout of what they are gradients of, in every micro-batch.
             params = constrain_params(params)
-            return total_loss(recipe, params, frozen, inputs, weight, dual=dual)
+            return total_loss(system, params, frozen, inputs, weight, dual=dual)
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
         return grads, metrics
 
-    return accumulate(micro, inputs, recipe.config.optimizer.accumulation)
+    return accumulate(micro, inputs, system.config.optimizer.accumulation)
 
 
 def total_loss(
-    recipe: Recipe, params: Params, frozen: Params, inputs: Inputs, weight: Array, *, dual: bool
+    system: TrainSystem,
+    params: Params,
+    frozen: Params,
+    inputs: Inputs,
+    weight: Array,
+    *,
+    dual: bool,
 ) -> tuple[Array, Metrics]:
     """Diffusion loss plus `weight` times the Gram loss, and the terms.
 
     Args:
-        recipe: static.
+        system: static.
         params: trained parameters.
         frozen: the others.
         inputs: of one micro-batch.
         weight: () of the Gram loss.
         dual: whether to run the misaligned branch; without it the Gram loss is reported as 0.
     """
-    networks, draws = trees.merge(params, frozen), inputs.draws
-    colorizer, gram, options = recipe.colorizer, recipe.config.gram, recipe.config.diffusion
-    noisy = diffusion.corrupt(recipe.schedule, inputs.latents, draws.noise, draws.timesteps)
+    networks, random = trees.merge(params, frozen), inputs.random
+    colorizer, gram, options = system.colorizer, system.config.gram, system.config.diffusion
+    noisy = diffusion.corrupt(system.schedule, inputs.latents, random.noise, random.timesteps)
     conditions = embed(colorizer, networks, inputs)
-    trunk = colorizer.prefix(networks, noisy, draws.timesteps, conditions)
+    unet_state = colorizer.prefix(networks, noisy, random.timesteps, conditions)
     if dual:
         other = augment.drop_context(
             colorizer.context(networks, *inputs.other_tokens), inputs.other_kept
         )
         other = other if gram.context_gradient else jax.lax.stop_gradient(other)
-        taps = Taps(colorizer, gram)
+        gram_blocks = GramBlocks(colorizer, gram)
         prediction, aligned, misaligned = run_branches(
-            colorizer, networks, trunk, conditions, other, taps
+            colorizer, networks, unet_state, conditions, other, gram_blocks
         )
     else:
         keys_values = colorizer.project_context(networks, conditions.context)
-        prediction, _ = colorizer.body(networks, trunk, keys_values, conditions.hints)
+        prediction, _ = colorizer.body(networks, unet_state, keys_values, conditions.hints)
     target = diffusion.target(
-        recipe.schedule, inputs.latents, draws.noise, draws.timesteps, options.prediction_type
+        system.schedule,
+        inputs.latents,
+        random.noise,
+        random.timesteps,
+        options.prediction_type,
     )
     loss = diffusion_loss(
         prediction,
         target,
-        weights=snr_weights(recipe, draws.timesteps),
+        weights=snr_weights(system, random.timesteps),
         mask=inputs.mask if options.masked_loss else None,
     )
     if not dual:
         return loss, {"loss": loss, "diffusion_loss": loss, "gram_loss": jnp.float32(0)}
 
     if gram.anchor:
-        aligned = anchor_features(colorizer, frozen["anchor"], inputs, noisy, taps)
+        aligned = anchor_features(colorizer, frozen["anchor"], inputs, noisy, gram_blocks)
     gram_total, _ = gram_loss(
         misaligned,
         aligned,
@@ -270,12 +290,12 @@ def total_loss(
 def run_branches(
     colorizer: Colorizer,
     params: Params,
-    trunk: Trunk,
+    unet_state: UNetState,
     conditions: Conditions,
     other_context: Array,
-    taps: "Taps",
+    gram_blocks: "GramBlocks",
 ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """Run both branches from their common trunk on, up to the last Gram block as one batch.
+    """Run both branches from their common unet_state on, up to the last Gram block as one batch.
 
     One pass over the parameters instead of two: half the kernels to gather and to read, half the
     program, and one gradient of them in memory instead of two that have to be added.
@@ -283,10 +303,10 @@ def run_branches(
     Args:
         colorizer: the networks.
         params: of all of them.
-        trunk: from the prefix, batch B.
+        unet_state: from the prefix, batch B.
         conditions: of the aligned branch.
         other_context: (B, S, C) of the misaligned one.
-        taps: the Gram blocks.
+        gram_blocks: the Gram blocks.
 
     Returns:
         The aligned branch's prediction; its features, and those of the misaligned one.
@@ -294,19 +314,19 @@ def run_branches(
     hints = conditions.hints
     contexts = pair_rows(conditions.context, other_context)
     keys_values = colorizer.project_context(params, contexts)
-    trunks, features = colorizer.body(
+    unet_states, features = colorizer.body(
         params,
-        pair_rows(trunk, trunk),
+        pair_rows(unet_state, unet_state),
         keys_values,
         pair_rows(hints, hints),
-        collect=taps.collect,
-        until=taps.last,
+        collect=gram_blocks.collect,
+        until=gram_blocks.last,
     )
     own = colorizer.project_context(params, conditions.context)
-    own[taps.last[0]], _ = split_pairs(keys_values[taps.last[0]], axis=1)
-    trunk, _ = split_pairs(trunks)
-    prediction, _ = colorizer.body(params, trunk, own, hints, since=taps.last)
-    return prediction, *split_pairs(taps.select(features))
+    own[gram_blocks.last[0]], _ = split_pairs(keys_values[gram_blocks.last[0]], axis=1)
+    unet_state, _ = split_pairs(unet_states)
+    prediction, _ = colorizer.body(params, unet_state, own, hints, since=gram_blocks.last)
+    return prediction, *split_pairs(gram_blocks.select(features))
 
 
 def pair_rows(own: Any, other: Any, axis: int = 0) -> Any:
@@ -334,40 +354,45 @@ def split_pairs(both: Any, axis: int = 0) -> tuple[Any, Any]:
 
 def embed(colorizer: Colorizer, params: Params, inputs: Inputs) -> Conditions:
     """The aligned branch's conditions, after dropout."""
-    draws = inputs.draws
+    random = inputs.random
     return Conditions(
         context=augment.drop_context(
-            colorizer.context(params, *inputs.tokens), draws.keep_reference
+            colorizer.context(params, *inputs.tokens), random.keep_reference
         ),
-        hints=augment.drop_hints(colorizer.hints(params, inputs.sketch), draws.keep_hints),
+        hints=augment.drop_hints(colorizer.hints(params, inputs.sketch), random.keep_hints),
         vector=inputs.vector,
     )
 
 
-def snr_weights(recipe: Recipe, timesteps: Array) -> Array | None:
+def snr_weights(system: TrainSystem, timesteps: Array) -> Array | None:
     """Min-SNR weights (B,), or None where they are all 1."""
-    options = recipe.config.diffusion
+    options = system.config.diffusion
     if not options.min_snr_gamma:
         return None
     return diffusion.min_snr_weight(
-        recipe.schedule, timesteps, options.min_snr_gamma, options.prediction_type
+        system.schedule, timesteps, options.min_snr_gamma, options.prediction_type
     )
 
 
 def anchor_features(
-    colorizer: Colorizer, params: Params, inputs: Inputs, noisy: Array, taps: "Taps"
+    colorizer: Colorizer, params: Params, inputs: Inputs, noisy: Array, gram_blocks: "GramBlocks"
 ) -> dict[str, Array]:
     """The aligned branch's features as another, frozen colorizer has them."""
     conditions = embed(colorizer, params, inputs)
-    trunk = colorizer.prefix(params, noisy, inputs.draws.timesteps, conditions)
+    unet_state = colorizer.prefix(params, noisy, inputs.random.timesteps, conditions)
     keys_values = colorizer.project_context(params, conditions.context)
     _, features = colorizer.body(
-        params, trunk, keys_values, conditions.hints, collect=taps.collect, until=taps.last
+        params,
+        unet_state,
+        keys_values,
+        conditions.hints,
+        collect=gram_blocks.collect,
+        until=gram_blocks.last,
     )
-    return jax.lax.stop_gradient(taps.select(features))
+    return jax.lax.stop_gradient(gram_blocks.select(features))
 
 
-class Taps:
+class GramBlocks:
     """Where the Gram blocks are in the UNet.
 
     Attributes:

@@ -12,8 +12,8 @@ from colorize_jax.inference import programs
 from colorize_jax.inference.inputs import at_side, latent_mask
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import paint_out
-from colorize_jax.inference.programs import Given
-from colorize_jax.inference.settings import make_mode, make_settings
+from colorize_jax.inference.programs import SamplingInputs
+from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.colorizer import Colorizer
@@ -36,7 +36,7 @@ def run_pipeline(case: GoldenCase) -> dict[str, np.ndarray]:
     batch, score = noise.shape[0], case.config["aesthetic_score"]
     sketch = nhwc(case.inputs["sketch"])
     height, width = sketch.shape[1:3]
-    given = Given(
+    inputs = SamplingInputs(
         keys=jax.random.split(jax.random.key(0), batch),
         vector=system.colorizer.vector(
             np.full(batch, (height * width) ** 0.5, np.float32), np.full(batch, score, np.float32)
@@ -45,15 +45,15 @@ def run_pipeline(case: GoldenCase) -> dict[str, np.ndarray]:
         blank_hints=programs.encode_blank(system, params, height, width),
         sketch_mask=_repeat(latent_mask(case.inputs["sketch_mask"][:, 0], system.cell), batch),
     )
-    outputs = {"size_embedding": given.vector}
-    for i, (hint, blank) in enumerate(zip(given.hints, given.blank_hints, strict=True)):
+    outputs = {"size_embedding": inputs.vector}
+    for i, (hint, blank) in enumerate(zip(inputs.hints, inputs.blank_hints, strict=True)):
         outputs[f"hint_{i}"] = nchw(hint)
         outputs[f"unconditional_hint_{i}"] = nchw(_repeat(blank, batch))
     for name, run in case.config["runs"].items():
         options = _options(run)
         context = _repeat(_context(system, params, case, options), batch)
         outputs.setdefault("context_split" if options.split_attention else "context", context)
-        latents = _denoise(system, params, given.replace(context=context), options, noise)
+        latents = _denoise(system, params, inputs.replace(context=context), options, noise)
         outputs[f"latents.{name}"] = nchw(latents)
         if f"image.{name}" in case.outputs:
             # The published pictures are not clamped.
@@ -123,13 +123,13 @@ def _context(system: System, params: Params, case: GoldenCase, options: Inferenc
 
 
 def _denoise(
-    system: System, params: Params, given: Given, options: InferenceOptions, noise: Array
+    system: System, params: Params, inputs: SamplingInputs, options: InferenceOptions, noise: Array
 ) -> Array:
-    mode = make_mode(options)
-    if not mode.guide_sketch:
-        given = given.replace(blank_hints=None)
-    settings = make_settings(system, options)
-    return programs.denoise(system, mode, {"unet": params["unet"]}, given, settings, noise)
+    static = make_static_options(options)
+    if not static.guide_sketch:
+        inputs = inputs.replace(blank_hints=None)
+    traced = make_traced_options(system, options)
+    return programs.denoise(system, static, {"unet": params["unet"]}, inputs, traced, noise)
 
 
 def _repeat(tree: Any, batch: int) -> Any:

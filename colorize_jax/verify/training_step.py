@@ -12,8 +12,8 @@ from colorize_jax.io.published import torch_names
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
 from colorize_jax.models.reference_projection import ReferenceProjection
-from colorize_jax.training.augment import Draws, add_offset
-from colorize_jax.training.step import Recipe, gradients, pair
+from colorize_jax.training.augment import StepRandomness, add_offset
+from colorize_jax.training.step import TrainSystem, gradients, pair
 from colorize_jax.types import Encoded, Params
 from colorize_jax.verify import golden
 from colorize_jax.verify.golden import GoldenCase
@@ -25,7 +25,7 @@ def run_training_step(case: GoldenCase) -> dict[str, np.ndarray]:
     """Losses, "gradient_norm[.COMPONENT]" and "gradient.COMPONENT.NAME"."""
     colorizer, inputs = _colorizer(case), case.inputs
     gram = GramConfig(blocks=tuple(case.config["gram_blocks"]), tap=case.config["gram_type"])
-    recipe = Recipe(
+    system = TrainSystem(
         colorizer=colorizer,
         # The case begins behind the encoders: these are never called.
         encoders=FrozenEncoders(PatchAutoencoder(), *2 * (PatchReferenceEncoder(),)),
@@ -39,7 +39,7 @@ def run_training_step(case: GoldenCase) -> dict[str, np.ndarray]:
     noise = add_offset(
         nhwc(inputs["noise"]), jnp.asarray(inputs["offset_noise"]), case.config["offset_noise"]
     )
-    draws = Draws(
+    random = StepRandomness(
         timesteps=jnp.asarray(inputs["timesteps"], jnp.int32),
         noise=noise,
         keep_reference=jnp.asarray(inputs["keep_reference"]),
@@ -50,11 +50,11 @@ def run_training_step(case: GoldenCase) -> dict[str, np.ndarray]:
         Encoded(nhwc(inputs["latents"]), *tokens),
         nhwc(inputs["sketch"]),
         jnp.asarray(inputs["size_embedding"]),
-        draws,
+        random,
     )
     weight, params = jnp.float32(case.config["gram_weight"]), _params(case, colorizer)
     compiled = jax.jit(gradients, static_argnums=0, static_argnames="dual")
-    grads, metrics = compiled(recipe, params, {}, paired, weight, dual=True)
+    grads, metrics = compiled(system, params, {}, paired, weight, dual=True)
     outputs = {
         "diffusion_loss": metrics["diffusion_loss"],
         "gram_loss": metrics["gram_loss"],

@@ -16,7 +16,7 @@ from colorize_jax.analysis.chips import CHIPS, describe, min_links
 from colorize_jax.analysis.stored_step import load_step, save_step, with_stored
 from colorize_jax.config.load import load_config
 from colorize_jax.errors import UserError
-from colorize_jax.setup.networks import build_recipe
+from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.run_writer import read_metrics
 from colorize_jax.training.step import jit_step
 
@@ -183,11 +183,11 @@ def test_files_that_hold_no_step(tmp_path, content):
 @pytest.mark.slow
 def test_a_run_on_a_stored_step_is_the_same_run(tmp_path):
     config = load_config(CONFIG, [])
-    recipe, mesh = build_recipe(config), sharding.make_mesh(config.mesh)
-    state, record, key = aot.arguments(recipe, mesh)
+    system, mesh = build_train_system(config), sharding.make_mesh(config.mesh)
+    state, record, key = aot.arguments(system, mesh)
     with jax.set_mesh(mesh):
         shardings = sharding.state_shardings(mesh, state)
-        lowered = jit_step(recipe, mesh, shardings, dual=True).lower(state, record, key)
+        lowered = jit_step(system, mesh, shardings, dual=True).lower(state, record, key)
     save_step(lowered.compile(), config, tmp_path / "step.bin")
     losses = []
     for name, flags in (("one", []), ("two", [f"--load_step={tmp_path / 'step.bin'}"])):

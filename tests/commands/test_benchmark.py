@@ -15,7 +15,7 @@ from colorize_jax.config.options import MeshConfig
 from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
 from colorize_jax.setup.initialize import abstract_state
-from colorize_jax.setup.networks import build_recipe
+from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import make_mesh
 from colorize_jax.training.measure import step_flops
 
@@ -73,7 +73,7 @@ def test_flops_of_a_picture_grow_with_its_evaluations(sampler):
         overrides.append(f"--config.sampling.num_steps={num_steps}")
         config = sample.sampling_config(load_config(CONFIG, overrides), batch_size)
         evaluations = find_sampler(sampler).evaluations(num_steps)
-        return sample.sample_flops(build_recipe(config), evaluations)
+        return sample.sample_flops(build_train_system(config), evaluations)
 
     counts = [count(1, num_steps) for num_steps in (1, 2, 3)]
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
@@ -87,9 +87,9 @@ def test_parts_of_a_step_are_counted(capsys):
     config = load_config(CONFIG, [*SHALLOW, "--config.model.remat=block"])
     report = step.count_step(config)
     for name, parts in report["programs"].items():
-        recipe = build_recipe(config)
-        arguments = abstract_state(recipe), abstract_record(config)
-        whole = step_flops(recipe, *arguments, dual=name == "dual")
+        system = build_train_system(config)
+        arguments = abstract_state(system), abstract_record(config)
+        whole = step_flops(system, *arguments, dual=name == "dual")
         # Rematerialization changes nothing of the count.
         assert 4 * parts["total"] == whole
         assert parts["unet"] > 0 and parts["conditions"] > 0
@@ -158,7 +158,7 @@ def test_memory(tmp_path, capsys):
     out = tmp_path / "memory.json"
     assert benchmark("memory", "--config.model.dtype=bfloat16", "--output", out) == 0
     report = json.loads(out.read_text())
-    unet = abstract_state(build_recipe(load_config(CONFIG))).params["unet"]
+    unet = abstract_state(build_train_system(load_config(CONFIG))).params["unet"]
     assert report["parameters"]["unet"] == 2 * sum(x.size for x in jax.tree.leaves(unet))
     assert report["low_memory"]["peak"] < report["resident"]
     assert "peak, everything resident" in capsys.readouterr().out

@@ -57,7 +57,7 @@ def test_a_training_run_is_exported(tmp_path, run, raw):
     ) | dict(torch_names.to_torch("vae", state.frozen["vae"], prefix=torch_names.PREFIXES["vae"]))
     expected = {name: np.ascontiguousarray(array) for name, array in expected.items()}
     assert small_models.same_bits(found, expected)
-    source = pretrained.open_source(out)
+    source = pretrained.open_published(out)
     assert (source.prediction_type, set(source.configs)) == ("v", set(COMPONENTS))
 
 

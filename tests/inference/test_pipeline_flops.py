@@ -12,8 +12,8 @@ from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.programs import Given
-from colorize_jax.inference.settings import make_mode, make_settings
+from colorize_jax.inference.programs import SamplingInputs
+from colorize_jax.inference.settings import make_static_options, make_traced_options
 from colorize_jax.inference.system import System
 from colorize_jax.io.published.architectures import abstract_params, build, published_config
 from colorize_jax.models.colorizer import Colorizer
@@ -50,7 +50,7 @@ def published(plugin=False):
 def pictures(batch=1, **more):
     """Conditions of pictures of 1024 px."""
     hints = ((128, 320), (64, 320), (32, 640), (32, 1280))
-    return Given(
+    return SamplingInputs(
         keys=jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch)),
         vector=floats(batch, 512),
         hints=tuple(floats(batch, side, side, channels) for side, channels in hints),
@@ -59,19 +59,19 @@ def pictures(batch=1, **more):
     )
 
 
-def cost(given, steps, plugin=False, **options):
+def cost(inputs, steps, plugin=False, **options):
     """FLOPs of a whole denoising loop of `steps` evaluations."""
     options = InferenceOptions(sampler="Euler", background_plugin=plugin, **options)
     system, params = published(plugin)
-    settings = make_settings(system, options)
-    mode = make_mode(options, given.context is not None)
-    run = functools.partial(programs.denoise, system, mode)
-    return count_flops(run, params, given, settings, while_trips=steps)
+    traced = make_traced_options(system, options)
+    static = make_static_options(options, inputs.context is not None)
+    run = functools.partial(programs.denoise, system, static)
+    return count_flops(run, params, inputs, traced, while_trips=steps)
 
 
-def step_and_start(given, **options):
+def step_and_start(inputs, **options):
     """FLOPs of each step, and of what is done once before the first."""
-    one, two = (cost(given, steps, **options) for steps in (1, 2))
+    one, two = (cost(inputs, steps, **options) for steps in (1, 2))
     return two - one, one - (two - one)
 
 

@@ -50,8 +50,8 @@ def test_a_second_call_costs_its_steps_and_little_more():
     sketch, reference = small_system.make_pictures(height=64, width=64)
 
     picture = pipeline.read_sketch(sketch, pipeline.read_reference(reference, options), options)
-    given = pipeline.condition([picture], options, [0])
-    conditions = Conditions(given.context, given.hints, given.vector)
+    inputs = pipeline.condition([picture], options, [0])
+    conditions = Conditions(inputs.context, inputs.hints, inputs.vector)
     noise, t = random.standard_normal((1, 16, 16, 48)).astype(np.float32), np.float32([500])
     forward, unet = jax.jit(colorizer.denoise), {"unet": params["unet"]}
 

@@ -64,7 +64,7 @@ class _AbstractWeights:
 )  # fmt: skip
 def test_full_size_by_abstract_evaluation(tmp_path, name, kind, changes):
     manifest = _manifest(name)
-    source = pretrained.open_source(_sparse_file(tmp_path / "model.safetensors", manifest))
+    source = pretrained.open_published(_sparse_file(tmp_path / "model.safetensors", manifest))
     assert source.kind == kind
     assert source.configs == {
         component: architectures.check_config(component, changes.get(component, {}))

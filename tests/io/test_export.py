@@ -31,7 +31,7 @@ def folder(tmp_path_factory, arrays):
     path = tmp_path_factory.mktemp("weights")
     save(path / "model.safetensors", arrays, {"prediction_type": "v", "scaling_factor": "0.5"})
     configs = {component: CONFIGS[component] for component in COMPONENTS}
-    source = pretrained.open_source(path / "model.safetensors", configs)
+    source = pretrained.open_published(path / "model.safetensors", configs)
     pretrained.import_weights(source, path / "out")
     return path / "out"
 
@@ -44,7 +44,7 @@ def test_what_was_imported_comes_out_again(tmp_path, folder, arrays):
         metadata = file.metadata()
     assert metadata["format"] == "pt"
     # The file says everything that its shapes do not, so that it needs no options to come back.
-    source = pretrained.open_source(out)
+    source = pretrained.open_published(out)
     assert (source.kind, source.prediction_type, source.scaling_factor) == ("colorizer", "v", 0.5)
     assert source.configs == open_weights(folder).metadata.configs
 
@@ -63,7 +63,7 @@ def test_shards_both_ways(tmp_path, folder, arrays):
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 3
     assert max(file.stat().st_size for file in out.glob("*.safetensors")) < 400_000
-    source = pretrained.open_source(out)
+    source = pretrained.open_published(out)
     assert source.prediction_type == "v"
     found = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
     assert small_models.same_bits(found, arrays)
@@ -140,7 +140,7 @@ def test_what_is_no_folder_of_weights(tmp_path, folder):
 def test_diffusers_folder_both_ways(tmp_path, folder, arrays, options):
     out = tmp_path / "diffusers"
     assert export.export_diffusers(open_weights(folder), out, **options) == []
-    source = pretrained.open_source(out)
+    source = pretrained.open_published(out)
     assert (source.kind, source.prediction_type, source.scaling_factor) == ("sdxl", "v", 0.5)
     found = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
     assert small_models.same_bits(found, arrays)
@@ -148,7 +148,7 @@ def test_diffusers_folder_both_ways(tmp_path, folder, arrays, options):
     metadata = pretrained.import_weights(source, tmp_path / "fitted", fit=True)
     assert metadata.configs["unet"]["vector_channels"] == 512
     # One model of the folder alone.
-    (vae,) = pretrained.open_source(out / "vae").configs
+    (vae,) = pretrained.open_published(out / "vae").configs
     assert vae == "vae"
 
 
@@ -156,21 +156,21 @@ def test_extras_and_other_networks_stay_out_of_diffusers(tmp_path):
     arrays = system(("unet", "reference_projection"), unet=PLUGIN)
     path = save(tmp_path / "model.safetensors", arrays)
     configs = {component: CONFIGS[component] for component in ("unet", "reference_projection")}
-    pretrained.import_weights(pretrained.open_source(path, configs), tmp_path / "weights")
+    pretrained.import_weights(pretrained.open_published(path, configs), tmp_path / "weights")
     weights = open_weights(tmp_path / "weights")
     left_out = export.export_diffusers(weights, tmp_path / "out")
     assert left_out == ["reference_projection", "extras"]
     names = open_checkpoint(tmp_path / "out" / "unet").tensors
     assert not [name for name in names if "lora" in name or "fg" in name]
     assert not (tmp_path / "out" / "scheduler").exists()  # nobody said what it predicts
-    source = pretrained.open_source(tmp_path / "out")
+    source = pretrained.open_published(tmp_path / "out")
     assert source.configs["unet"]["loras"] == []
     assert source.prediction_type is None
 
 
 def test_diffusers_needs_a_unet_or_a_vae(tmp_path):
     path = save(tmp_path / "model.safetensors", tensors("clip_vision", prefix=""))
-    source = pretrained.open_source(path, {"clip_vision": CONFIGS["clip_vision"]})
+    source = pretrained.open_published(path, {"clip_vision": CONFIGS["clip_vision"]})
     pretrained.import_weights(source, tmp_path / "weights")
     with pytest.raises(UserError, match="expected a UNet or an autoencoder"):
         export.export_diffusers(open_weights(tmp_path / "weights"), tmp_path / "out")
@@ -196,7 +196,7 @@ def _damaged_folder(tmp_path, folder, change):
 )
 def test_other_families_in_diffusers_folders(tmp_path, folder, change, message):
     with pytest.raises(UserError, match=message):
-        pretrained.open_source(_damaged_folder(tmp_path, folder, change))
+        pretrained.open_published(_damaged_folder(tmp_path, folder, change))
 
 
 def test_misfits_of_diffusers_folders_have_the_files_names(tmp_path, folder):
@@ -207,13 +207,13 @@ def test_misfits_of_diffusers_folders_have_the_files_names(tmp_path, folder):
     save(file, found)
     message = r"unet/time_embedding\.linear_1\.weight \(nearest: unet/time_embedding\S+wieght\)"
     with pytest.raises(UserError, match=message):
-        pretrained.import_weights(pretrained.open_source(out), tmp_path / "out")
+        pretrained.import_weights(pretrained.open_published(out), tmp_path / "out")
 
 
 def test_bfloat16_weights_stay_bfloat16(tmp_path):
     arrays = tensors("vae", dtype=ml_dtypes.bfloat16)
     path = save(tmp_path / "model.safetensors", arrays)
-    pretrained.import_weights(pretrained.open_source(path), tmp_path / "weights")
+    pretrained.import_weights(pretrained.open_published(path), tmp_path / "weights")
     export.export_safetensors(open_weights(tmp_path / "weights"), tmp_path / "again.safetensors")
     found = safetensors.numpy.load_file(tmp_path / "again.safetensors")
     assert small_models.same_bits(found, arrays)

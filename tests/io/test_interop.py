@@ -34,7 +34,7 @@ def _weights(tmp_path, component, **changes):
     arrays = tensors(component, dtype=np.float32, **changes)
     path = save(tmp_path / "model.safetensors", arrays, {"prediction_type": "v"})
     configs = {component: small_models.full_config(component, **changes)}
-    pretrained.import_weights(pretrained.open_source(path, configs), tmp_path / "weights")
+    pretrained.import_weights(pretrained.open_published(path, configs), tmp_path / "weights")
     return tmp_path / "weights"
 
 
@@ -121,7 +121,7 @@ def test_a_unet_of_diffusers_here(tmp_path):
         use_linear_projection=True,
     )
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="500KB")
-    source = pretrained.open_source(tmp_path / "theirs")
+    source = pretrained.open_published(tmp_path / "theirs")
     pretrained.import_weights(source, tmp_path / "weights")
     latents, context = _random(0, 1, 8, 8, 4), _random(1, 1, 5, 24)
     text, time_ids = _random(2, 1, 16), np.float32([[512, 7]])
@@ -171,7 +171,7 @@ def test_clip_in_transformers(tmp_path):
     path = save(tmp_path / "model.safetensors", arrays)
     configs = {"clip_vision": CONFIGS["clip_vision"]}
     folder = tmp_path / "weights"
-    pretrained.import_weights(pretrained.open_source(path, configs), folder)
+    pretrained.import_weights(pretrained.open_published(path, configs), folder)
     out = tmp_path / "out"
     export.export_safetensors(open_weights(folder), out, max_shard_bytes=30_000)
     theirs = transformers.CLIPVisionModelWithProjection.from_pretrained(out)
@@ -197,7 +197,7 @@ def test_a_clip_of_transformers_here(tmp_path):
     theirs = transformers.CLIPModel(config)
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="40KB")
     assert (tmp_path / "theirs" / "model.safetensors.index.json").is_file()
-    source = pretrained.open_source(tmp_path / "theirs")
+    source = pretrained.open_published(tmp_path / "theirs")
     pretrained.import_weights(source, tmp_path / "weights")
     images = _random(0, 2, 28, 28, 3)
     ours = _ours(tmp_path / "weights", "clip_vision", images)
@@ -223,13 +223,13 @@ def test_text_tower_in_transformers(tmp_path):
     }
     for case, (content, names) in cases.items():
         path, folder, out = (tmp_path / f"{case}{end}" for end in (".safetensors", "", "-out"))
-        source = pretrained.open_source(save(path, content), {n: CONFIGS[n] for n in names})
+        source = pretrained.open_published(save(path, content), {n: CONFIGS[n] for n in names})
         pretrained.import_weights(source, folder)
         export.export_safetensors(open_weights(folder), out, max_shard_bytes=30_000)
         theirs = transformers.CLIPTextModelWithProjection.from_pretrained(out)
         ours = _ours(folder, "clip_text", ids)
         assert _close(ours, theirs(torch.tensor(ids.astype(np.int64))).text_embeds), case
-        again = pretrained.open_source(out)
+        again = pretrained.open_published(out)
         assert (again.kind, again.configs) == (source.kind, source.configs)
     vision = transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path / "both-out")
     images = _random(0, 2, 28, 28, 3)
@@ -255,7 +255,7 @@ def test_a_text_tower_of_transformers_here(tmp_path):
     with torch.no_grad():
         theirs.text_model.embeddings.token_embedding.weight.mul_(50)
     theirs.save_pretrained(tmp_path / "text_encoder_2")
-    source = pretrained.open_source(tmp_path / "text_encoder_2")
+    source = pretrained.open_published(tmp_path / "text_encoder_2")
     assert source.kind == "clip_text" and source.configs["clip_text"]["context_length"] == 9
     pretrained.import_weights(source, tmp_path / "weights")
     ids = np.int32([[48, 7, 3, 49, 49, 49], [48, 49, 1, 2, 3, 49]])
@@ -274,7 +274,7 @@ def test_shards_of_torch_save(tmp_path):
         weight_map |= dict.fromkeys(half, file)
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
-    source = pretrained.open_source(tmp_path, {"clip_vision": CONFIGS["clip_vision"]})
+    source = pretrained.open_published(tmp_path, {"clip_vision": CONFIGS["clip_vision"]})
     assert source.form == "folder with pytorch_model.bin.index.json"
     found = {name: np.asarray(tensor) for name, tensor in source.tensors.items()}
     assert small_models.same_bits(found, arrays)
@@ -313,7 +313,7 @@ def test_a_model_of_torch_save_is_imported(tmp_path):
     arrays = tensors("vae", dtype=np.float32)
     path = tmp_path / "vae.pt"
     torch.save({name: torch.tensor(array) for name, array in arrays.items()}, path)
-    pretrained.import_weights(pretrained.open_source(path), tmp_path / "weights")
+    pretrained.import_weights(pretrained.open_published(path), tmp_path / "weights")
     tree = load_weights(tmp_path / "weights")["vae"]
     found = torch_names.to_torch("vae", tree, prefix=torch_names.PREFIXES["vae"])
     for name, array in found:

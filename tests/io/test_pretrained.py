@@ -24,7 +24,7 @@ def _import(tmp_path, arrays, metadata=None, configs=None, **options):
     path = save(tmp_path / "model.safetensors", arrays, metadata)
     found = {c for c, p in torch_names.PREFIXES.items() if any(n.startswith(p) for n in arrays)}
     configs = {c: CONFIGS[c] for c in found} if configs is None else configs
-    source = pretrained.open_source(path, configs)
+    source = pretrained.open_published(path, configs)
     pretrained.import_weights(source, tmp_path / "out", **options)
     return weights.WeightsReader(tmp_path / "out")
 
@@ -74,7 +74,7 @@ def test_one_network_without_prefix(tmp_path, component):
 def test_sdxl_file_and_fit(tmp_path):
     arrays = system(("unet", "vae"), unet={"vector_channels": 2816}) | BUFFERS
     path = save(tmp_path / "sdxl.safetensors", arrays | {"v_pred": np.zeros(0, np.float32)})
-    source = pretrained.open_source(path, {"unet": {"head_dim": 16}})
+    source = pretrained.open_published(path, {"unet": {"head_dim": 16}})
     assert source.kind == "sdxl"
     assert source.prediction_type == "v"
     assert source.left_out == ["sketch_encoder", "reference_projection"]
@@ -138,7 +138,7 @@ def test_clip_folder_with_shards_and_both_towers(tmp_path):
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
     for path in (tmp_path, index):
-        source = pretrained.open_source(path)
+        source = pretrained.open_published(path)
         assert source.kind == "clip"
         towers = ("clip_vision", "clip_text")
         assert source.configs == {name: small_models.full_config(name) for name in towers}
@@ -148,7 +148,7 @@ def test_clip_folder_with_shards_and_both_towers(tmp_path):
     config["vision_config"]["hidden_act"] = "quick_gelu"
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="quick_gelu"):
-        pretrained.open_source(tmp_path)
+        pretrained.open_published(tmp_path)
 
 
 def test_a_text_tower_alone_and_beside_what_is_none(tmp_path):
@@ -174,7 +174,7 @@ def test_tagger_file_with_buffers_and_timm_config(tmp_path):
     save(tmp_path / "model.safetensors", arrays | buffer)
     content = {"architecture": "swin", "model_args": {"img_size": 32, "window_size": 4}}
     (tmp_path / "config.json").write_text(json.dumps(content))
-    source = pretrained.open_source(tmp_path)
+    source = pretrained.open_published(tmp_path)
     assert source.configs == {"tagger": small_models.full_config("tagger")}
     pretrained.import_weights(source, tmp_path / "out")
     assert small_models.same_bits(_published(weights.WeightsReader(tmp_path / "out")), arrays)
@@ -236,12 +236,12 @@ def test_a_truncated_file(tmp_path):
     path = save(tmp_path / "model.safetensors", system(("vae",)))
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
-        pretrained.open_source(path)
+        pretrained.open_published(path)
 
 
 def test_a_file_that_shrinks_after_it_was_opened(tmp_path):
     path = save(tmp_path / "model.safetensors", system(("vae",)))
-    source = pretrained.open_source(path)
+    source = pretrained.open_published(path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(UserError, match="truncated"):
         pretrained.import_weights(source, tmp_path / "out")
@@ -264,12 +264,12 @@ def test_a_file_that_shrinks_after_it_was_opened(tmp_path):
 def test_wrong_kinds_of_checkpoints_are_named(tmp_path, name, what):
     path = save(tmp_path / "model.safetensors", {name: np.ones(3, np.float16)})
     with pytest.raises(UserError, match=what):
-        pretrained.open_source(path)
+        pretrained.open_published(path)
 
 
 def test_no_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     path = save(tmp_path / "model.safetensors", tensors("vae", prefix=""))
-    source = pretrained.open_source(path)
+    source = pretrained.open_published(path)
     usage = dataclasses.make_dataclass("Usage", ["free"])(100)
     monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
     with pytest.raises(UserError, match=r"full disk.*nothing half-written"):
@@ -291,10 +291,10 @@ def test_no_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
 def test_damaged_metadata(tmp_path, metadata, message):
     path = save(tmp_path / "model.safetensors", tensors("vae"), metadata)
     with pytest.raises(UserError, match=message):
-        pretrained.open_source(path)
+        pretrained.open_published(path)
 
 
 def test_a_config_of_a_network_that_is_not_there(tmp_path):
     path = save(tmp_path / "model.safetensors", tensors("vae"))
     with pytest.raises(UserError, match="config of unet"):
-        pretrained.open_source(path, {"unet": {}})
+        pretrained.open_published(path, {"unet": {}})

@@ -100,10 +100,10 @@ def test_blocks_are_counted_from_one() -> None:
 
 def test_prefix_does_not_see_the_context_and_serves_two_bodies(tiny) -> None:
     params, (latents, timesteps, context, hints, vector) = tiny
-    trunk = apply(params, latents, timesteps, vector, hints, method="prefix")
+    unet_state = apply(params, latents, timesteps, vector, hints, method="prefix")
     for tokens in (context, context[::-1]):
         kv = apply(params, tokens, method="project_context")
-        shared, _ = apply(params, trunk, kv, hints, method="body")
+        shared, _ = apply(params, unet_state, kv, hints, method="body")
         alone, _ = apply(params, latents, timesteps, tokens, hints, vector)
         np.testing.assert_allclose(shared, alone, atol=1e-4)
 
@@ -114,9 +114,9 @@ def test_no_context_is_the_zero_context_in_whole_or_in_part(tiny) -> None:
     without, _ = apply(params, latents, timesteps, None, hints, vector)
     np.testing.assert_allclose(without, zeros, atol=1e-5)
 
-    trunk = apply(params, latents, timesteps, vector, hints, method="prefix")
+    unet_state = apply(params, latents, timesteps, vector, hints, method="prefix")
     kv = apply(params, context[:1], method="project_context")
-    mixed, _ = apply(params, trunk, kv, hints, method="body")
+    mixed, _ = apply(params, unet_state, kv, hints, method="body")
     full, _ = apply(params, latents, timesteps, context, hints, vector)
     np.testing.assert_allclose(mixed[0], full[0], atol=1e-5)
     np.testing.assert_allclose(mixed[1], zeros[1], atol=1e-5)
@@ -130,13 +130,13 @@ def test_a_forward_can_stop_and_go_on(tiny, until) -> None:
 
     @jax.jit
     def parts(params):
-        trunk = TINY.apply(params, latents, timesteps, vector, hints, method="prefix")
+        unet_state = TINY.apply(params, latents, timesteps, vector, hints, method="prefix")
         kv = TINY.apply(params, context, method="project_context")
         options = {"method": "body"}
-        trunk, features = TINY.apply(
-            params, trunk, kv, hints, collect=wanted, until=until, **options
+        unet_state, features = TINY.apply(
+            params, unet_state, kv, hints, collect=wanted, until=until, **options
         )
-        return TINY.apply(params, trunk, kv, hints, since=until, **options)[0], features
+        return TINY.apply(params, unet_state, kv, hints, since=until, **options)[0], features
 
     whole, expected = apply(params, latents, timesteps, context, hints, vector, collect=wanted)
     prediction, features = parts(params)

@@ -8,6 +8,7 @@ import pytest
 
 from colorize_jax.config.load import load_config
 from colorize_jax.io.published.architectures import abstract_params
+from colorize_jax.models.colorizer import TRAINED_NETWORKS
 from colorize_jax.setup.networks import (
     build_colorizer,
     build_encoders,
@@ -42,7 +43,7 @@ def test_base_is_the_published_system():
     sizes = {
         component: sum(leaf.size for leaf in jax.tree.leaves(abstract_params(component, config)))
         for component, config in metadata.configs.items()
-        if component in ("unet", "sketch_encoder", "reference_projection")
+        if component in TRAINED_NETWORKS
     }
     assert sizes == {
         "unet": 2_564_514_564,

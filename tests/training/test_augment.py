@@ -78,11 +78,11 @@ def test_inpainting_rate_is_per_sample():
 
 
 def test_draws_have_their_rates_and_the_offset():
-    draws = augment.draw(jax.random.key(1), 0, (2000, 4, 4, 4), offset_noise=0.5)
-    assert draws.timesteps.min() >= 0 and draws.timesteps.max() == 999
-    assert float(draws.keep_reference.mean()) == pytest.approx(0.8, abs=0.03)
-    np.testing.assert_allclose(draws.keep_hints.mean(0), 0.9, atol=0.03)
-    means = np.asarray(draws.noise).mean(axis=(1, 2))
+    random = augment.draw(jax.random.key(1), 0, (2000, 4, 4, 4), offset_noise=0.5)
+    assert random.timesteps.min() >= 0 and random.timesteps.max() == 999
+    assert float(random.keep_reference.mean()) == pytest.approx(0.8, abs=0.03)
+    np.testing.assert_allclose(random.keep_hints.mean(0), 0.9, atol=0.03)
+    means = np.asarray(random.noise).mean(axis=(1, 2))
     assert means.var() == pytest.approx(0.25 + 1 / 16, rel=0.1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax.traverse_util import flatten_dict
-from recipes import BATCH, make_inputs, make_params, make_recipe, make_record
+from small_training import BATCH, make_inputs, make_params, make_record, make_train_system
 
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.training import augment
@@ -39,12 +39,12 @@ def inputs():
     return make_inputs()
 
 
-def compiled_gradients(recipe, frozen=None):
+def compiled_gradients(system, frozen=None):
     """(params, inputs, weight) -> gradients and metrics of a dual step."""
 
     @jax.jit
     def function(params, inputs, weight):
-        return gradients(recipe, params, frozen or {}, inputs, weight, dual=True)
+        return gradients(system, params, frozen or {}, inputs, weight, dual=True)
 
     return function
 
@@ -52,7 +52,7 @@ def compiled_gradients(recipe, frozen=None):
 @pytest.fixture(scope="module")
 def dual(params, inputs):
     """Gradients of a dual step, in two micro-batches, at two weights of the Gram loss."""
-    function = compiled_gradients(make_recipe(optimizer={"accumulation": 2}))
+    function = compiled_gradients(make_train_system(optimizer={"accumulation": 2}))
     return {weight: function(params, inputs, jnp.float32(weight)) for weight in (0.0, 100.0)}
 
 
@@ -69,22 +69,22 @@ def assert_close(ours, theirs, rtol=1e-3):
 # ---------------------------------------------------------------------- against two full forwards
 
 
-def two_forwards(recipe, params, inputs, weight):
+def two_forwards(system, params, inputs, weight):
     """The loss as the paper writes it: both branches whole, each by itself."""
-    unet, draws = recipe.colorizer.unet, inputs.draws
-    conditions = embed(recipe.colorizer, params, inputs)
-    context = recipe.colorizer.context(params, *inputs.tokens)
-    dropped = augment.drop_context(context, draws.keep_reference)
-    noisy = diffusion.corrupt(recipe.schedule, inputs.latents, draws.noise, draws.timesteps)
-    target = diffusion.target(recipe.schedule, inputs.latents, draws.noise, draws.timesteps, "v")
-    places = {block: unet.locate(block) for block in recipe.config.gram.blocks}
+    unet, random = system.colorizer.unet, inputs.random
+    conditions = embed(system.colorizer, params, inputs)
+    context = system.colorizer.context(params, *inputs.tokens)
+    dropped = augment.drop_context(context, random.keep_reference)
+    noisy = diffusion.corrupt(system.schedule, inputs.latents, random.noise, random.timesteps)
+    target = diffusion.target(system.schedule, inputs.latents, random.noise, random.timesteps, "v")
+    places = {block: unet.locate(block) for block in system.config.gram.blocks}
     collect = tuple((stack, "ff") for stack, _ in places.values())
 
     def forward(context):
         prediction, features = unet.apply(
             {"params": params["unet"]},
             noisy,
-            draws.timesteps,
+            random.timesteps,
             context,
             conditions.hints,
             conditions.vector,
@@ -101,7 +101,7 @@ def two_forwards(recipe, params, inputs, weight):
 
 def test_micro_batches_of_two_branches_are_two_full_forwards(params, inputs, dual):
     naive = jax.jit(
-        jax.value_and_grad(functools.partial(two_forwards, make_recipe()), has_aux=True)
+        jax.value_and_grad(functools.partial(two_forwards, make_train_system()), has_aux=True)
     )
     (total, (loss, gram)), expected = naive(params, inputs, WEIGHT)
     grads, metrics = dual[100.0]
@@ -116,7 +116,7 @@ def test_gradient_through_the_other_reference_is_an_option(params, inputs, dual)
     def projection(gradients, weight):
         return gradients[weight][0]["reference_projection"]
 
-    function = compiled_gradients(make_recipe(gram={"context_gradient": False}))
+    function = compiled_gradients(make_train_system(gram={"context_gradient": False}))
     without = {weight: function(params, inputs, jnp.float32(weight)) for weight in (0.0, 100.0)}
     # Then the Gram loss says nothing to the projection; else it does, and to the UNet always.
     assert_close(projection(without, 100.0), projection(without, 0.0), rtol=1e-5)
@@ -130,12 +130,12 @@ def test_gradient_through_the_other_reference_is_an_option(params, inputs, dual)
 
 
 def test_an_anchor_says_what_similar_means(params, inputs, dual):
-    recipe = make_recipe(gram={"anchor": "folder"})
+    system = make_train_system(gram={"anchor": "folder"})
 
     @jax.jit
     def loss(anchor):
         frozen = {"anchor": anchor}
-        return total_loss(recipe, params, frozen, inputs, WEIGHT, dual=True)[1]
+        return total_loss(system, params, frozen, inputs, WEIGHT, dual=True)[1]
 
     own, other = loss(params), loss(make_params(seed=1))
     np.testing.assert_allclose(own["gram_loss"], dual[100.0][1]["gram_loss"], rtol=1e-3)
@@ -147,7 +147,7 @@ def test_references_are_rolled_with_what_their_samples_lost(inputs):
     for own, other in zip(inputs.tokens, inputs.other_tokens, strict=True):
         np.testing.assert_array_equal(other[1:], own[:-1])
         np.testing.assert_array_equal(other[0], own[-1])
-    np.testing.assert_array_equal(inputs.draws.keep_reference, [1, 0, 1, 1])
+    np.testing.assert_array_equal(inputs.random.keep_reference, [1, 0, 1, 1])
     np.testing.assert_array_equal(inputs.other_kept, [1, 1, 0, 1])
 
 
@@ -183,16 +183,16 @@ class Pretender:
         self.seen["context"] = context
         return context
 
-    def body(self, params, trunk, keys_values, hints):
-        return jnp.zeros_like(trunk), {}
+    def body(self, params, unet_state, keys_values, hints):
+        return jnp.zeros_like(unet_state), {}
 
 
 def pretend(inputs, **options):
     """Loss of predicting zero, and what the network was given."""
-    recipe = make_recipe(diffusion=options)
+    system = make_train_system(diffusion=options)
     colorizer = Pretender()
-    recipe = recipe.__class__(**{**vars(recipe), "colorizer": colorizer})
-    loss, metrics = total_loss(recipe, {}, {}, inputs, WEIGHT, dual=False)
+    system = system.__class__(**{**vars(system), "colorizer": colorizer})
+    loss, metrics = total_loss(system, {}, {}, inputs, WEIGHT, dual=False)
     assert metrics["loss"] == metrics["diffusion_loss"] == loss and metrics["gram_loss"] == 0
     return float(loss), colorizer.seen
 
@@ -200,13 +200,13 @@ def pretend(inputs, **options):
 def alphas(inputs):
     """sqrt(alpha bar) and sqrt(1 - alpha bar) of the inputs' timesteps, (B, 1, 1, 1)."""
     betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-    kept = np.cumprod(1 - betas)[np.asarray(inputs.draws.timesteps)][:, None, None, None]
+    kept = np.cumprod(1 - betas)[np.asarray(inputs.random.timesteps)][:, None, None, None]
     return np.sqrt(kept), np.sqrt(1 - kept)
 
 
 def test_eps_and_v(inputs):
     a, s = alphas(inputs)
-    z, noise = np.asarray(inputs.latents), np.asarray(inputs.draws.noise)
+    z, noise = np.asarray(inputs.latents), np.asarray(inputs.random.noise)
     loss, seen = pretend(inputs, prediction_type="eps")
     assert loss == pytest.approx(np.mean(noise**2), rel=1e-5)
     np.testing.assert_allclose(seen["noisy"], a * z + s * noise, atol=1e-4)
@@ -219,14 +219,14 @@ def test_min_snr_weighs_every_sample_by_itself(inputs, prediction_type):
     a, s = alphas(inputs)
     snr = (a / s) ** 2
     weights = np.minimum(1.0, 5.0 / (snr if prediction_type == "eps" else snr + 1))
-    z, noise = np.asarray(inputs.latents), np.asarray(inputs.draws.noise)
+    z, noise = np.asarray(inputs.latents), np.asarray(inputs.random.noise)
     target = noise if prediction_type == "eps" else a * noise - s * z
     loss, _ = pretend(inputs, prediction_type=prediction_type, min_snr_gamma=5.0)
     assert loss == pytest.approx(np.mean(weights * target**2), rel=1e-3)
 
 
 def test_masked_loss(inputs):
-    noise, mask = np.asarray(inputs.draws.noise), np.asarray(inputs.mask)
+    noise, mask = np.asarray(inputs.random.noise), np.asarray(inputs.mask)
     share = mask.reshape(BATCH, 8, 4, 8, 4, 1).mean(axis=(2, 4))
     loss, _ = pretend(inputs, prediction_type="eps", masked_loss=True)
     assert loss == pytest.approx(np.mean(share * noise**2), rel=1e-5)
@@ -235,11 +235,11 @@ def test_masked_loss(inputs):
 def test_dropped_conditions_are_zero(inputs):
     _, seen = pretend(inputs)
     whole = sum(inputs.tokens)
-    for i, kept in enumerate(inputs.draws.keep_reference):
+    for i, kept in enumerate(inputs.random.keep_reference):
         np.testing.assert_array_equal(seen["context"][i], kept * whole[i])
     for i in range(BATCH):
         for number, hint in enumerate(seen["hints"]):
-            kept = inputs.draws.keep_hints[i, number]
+            kept = inputs.random.keep_hints[i, number]
             np.testing.assert_array_equal(hint[i], kept * inputs.sketch[i])
 
 
@@ -247,36 +247,36 @@ def test_dropped_conditions_are_zero(inputs):
 
 
 def test_precomputed_moments_and_tokens_take_the_place_of_pictures():
-    recipe = make_recipe(diffusion={"inpaint_rate": 0.0})
+    system = make_train_system(diffusion={"inpaint_rate": 0.0})
 
     @jax.jit
     def inputs_of(record):
-        return prepare(recipe, {}, augment.to_batch(record), jax.random.key(0), jnp.int32(3))
+        return prepare(system, {}, augment.to_batch(record), jax.random.key(0), jnp.int32(3))
 
     record = make_record()
     batch = augment.to_batch(record)
-    clip, tagger = recipe.encoders.encode_reference({}, batch.reference)
+    clip, tagger = system.encoders.encode_reference({}, batch.reference)
     stored = {name: record[name] for name in ("sketch", "size", "aesthetic_score", "sketch_mask")}
     stored |= {
-        "moments": jnp.concatenate(recipe.encoders.moments({}, batch.image), axis=-1),
+        "moments": jnp.concatenate(system.encoders.moments({}, batch.image), axis=-1),
         "clip_tokens": clip,
         "tagger_tokens": tagger,
     }
     assert_close(inputs_of(stored), inputs_of(record), rtol=1e-5)
     with pytest.raises(ValueError, match="inpaint rate"):
-        prepare(make_recipe(), {}, augment.to_batch(stored), jax.random.key(0), jnp.int32(3))
+        prepare(make_train_system(), {}, augment.to_batch(stored), jax.random.key(0), jnp.int32(3))
 
 
 def test_the_ramp_says_when_there_are_two_branches():
-    config = make_recipe(total_steps=100, gram={"zero_share": 0.33}).config
+    config = make_train_system(total_steps=100, gram={"zero_share": 0.33}).config
     assert [is_dual(config, step) for step in (0, 32, 33, 34, 99)] == [False] * 3 + [True] * 2
-    never = make_recipe(total_steps=100, gram={"maximum": 0.0, "zero_share": 0.0}).config
+    never = make_train_system(total_steps=100, gram={"maximum": 0.0, "zero_share": 0.0}).config
     assert not any(is_dual(never, step) for step in range(100))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.07, 1 / 3, 0.7, 0.99, 1.0])
 def test_two_branches_run_where_their_weight_is_not_zero(share):
-    config = make_recipe(total_steps=1250, gram={"zero_share": share}).config
+    config = make_train_system(total_steps=1250, gram={"zero_share": share}).config
     weights = gram_weight(np.arange(1250), 1250, share, config.gram.maximum)
     assert [is_dual(config, step) for step in range(1250)] == (weights > 0).tolist()
 
@@ -286,7 +286,7 @@ def test_two_branches_run_where_their_weight_is_not_zero(share):
 
 def test_a_run_compiles_two_programs_and_repeats_itself(params):
     """Four steps across the start of the ramp, on batches of one shape; with frozen parameters."""
-    recipe = make_recipe(
+    system = make_train_system(
         diffusion={"reference_dropout": 0.0, "hint_dropout": 0.0, "offset_noise": 0.05},
         optimizer={"trainable": ("^unet/", "^sketch_encoder/"), "weight_decay": 0.0},
     )
@@ -294,17 +294,17 @@ def test_a_run_compiles_two_programs_and_repeats_itself(params):
 
     @chex.assert_max_traces(n=2)
     def traced(*args, dual):
-        return train_step(recipe, *args, dual=dual)
+        return train_step(system, *args, dual=dual)
 
     step = jax.jit(traced, static_argnames="dual")
 
     def run(seed):
         states = [
-            create_state(params, recipe.optimizer, trainable=recipe.config.optimizer.trainable)
+            create_state(params, system.optimizer, trainable=system.config.optimizer.trainable)
         ]
         metrics = []
         for number in range(4):
-            dual = is_dual(recipe.config, number)
+            dual = is_dual(system.config, number)
             record = make_record(seed=number)
             state, values = step(states[-1], record, jax.random.key(seed), dual=dual)
             states.append(state)

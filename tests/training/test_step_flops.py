@@ -7,18 +7,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from recipes import make_inputs, make_params, make_recipe
+from small_training import make_inputs, make_params, make_train_system
 
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.flops import count_flops
 from colorize_jax.benchmark.step import count_step
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import MeshConfig
-from colorize_jax.setup.networks import build_recipe
+from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import make_mesh, state_shardings
 from colorize_jax.training.losses.gram import gram_loss
 from colorize_jax.training.measure import countable
-from colorize_jax.training.step import Taps, embed, gradients, jit_step
+from colorize_jax.training.step import GramBlocks, embed, gradients, jit_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -39,22 +39,22 @@ def test_both_branches_at_full_size():
 @pytest.mark.slow
 def test_the_full_size_step_is_traced_and_lowered_within_a_minute():
     """In processor time, which does not depend on what else the machine does."""
-    recipe = build_recipe(load_config(CONFIGS / "base.py"))
+    system = build_train_system(load_config(CONFIGS / "base.py"))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    arguments = aot.arguments(recipe, mesh)
+    arguments = aot.arguments(system, mesh)
     shardings = state_shardings(mesh, arguments[0])
     for dual in (True, False):
         start = time.process_time()
         with jax.set_mesh(mesh):
-            jit_step(recipe, mesh, shardings, dual=dual).lower(*arguments)
+            jit_step(system, mesh, shardings, dual=dual).lower(*arguments)
         seconds = time.process_time() - start
         print(f"dual {dual}: {seconds:.1f} s")
         assert seconds <= 60
 
 
 @pytest.fixture(scope="module")
-def recipe():
-    return countable(make_recipe())
+def system():
+    return countable(make_train_system())
 
 
 @pytest.fixture(scope="module")
@@ -63,59 +63,64 @@ def abstract():
     return jax.eval_shape(lambda: (make_params(), make_inputs()))
 
 
-def step_cost(recipe, abstract, *, dual):
+def step_cost(system, abstract, *, dual):
     params, inputs = abstract
-    run = functools.partial(gradients, recipe, dual=dual)
+    run = functools.partial(gradients, system, dual=dual)
     return count_flops(lambda p, i: run(p, {}, i, jnp.float32(1)), params, inputs)
 
 
-def test_without_the_gram_weight_the_second_branch_costs_nothing(recipe, abstract):
+def test_without_the_gram_weight_the_second_branch_costs_nothing(system, abstract):
     """Such a step is one pass of networks that know of no second branch."""
 
     def plain(params, inputs):
         def total(params):
-            conditions = embed(recipe.colorizer, params, inputs)
-            latents, timesteps = inputs.latents, inputs.draws.timesteps
-            return jnp.sum(recipe.colorizer.denoise(params, latents, timesteps, conditions))
+            conditions = embed(system.colorizer, params, inputs)
+            latents, timesteps = inputs.latents, inputs.random.timesteps
+            return jnp.sum(system.colorizer.denoise(params, latents, timesteps, conditions))
 
         return jax.value_and_grad(total)(params)
 
-    assert step_cost(recipe, abstract, dual=False) == count_flops(plain, *abstract)
+    assert step_cost(system, abstract, dual=False) == count_flops(plain, *abstract)
 
 
-def test_the_second_branch_costs_only_what_is_its_own(recipe, abstract):
+def test_the_second_branch_costs_only_what_is_its_own(system, abstract):
     """Neither the prefix nor anything past the last Gram block runs twice, forward or backward."""
     params, inputs = abstract
-    colorizer, taps = recipe.colorizer, Taps(recipe.colorizer, recipe.config.gram)
+    colorizer, gram_blocks = system.colorizer, GramBlocks(system.colorizer, system.config.gram)
     conditions = jax.eval_shape(lambda p, i: embed(colorizer, p, i), params, inputs)
-    trunk = jax.eval_shape(
-        lambda p, i, c: colorizer.prefix(p, i.latents, i.draws.timesteps, c),
+    unet_state = jax.eval_shape(
+        lambda p, i, c: colorizer.prefix(p, i.latents, i.random.timesteps, c),
         params,
         inputs,
         conditions,
     )
 
-    def features(params, trunk, tokens, hints):
+    def features(params, unet_state, tokens, hints):
         # Keys and values of the context once, of the stacks that the branch goes through.
         keys_values = colorizer.project_context(params, colorizer.context(params, *tokens))
         _, found = colorizer.body(
-            params, trunk, keys_values, hints, collect=taps.collect, until=taps.last
+            params,
+            unet_state,
+            keys_values,
+            hints,
+            collect=gram_blocks.collect,
+            until=gram_blocks.last,
         )
-        return taps.select(found)
+        return gram_blocks.select(found)
 
-    def branch(params, trunk, hints, tokens):
-        def total(params, trunk, hints):
-            found = features(params, trunk, tokens, hints)
+    def branch(params, unet_state, hints, tokens):
+        def total(params, unet_state, hints):
+            found = features(params, unet_state, tokens, hints)
             return sum(jnp.sum(leaf) for leaf in found.values())
 
-        return jax.value_and_grad(total, argnums=(0, 1, 2))(params, trunk, hints)
+        return jax.value_and_grad(total, argnums=(0, 1, 2))(params, unet_state, hints)
 
-    own = count_flops(branch, params, trunk, conditions.hints, inputs.other_tokens)
-    found = jax.eval_shape(features, params, trunk, inputs.other_tokens, conditions.hints)
+    own = count_flops(branch, params, unet_state, conditions.hints, inputs.other_tokens)
+    found = jax.eval_shape(features, params, unet_state, inputs.other_tokens, conditions.hints)
 
     def compare(misaligned, aligned):
         return jax.value_and_grad(lambda x: gram_loss(x, aligned)[0])(misaligned)
 
     grams = count_flops(compare, found, found)
-    single, dual = (step_cost(recipe, abstract, dual=dual) for dual in (False, True))
+    single, dual = (step_cost(system, abstract, dual=dual) for dual in (False, True))
     assert dual - single == own + grams

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 import flax.struct
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from colorize_jax.diffusion.samplers.levels import (
 )
 from colorize_jax.diffusion.samplers.loops import AfterStep, Denoise, NoiseFn, Run
 from colorize_jax.diffusion.schedule import NoiseSchedule
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 from colorize_jax.types import Array
 
 AUTOMATIC = "automatic"
@@ -140,10 +139,8 @@ def _find(kind: str, name: str, known: dict[str, str], listed: Iterable[str]) ->
     key = _key(str(name))
     if key in known:
         return known[key]
-    near = get_close_matches(key, known, n=1, cutoff=0.0)[0]
-    raise UserError(
-        f'got {kind} "{name}", expected one of {", ".join(listed)}; nearest: "{known[near]}"'
-    )
+    near = known[nearest(key, known)]
+    raise UserError(f'got {kind} "{name}", expected one of {", ".join(listed)}; nearest: "{near}"')
 
 
 def find_sampler(name: str) -> Sampler:

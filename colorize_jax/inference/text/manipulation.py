@@ -8,13 +8,12 @@ like a third text; `text_directions` does it. It is an object in files and one l
 """
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from colorize_jax.config.checks import Check, Flag, Maybe, Real, Text, refuse
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 
 SEPARATOR = ";"
 
@@ -118,8 +117,7 @@ def _parse(name: str, text: str) -> TextManipulation:
 
 def _check_name(name: str, key: Any) -> None:
     if key not in RULES:
-        near = difflib.get_close_matches(str(key), RULES, n=1, cutoff=0.0)[0]
         raise UserError(
             f'got {name} with the unknown setting "{key}", expected some of {", ".join(RULES)} '
-            f'(nearest: "{near}")'
+            f'(nearest: "{nearest(key, RULES)}")'
         )

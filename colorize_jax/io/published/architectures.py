@@ -4,7 +4,6 @@ A configuration is a plain JSON dictionary of a module's own fields; it travels 
 kind of number a field is follows from its published value.
 """
 
-import difflib
 import functools
 import json
 from collections.abc import Mapping
@@ -15,15 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest_hint
 from colorize_jax.types import Params
 
 SCALING_FACTOR = 0.13025  # of SDXL's latents
 
-Config = dict[str, Any]
+NetworkConfig = dict[str, Any]
 
 # The published networks. LoRAs are [label, rank] pairs; 0 channels mean that there is no such part.
-PUBLISHED: Mapping[str, Config] = {
+PUBLISHED: Mapping[str, NetworkConfig] = {
     "unet": {
         "model_channels": 320,
         "channel_mult": [1, 2, 4],
@@ -120,18 +119,18 @@ MODULES: Mapping[str, tuple[str, str]] = {
 }
 
 # Fields that make a module this network, whatever its configuration.
-FIXED: Mapping[str, Config] = {"background_encoder": {"context_channels": 0}}
+FIXED: Mapping[str, NetworkConfig] = {"background_encoder": {"context_channels": 0}}
 
 # Widths of inputs: shapes of parameters follow from them, but they are no fields of the module.
 INPUT_WIDTHS = frozenset({"clip_channels", "tagger_channels"})
 
 
-def published_config(component: str) -> Config:
+def published_config(component: str) -> NetworkConfig:
     """Return a fresh copy of a network's published configuration."""
     return json.loads(json.dumps(PUBLISHED[component]))
 
 
-def check_config(component: str, config: Mapping[str, Any]) -> Config:
+def check_config(component: str, config: Mapping[str, Any]) -> NetworkConfig:
     """Check a configuration from outside and complete it with published values.
 
     Raises:
@@ -141,7 +140,7 @@ def check_config(component: str, config: Mapping[str, Any]) -> Config:
     if component not in PUBLISHED:
         raise UserError(
             f"got a config of {component!r}, expected one of {', '.join(PUBLISHED)}"
-            f"{_nearest(component, PUBLISHED)}; rename it"
+            f"{nearest_hint(component, PUBLISHED)}; rename it"
         )
     published = published_config(component)
     if not isinstance(config, Mapping):
@@ -150,7 +149,7 @@ def check_config(component: str, config: Mapping[str, Any]) -> Config:
         if name not in published:
             raise UserError(
                 f"got the unknown field {name!r} in the config of {component}, expected some of "
-                f"{', '.join(published)}{_nearest(name, published)}; rename or remove it"
+                f"{', '.join(published)}{nearest_hint(name, published)}; rename or remove it"
             )
         if not _alike(value, published[name], lora=name == "loras"):
             raise UserError(
@@ -203,7 +202,7 @@ def _abstract_params(component: str, config_text: str) -> Params:
     return variables["params"]
 
 
-def _inputs(component: str, config: Config) -> tuple[Any, ...]:
+def _inputs(component: str, config: NetworkConfig) -> tuple[Any, ...]:
     """The smallest inputs that a network's initialization accepts, as shapes."""
 
     def array(*shape: int) -> jax.ShapeDtypeStruct:
@@ -254,8 +253,3 @@ def _natural(value: Any) -> bool:
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _nearest(name: str, candidates: Mapping[str, Any]) -> str:
-    match = difflib.get_close_matches(name, list(candidates), n=1)
-    return f" (nearest: {match[0]})" if match else ""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.published.architectures import Config, check_config, published_config
+from colorize_jax.io.published.architectures import NetworkConfig, check_config, published_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -38,7 +38,7 @@ def detect_config(
     shapes: Shapes,
     prefix: str = "",
     given: Mapping[str, Any] | None = None,
-) -> Config:
+) -> NetworkConfig:
     """Find the configuration of one network in a file.
 
     Args:
@@ -110,7 +110,7 @@ def _multiples(channels: list[int | None], base: int | None) -> list[int] | None
     return [c // base for c in channels]
 
 
-def _unet_trunk(shapes: Shapes) -> Config:
+def _unet_trunk(shapes: Shapes) -> NetworkConfig:
     """What UNet, background and foreground encoder have in common."""
     channels = _vote(
         [
@@ -122,7 +122,7 @@ def _unet_trunk(shapes: Shapes) -> Config:
     downs = sorted({int(m[1]) for m, _ in _matches(shapes, r"input_blocks\.(\d+)\.0\.op\..*")})
     gaps = [after - before for before, after in zip([0, *downs], downs, strict=False)]
     stride = _vote(gaps)
-    found: Config = {
+    found: NetworkConfig = {
         "model_channels": channels,
         "in_channels": _axis(shapes, "input_blocks.0.0.weight", 1),
         "num_res_blocks": stride - 1 if stride else None,
@@ -158,7 +158,7 @@ def _hint_blocks(shapes: Shapes) -> list[int] | None:
     return sorted({0, last} | downs) if last > 0 else None
 
 
-def _detect_unet(shapes: Shapes) -> Config:
+def _detect_unet(shapes: Shapes) -> NetworkConfig:
     keys = _matches(shapes, r".*\.transformer_blocks\.\d+\.attn2\.to_k\.weight")
     downs = _matches(shapes, r".*\.lora_down_(\w+)\.weight")
     labels = sorted({match[1] for match, _ in downs})
@@ -182,16 +182,16 @@ def _detect_unet(shapes: Shapes) -> Config:
     }
 
 
-def _detect_foreground_encoder(shapes: Shapes) -> Config:
+def _detect_foreground_encoder(shapes: Shapes) -> NetworkConfig:
     return {k: v for k, v in _unet_trunk(shapes).items() if k != "transformer_depth"}
 
 
-def _detect_background_encoder(shapes: Shapes) -> Config:
+def _detect_background_encoder(shapes: Shapes) -> NetworkConfig:
     num_output_blocks = _count(shapes, r"output_blocks\.(\d+)\..*") or None
     return _unet_trunk(shapes) | {"num_output_blocks": num_output_blocks}
 
 
-def _detect_sketch_encoder(shapes: Shapes) -> Config:
+def _detect_sketch_encoder(shapes: Shapes) -> NetworkConfig:
     base = _vote(
         _axis(shapes, name, 0) for name in ("model.14.weight", "model.14.bias", "proj_outs.0.bias")
     )
@@ -216,7 +216,7 @@ def _detect_sketch_encoder(shapes: Shapes) -> Config:
     }
 
 
-def _detect_reference_projection(shapes: Shapes) -> Config:
+def _detect_reference_projection(shapes: Shapes) -> NetworkConfig:
     clip = _vote([_axis(shapes, "norm.weight", 0), _axis(shapes, "attn.to_q.weight", 1)])
     both = _axis(shapes, "proj.0.weight", 1)
     return {
@@ -228,7 +228,7 @@ def _detect_reference_projection(shapes: Shapes) -> Config:
     }
 
 
-def _detect_vae(shapes: Shapes) -> Config:
+def _detect_vae(shapes: Shapes) -> NetworkConfig:
     base = _vote(
         _axis(shapes, name, 0)
         for name in ("encoder.conv_in.weight", "encoder.conv_in.bias", "decoder.norm_out.bias")
@@ -248,7 +248,7 @@ def _detect_vae(shapes: Shapes) -> Config:
     }
 
 
-def _detect_clip_vision(shapes: Shapes) -> Config:
+def _detect_clip_vision(shapes: Shapes) -> NetworkConfig:
     embeddings, layer = "vision_model.embeddings.", "vision_model.encoder.layers.0."
     patch = _axis(shapes, embeddings + "patch_embedding.weight", 2)
     tokens = _axis(shapes, embeddings + "position_embedding.weight", 0)
@@ -270,7 +270,7 @@ def _detect_clip_vision(shapes: Shapes) -> Config:
     }
 
 
-def _detect_clip_text(shapes: Shapes) -> Config:
+def _detect_clip_text(shapes: Shapes) -> NetworkConfig:
     embeddings, layer = "text_model.embeddings.", "text_model.encoder.layers.0."
     return {
         "hidden_size": _vote(
@@ -288,7 +288,7 @@ def _detect_clip_text(shapes: Shapes) -> Config:
     }
 
 
-def _detect_tagger(shapes: Shapes) -> Config:
+def _detect_tagger(shapes: Shapes) -> NetworkConfig:
     num_levels = _count(shapes, r"layers\.(\d+)\..*")
     depths = [_count(shapes, rf"layers\.{level}\.blocks\.(\d+)\..*") for level in range(num_levels)]
     heads = [
@@ -306,7 +306,7 @@ def _detect_tagger(shapes: Shapes) -> Config:
     }
 
 
-DETECTORS: Mapping[str, Callable[[Shapes], Config]] = {
+DETECTORS: Mapping[str, Callable[[Shapes], NetworkConfig]] = {
     "unet": _detect_unet,
     "background_encoder": _detect_background_encoder,
     "foreground_encoder": _detect_foreground_encoder,

@@ -22,7 +22,7 @@ from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.published import diffusers_names, torch_names
 from colorize_jax.io.published.architectures import (
     SCALING_FACTOR,
-    Config,
+    NetworkConfig,
     abstract_params,
     check_config,
 )
@@ -86,7 +86,7 @@ class DiffusersFolder:
     form: str
     tensors: dict[str, LazyTensor]
     file_names: dict[str, str]
-    configs: dict[str, Config] = field(default_factory=dict)
+    configs: dict[str, NetworkConfig] = field(default_factory=dict)
     prediction_type: str | None = None
     scaling_factor: float = SCALING_FACTOR
 
@@ -109,7 +109,7 @@ def read(path: str | Path) -> DiffusersFolder | None:
         return None
     tensors: dict[str, LazyTensor] = {}
     file_names: dict[str, str] = {}
-    configs: dict[str, Config] = {}
+    configs: dict[str, NetworkConfig] = {}
     scaling_factor = SCALING_FACTOR
     for component, folder in parts.items():
         content = _read_json(folder / "config.json")
@@ -133,7 +133,7 @@ def read(path: str | Path) -> DiffusersFolder | None:
     )
 
 
-def original_to_diffusers(component: str, config: Config) -> dict[str, str]:
+def original_to_diffusers(component: str, config: NetworkConfig) -> dict[str, str]:
     """Published name -> diffusers name, both without prefix; our extras have none."""
     names = [slot.name for slot in torch_names.slots(component, abstract_params(component, config))]
     if component == "unet":
@@ -142,7 +142,7 @@ def original_to_diffusers(component: str, config: Config) -> dict[str, str]:
 
 
 def to_diffusers(
-    component: str, tensors: Mapping[str, LazyTensor], config: Config
+    component: str, tensors: Mapping[str, LazyTensor], config: NetworkConfig
 ) -> list[LazyTensor]:
     """Rename published tensors (without prefix) to the diffusers layout, leaving out our extras."""
     renamed = []
@@ -154,7 +154,7 @@ def to_diffusers(
     return renamed
 
 
-def unet_json(config: Config) -> dict[str, Any]:
+def unet_json(config: NetworkConfig) -> dict[str, Any]:
     """The config.json with which UNet2DConditionModel is our UNet without hints and extras.
 
     The size embedding takes the place of SDXL's: pass `added_cond_kwargs` with `time_ids`
@@ -193,7 +193,7 @@ def unet_json(config: Config) -> dict[str, Any]:
     }
 
 
-def vae_json(config: Config, scaling_factor: float) -> dict[str, Any]:
+def vae_json(config: NetworkConfig, scaling_factor: float) -> dict[str, Any]:
     """The config.json with which AutoencoderKL is our autoencoder."""
     channels = [mult * config["channels"] for mult in config["channel_mult"]]
     return {
@@ -227,7 +227,7 @@ def scheduler_json(prediction_type: str) -> dict[str, Any]:
 
 
 def _rename(
-    component: str, config: Config, folder: Path, shown: str
+    component: str, config: NetworkConfig, folder: Path, shown: str
 ) -> tuple[dict[str, LazyTensor], dict[str, str]]:
     """Bring one model's tensors under published names; unknown ones keep theirs."""
     prefix = torch_names.PREFIXES[component]
@@ -246,7 +246,7 @@ def _reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
     return dataclasses.replace(tensor, shape=shape, load=lambda: np.asarray(tensor).reshape(shape))
 
 
-def _unet_config(folder: Path, content: Mapping[str, Any]) -> Config:
+def _unet_config(folder: Path, content: Mapping[str, Any]) -> NetworkConfig:
     """config.json of UNet2DConditionModel -> our fields."""
     content = UNET_DEFAULTS | dict(content)
     _check_fixed(folder, content, UNET_FIXED)
@@ -292,7 +292,7 @@ def _unet_config(folder: Path, content: Mapping[str, Any]) -> Config:
     return check_config("unet", config)
 
 
-def _vae_config(folder: Path, content: Mapping[str, Any]) -> Config:
+def _vae_config(folder: Path, content: Mapping[str, Any]) -> NetworkConfig:
     """config.json of AutoencoderKL -> our fields."""
     _check_fixed(folder, VAE_FIXED | dict(content), VAE_FIXED)
     try:

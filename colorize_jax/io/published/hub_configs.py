@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.published.architectures import Config
+from colorize_jax.io.published.architectures import NetworkConfig
 
 # Tower -> our field -> transformers' CLIPVisionConfig or CLIPTextConfig field and its default.
 CLIP_FIELDS: Mapping[str, Mapping[str, tuple[str, int]]] = {
@@ -36,7 +36,7 @@ CLIP_FIXED = {"hidden_act": ("gelu", "quick_gelu"), "layer_norm_eps": (1e-5, 1e-
 TIMM_FIELDS = {"image_size": "img_size", "window_size": "window_size"}
 
 
-def config_beside(path: Path, component: str) -> Config:
+def config_beside(path: Path, component: str) -> NetworkConfig:
     """Return the fields that a config.json in or beside `path` says of a network; often none.
 
     Raises:
@@ -55,7 +55,7 @@ def config_beside(path: Path, component: str) -> Config:
         ) from error
 
 
-def clip_json(configs: Mapping[str, Config]) -> dict[str, Any]:
+def clip_json(configs: Mapping[str, NetworkConfig]) -> dict[str, Any]:
     """The config.json with which transformers' CLIP is our towers: both, or the one that is there.
 
     Args:
@@ -71,7 +71,7 @@ def clip_json(configs: Mapping[str, Config]) -> dict[str, Any]:
     return {"architectures": [CLIP_NAMES[tower][2]], **section}
 
 
-def _section(tower: str, config: Config) -> dict[str, Any]:
+def _section(tower: str, config: NetworkConfig) -> dict[str, Any]:
     """One tower's part of a config.json."""
     fixed: dict[str, Any] = {name: ours for name, (ours, _) in CLIP_FIXED.items()}
     if tower == "clip_text":
@@ -85,7 +85,7 @@ def _section(tower: str, config: Config) -> dict[str, Any]:
     }
 
 
-def _clip(content: Mapping[str, Any], file: Path, tower: str) -> Config:
+def _clip(content: Mapping[str, Any], file: Path, tower: str) -> NetworkConfig:
     """CLIPConfig, or the config of one tower alone -> our fields."""
     alone, section, _ = CLIP_NAMES[tower]
     if content.get("model_type") not in ("clip", alone):
@@ -101,7 +101,7 @@ def _clip(content: Mapping[str, Any], file: Path, tower: str) -> Config:
     return {ours: said.get(theirs, default) for ours, (theirs, default) in fields.items()}
 
 
-def _tagger(content: Mapping[str, Any]) -> Config:
+def _tagger(content: Mapping[str, Any]) -> NetworkConfig:
     """timm's config.json -> our fields, as far as it says them."""
     arguments = content.get("model_args") or {}
     return {ours: arguments[theirs] for ours, theirs in TIMM_FIELDS.items() if theirs in arguments}

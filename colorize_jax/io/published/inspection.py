@@ -11,9 +11,9 @@ import numpy as np
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.published import torch_names
-from colorize_jax.io.published.architectures import Config, published_config
+from colorize_jax.io.published.architectures import NetworkConfig, published_config
 from colorize_jax.io.published.export import published_tensors
-from colorize_jax.io.published.pretrained import Source, open_source
+from colorize_jax.io.published.pretrained import PublishedCheckpoint, open_published
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import is_workdir
 from colorize_jax.io.weights_folder import is_weights_dir
@@ -41,7 +41,7 @@ class Part:
     parameters: int
     dtypes: tuple[str, ...]
     nbytes: int
-    config: Config
+    config: NetworkConfig
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def inspect_path(
     """
     if is_weights_dir(path) or is_workdir(path):
         return _inspect_weights(path, scan)
-    return _inspect_source(open_source(path, configs), scan)
+    return _inspect_source(open_published(path, configs), scan)
 
 
-def _inspect_source(source: Source, scan: bool) -> Page:
+def _inspect_source(source: PublishedCheckpoint, scan: bool) -> Page:
     found, needed = source.shapes()
     misfits = torch_names.compare_tensors(found, needed)
     tables = source.expected()
@@ -176,7 +176,7 @@ def _inspect_weights(path: str | Path, scan: bool) -> Page:
     )
 
 
-def _part(component: str, prefix: str, tensors: list[Any], config: Config) -> Part:
+def _part(component: str, prefix: str, tensors: list[Any], config: NetworkConfig) -> Part:
     sizes = [int(np.prod(tensor.shape, dtype=np.int64)) for tensor in tensors]
     itemsizes = [np.dtype(tensor.dtype).itemsize for tensor in tensors]
     names = [np.dtype(tensor.dtype).name for tensor in tensors]

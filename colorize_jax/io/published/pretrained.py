@@ -1,8 +1,8 @@
 """Published checkpoints of every kind -> our parameters.
 
-`open_source` finds out what a file or folder is and brings its tensors under the published names;
-`import_weights` turns it into a folder of weights (`io/weights.py`). A network is taken when any of
-its tensors is there and must then be complete; networks that a file lacks are left out and listed.
+`open_published` finds out what a file or folder is and brings its tensors under the published
+names; `import_weights` turns it into a folder of weights. A network is taken when any of its
+tensors is there and must then be complete; networks that a file lacks are left out and listed.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
 from colorize_jax.io.published import architectures, diffusers_folder, torch_names
-from colorize_jax.io.published.architectures import Config
+from colorize_jax.io.published.architectures import NetworkConfig
 from colorize_jax.io.published.detection import detect_config
 from colorize_jax.io.published.hub_configs import config_beside
 from colorize_jax.io.weights_folder import WeightsMetadata, save_weights
@@ -78,7 +78,7 @@ PREDICTION_TYPES = {
 
 
 @dataclass(frozen=True)
-class Source:
+class PublishedCheckpoint:
     """A checkpoint of which we know what it is.
 
     Attributes:
@@ -99,7 +99,7 @@ class Source:
     form: str
     tensors: dict[str, LazyTensor]
     prefixes: dict[str, str]
-    configs: dict[str, Config]
+    configs: dict[str, NetworkConfig]
     file_names: dict[str, str] = field(default_factory=dict)
     prediction_type: str | None = None
     scaling_factor: float | None = None
@@ -130,7 +130,9 @@ class Source:
         return self.file_names.get(name, name)
 
 
-def open_source(path: str | Path, configs: Mapping[str, Mapping[str, Any]] | None = None) -> Source:
+def open_published(
+    path: str | Path, configs: Mapping[str, Mapping[str, Any]] | None = None
+) -> PublishedCheckpoint:
     """Open a published checkpoint and find out what it is, without loading it.
 
     Args:
@@ -146,7 +148,7 @@ def open_source(path: str | Path, configs: Mapping[str, Mapping[str, Any]] | Non
     folder = diffusers_folder.read(path)
     if folder is not None:
         prefixes = {name: torch_names.PREFIXES[name] for name in folder.configs}
-        return Source(
+        return PublishedCheckpoint(
             path,
             "sdxl",
             folder.form,
@@ -160,7 +162,7 @@ def open_source(path: str | Path, configs: Mapping[str, Mapping[str, Any]] | Non
         )
     checkpoint = open_checkpoint(path)
     kind, prefixes = _identify(checkpoint)
-    return Source(
+    return PublishedCheckpoint(
         path,
         kind,
         checkpoint.form,
@@ -174,7 +176,7 @@ def open_source(path: str | Path, configs: Mapping[str, Mapping[str, Any]] | Non
 
 
 def import_weights(
-    source: Source,
+    source: PublishedCheckpoint,
     output: str | Path,
     *,
     fit: bool = False,
@@ -230,7 +232,7 @@ def import_weights(
     return metadata
 
 
-def fit_label_embedding(source: Source) -> Source:
+def fit_label_embedding(source: PublishedCheckpoint) -> PublishedCheckpoint:
     """Give a UNet's label embedding the colorizer's number of inputs, as the published code does.
 
     Column j of the new kernel is column j modulo the old width, divided by how often that old
@@ -347,7 +349,7 @@ def _configs(
     checkpoint: Checkpoint,
     prefixes: Mapping[str, str],
     given: Mapping[str, Mapping[str, Any]],
-) -> dict[str, Config]:
+) -> dict[str, NetworkConfig]:
     """Find configurations: what the user says, the metadata, a config.json, then the shapes."""
     try:
         stored = dict(json.loads(checkpoint.metadata.get(CONFIG_KEY, "{}")))
@@ -365,7 +367,7 @@ def _configs(
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     configs = {}
     for component, prefix in prefixes.items():
-        said: Config = {}
+        said: NetworkConfig = {}
         for fields in (
             config_beside(checkpoint.path, component),
             stored.get(component, {}),

@@ -6,12 +6,12 @@ import numpy as np
 
 from colorize_jax.io.published import torch_names
 from colorize_jax.io.published.architectures import abstract_params
-from colorize_jax.io.published.pretrained import open_source
+from colorize_jax.io.published.pretrained import open_published
 from colorize_jax.io.weights_folder import WeightsMetadata
 from colorize_jax.types import Params
 
 
-class SourceWeights:
+class PublishedWeights:
     """The networks of a published file; see `io.open_weights.Weights`.
 
     Attributes:
@@ -25,7 +25,7 @@ class SourceWeights:
         Raises:
             UserError: it cannot be read, is nothing that we know, or lacks tensors.
         """
-        self._source = source = open_source(path)
+        self._source = source = open_published(path)
         torch_names.check_tensors(*source.shapes(), str(path))
         self.metadata = WeightsMetadata(
             source.kind,

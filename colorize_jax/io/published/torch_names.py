@@ -14,7 +14,6 @@ are listed below. Values keep their dtype and bits in both directions, and tenso
 time, so that a file larger than half of the memory can be converted.
 """
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest_hint
 from colorize_jax.types import Params
 
 # What each network's names begin with in a published file of several; none holds CLIP's text tower.
@@ -354,8 +353,7 @@ def _nearest(name: str, candidates: Any) -> str:
     # difflib is quadratic: only names of the same depth and leaf can be misspellings of this one.
     words, leaf = name.count("."), name.rsplit(".", 1)[-1]
     alike = [c for c in candidates if c.count(".") == words and c.endswith(leaf)] or candidates
-    match = difflib.get_close_matches(name, list(alike)[:2000], n=1, cutoff=0.75)
-    return f" (nearest: {match[0]})" if match else ""
+    return nearest_hint(name, list(alike)[:2000], cutoff=0.75)
 
 
 def _listing(names: list[str], total: int) -> str:

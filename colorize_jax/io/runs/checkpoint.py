@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs import replica
-from colorize_jax.io.runs.workdir import CHECKPOINTS, FROZEN, PathLike, absolute
+from colorize_jax.io.runs.workdir import CHECKPOINTS, FROZEN_FOLDER, PathLike, absolute
 
 FILES = "files.json"
 COMMIT = "commit_success.txt"  # Orbax's own mark, written last
@@ -171,7 +171,6 @@ class Checkpoints:
                 continue
             if iterator is not None and position is not None:
                 iterator.set_state(position)
-            logger.info("resumed from step %d", step)
             return state, step
         if found or self._agree(int(any(self._directory.glob(f"{DAMAGED}*")))):
             raise UserError(
@@ -205,7 +204,7 @@ class Checkpoints:
         return self._checkpointer.restore(path, args=_Items(**items))
 
     def _save_frozen(self, frozen: Any) -> None:
-        path = self._workdir / FROZEN
+        path = self._workdir / FROZEN_FOLDER
         if self._agree(int(_damage(path) is None)):
             return
         items = _Items(params=ocp.args.StandardSave(frozen))
@@ -213,7 +212,7 @@ class Checkpoints:
         self._checkpointer.wait_until_finished()
 
     def _read_frozen(self, frozen: Any) -> Any:
-        path = self._workdir / FROZEN
+        path = self._workdir / FROZEN_FOLDER
         try:
             return self._read_trees(path, {"params": frozen})["params"]
         except STORAGE_ERRORS as error:

@@ -10,7 +10,13 @@ from etils import epath
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs.checkpoint import COMMIT, STORAGE_ERRORS, find_steps
-from colorize_jax.io.runs.workdir import CHECKPOINTS, FROZEN, PathLike, absolute, read_workdir
+from colorize_jax.io.runs.workdir import (
+    CHECKPOINTS,
+    FROZEN_FOLDER,
+    PathLike,
+    absolute,
+    read_workdir,
+)
 from colorize_jax.types import Params
 
 logger = logging.getLogger(__name__)
@@ -57,8 +63,8 @@ class RunWeights:
         folder = workdir / CHECKPOINTS / str(self.step)
         self.averaged = not raw and (folder / "ema").exists()
         self._items = [folder / ("ema" if self.averaged else "params")]
-        if (workdir / FROZEN / COMMIT).exists():
-            self._items.append(workdir / FROZEN / "params")
+        if (workdir / FROZEN_FOLDER / COMMIT).exists():
+            self._items.append(workdir / FROZEN_FOLDER / "params")
         self._trees = [self._metadata(item) for item in self._items]
         self.abstract = {
             component: _join([tree[component] for tree in self._trees if component in tree])

@@ -22,7 +22,7 @@ from colorize_jax.io.weights_folder import WeightsMetadata
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
-FROZEN = "frozen"
+FROZEN_FOLDER = "frozen"
 FORMAT = "colorize-jax run 1"
 REASON_LENGTH = 200
 

@@ -1,4 +1,4 @@
-"""A very small recipe for tests of the training step, with random parameters and inputs."""
+"""A very small system for tests of the training step, with random parameters and inputs."""
 
 import functools
 import math
@@ -17,8 +17,8 @@ from colorize_jax.config.options import (
     ModelConfig,
     OptimizerConfig,
 )
-from colorize_jax.setup.networks import build_recipe
-from colorize_jax.training.augment import Draws
+from colorize_jax.setup.networks import build_train_system
+from colorize_jax.training.augment import StepRandomness
 from colorize_jax.training.step import pair
 from colorize_jax.types import Encoded
 
@@ -53,8 +53,8 @@ ENCODERS = EncodersConfig(
 DATA = DataConfig(batch_size=BATCH, height=SIDE, width=SIDE)
 
 
-def make_recipe(*, gram=(), diffusion=(), optimizer=(), total_steps=4):
-    """The recipe; keywords are pairs or dictionaries of options that differ."""
+def make_train_system(*, gram=(), diffusion=(), optimizer=(), total_steps=4):
+    """The system; keywords are pairs or dictionaries of options that differ."""
     gram = {"blocks": (1, 5), "zero_share": 0.4} | dict(gram)
     config = Config(
         total_steps=total_steps,
@@ -65,13 +65,13 @@ def make_recipe(*, gram=(), diffusion=(), optimizer=(), total_steps=4):
         diffusion=DiffusionConfig(**dict(diffusion)),
         optimizer=OptimizerConfig(**({"learning_rate": 1e-3} | dict(optimizer))),
     )
-    return build_recipe(config)
+    return build_train_system(config)
 
 
 @functools.cache
 def channels():
     """C of the reference tokens."""
-    return make_recipe().encoders.clip.channels
+    return make_train_system().encoders.clip.channels
 
 
 def normal(seed, shape, scale=1.0):
@@ -98,26 +98,26 @@ def random_tree(abstract, seed=0):
 def make_params(seed=0):
     """Random parameters of the trained networks."""
     tokens = jax.ShapeDtypeStruct((1, TOKENS, channels()), jnp.float32)
-    init = make_recipe().colorizer.init
+    init = make_train_system().colorizer.init
     return random_tree(jax.eval_shape(init, jax.random.key(0), tokens, tokens), seed)
 
 
 def make_inputs(batch=BATCH):
     """Random inputs of a step whose samples keep and lose different conditions."""
-    latents = (batch, LATENT, LATENT, make_recipe().colorizer.unet.in_channels)
+    latents = (batch, LATENT, LATENT, make_train_system().colorizer.unet.in_channels)
     encoded = Encoded(
         normal(1, latents),
         normal(2, (batch, TOKENS, channels())),
         normal(3, (batch, TOKENS, channels())),
     )
-    draws = Draws(
+    random = StepRandomness(
         timesteps=jnp.arange(batch) * 999 // max(batch - 1, 1),
         noise=normal(4, latents),
         keep_reference=jnp.ones(batch).at[1].set(0.0),
         keep_hints=jnp.ones((batch, 2)).at[0, 1].set(0.0),
     )
     mask = (normal(5, (batch, SIDE, SIDE, 1)) > 0).astype(jnp.float32)
-    return pair(encoded, normal(6, (batch, SIDE, SIDE, 3)), normal(7, (batch, 16)), draws, mask)
+    return pair(encoded, normal(6, (batch, SIDE, SIDE, 3)), normal(7, (batch, 16)), random, mask)
 
 
 def make_record(batch=BATCH, seed=0):

@@ -14,7 +14,7 @@ from colorize_jax.types import Array
 quiet_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 
 
-class Piece(NamedTuple):
+class Stage(NamedTuple):
     """One module of the UNet, in order of execution.
 
     Attributes:
@@ -32,50 +32,50 @@ class Piece(NamedTuple):
     depth: int = 0
 
 
-def encoder_pieces(
+def encoder_stages(
     model_channels: int,
     channel_mult: tuple[int, ...],
     num_res_blocks: int,
     transformer_depth: tuple[int, ...],
-) -> list[Piece]:
+) -> list[Stage]:
     """List the encoder's modules."""
-    pieces = [Piece("input_blocks_0_0", "conv", "input_blocks_0", model_channels)]
+    stages = [Stage("input_blocks_0_0", "conv", "input_blocks_0", model_channels)]
     index = 1
     for level, mult in enumerate(channel_mult):
         channels = mult * model_channels
         for _ in range(num_res_blocks):
             block = f"input_blocks_{index}"
-            pieces.append(Piece(f"{block}_0", "res", block, channels))
+            stages.append(Stage(f"{block}_0", "res", block, channels))
             if transformer_depth[level]:
                 depth = transformer_depth[level]
-                pieces.append(Piece(f"{block}_1", "transformer", block, channels, depth))
+                stages.append(Stage(f"{block}_1", "transformer", block, channels, depth))
             index += 1
         if level < len(channel_mult) - 1:
             block = f"input_blocks_{index}"
-            pieces.append(Piece(f"{block}_0", "down", block, channels))
+            stages.append(Stage(f"{block}_0", "down", block, channels))
             index += 1
-    return pieces
+    return stages
 
 
-def middle_pieces(channels: int, depth: int) -> list[Piece]:
+def middle_stages(channels: int, depth: int) -> list[Stage]:
     """List the modules between encoder and decoder."""
     kinds = [("res", 0), ("transformer", depth), ("res", 0)]
     if not depth:
         kinds = [("res", 0), ("res", 0)]
     return [
-        Piece(f"middle_block_{i}", kind, "middle_block", channels, blocks)
+        Stage(f"middle_block_{i}", kind, "middle_block", channels, blocks)
         for i, (kind, blocks) in enumerate(kinds)
     ]
 
 
-def decoder_pieces(
+def decoder_stages(
     model_channels: int,
     channel_mult: tuple[int, ...],
     num_res_blocks: int,
     transformer_depth: tuple[int, ...],
-) -> list[Piece]:
+) -> list[Stage]:
     """List the decoder's modules; every block begins by taking a skip."""
-    pieces, index = [], 0
+    stages, index = [], 0
     for level in reversed(range(len(channel_mult))):
         channels, depth = channel_mult[level] * model_channels, transformer_depth[level]
         for repeat in range(num_res_blocks + 1):
@@ -85,12 +85,12 @@ def decoder_pieces(
                 kinds.append(("transformer", depth))
             if level and repeat == num_res_blocks:
                 kinds.append(("up", 0))
-            pieces += [
-                Piece(f"{block}_{i}", kind, block, channels, blocks)
+            stages += [
+                Stage(f"{block}_{i}", kind, block, channels, blocks)
                 for i, (kind, blocks) in enumerate(kinds)
             ]
             index += 1
-    return pieces
+    return stages
 
 
 class ResBlock(nn.Module):
@@ -144,20 +144,20 @@ class Upsample(nn.Module):
 
 
 def make_module(
-    piece: Piece,
+    stage: Stage,
     remat: Callable[..., bool] | None = None,
     dtype: Any = jnp.float32,
     norm_groups: int = 32,
     **options: Any,
 ) -> nn.Module:
     """Make a module that is no transformer; `options` are those of every Flax module."""
-    if piece.kind == "conv":
-        return Conv(piece.channels, kernel_init=quiet_init, dtype=dtype, **options)
-    if piece.kind == "res":
+    if stage.kind == "conv":
+        return Conv(stage.channels, kernel_init=quiet_init, dtype=dtype, **options)
+    if stage.kind == "res":
         block = ResBlock
         if remat is not None:
             # Outside of a loop XLA would merge what is computed again with what was computed once.
             block = nn.remat(ResBlock, policy=remat, prevent_cse=True)
-        return block(piece.channels, dtype, norm_groups, **options)
+        return block(stage.channels, dtype, norm_groups, **options)
     kinds = {"down": Downsample, "up": Upsample}
-    return kinds[piece.kind](piece.channels, dtype, **options)
+    return kinds[stage.kind](stage.channels, dtype, **options)
