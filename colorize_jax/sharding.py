@@ -58,9 +58,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if config.num_slices == 1:
         array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
         return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 3)
-    by_process = getattr(devices[0], "slice_index", None) is None
-    granule = "process_index" if by_process else "slice_index"
-    found = len({getattr(device, granule) for device in devices})
+    slices = {getattr(device, "slice_index", None) for device in devices}
+    # GPUs and CPUs do not know of slices: there every node has a process.
+    by_process = len(slices) != config.num_slices
+    found = len({device.process_index for device in devices}) if by_process else len(slices)
     if found != config.num_slices or shape[0] % config.num_slices:
         raise UserError(
             f"got mesh.num_slices = {config.num_slices} for {found} slices and a data axis of "

@@ -11,6 +11,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.setup import platform
 
 CARDS_OF_A_NODE = 8
+NODES = ("1", "2", "4", "8")
 CUDNN_PACKAGES = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
 CUDNN_AT_LEAST = "9.8"  # what JAX asks for; of an installation that pip does not know
 
@@ -82,6 +83,7 @@ A100 = Card(
     memory_bandwidth=2039.04e9,
     link_bandwidth=300e9,
     network_bandwidth=25e9,
+    slices=NODES,
     description="NVIDIA A100-SXM4-80GB",
     total_memory=85100068864,
     capability=8,
@@ -96,6 +98,7 @@ HOPPER = {
     "peak_flops": 989e12,
     "link_bandwidth": 450e9,
     "network_bandwidth": 50e9,
+    "slices": NODES,
     "capability": 9,
     "cores": 132,
     "units": 128,
@@ -127,6 +130,7 @@ B200 = Card(
     memory_bandwidth=7672.32e9,
     link_bandwidth=900e9,
     network_bandwidth=50e9,
+    slices=NODES,
     description="NVIDIA B200",
     total_memory=191514411008,
     capability=10,
@@ -142,7 +146,7 @@ CARDS = {card.name: card for card in (A100, H100, H200, B200)}
 
 def describe(card: Card, number: str, num_nodes: int) -> Machines | None:
     """Describe nodes of a card, as `topology.describe` does; None where there are none such."""
-    if not number.isdigit() or not 1 <= int(number) <= CARDS_OF_A_NODE:
+    if number not in map(str, range(1, CARDS_OF_A_NODE + 1)):
         return None
     # cuPTI and the driver's version are asked for otherwise.
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")

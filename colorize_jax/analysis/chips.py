@@ -18,21 +18,20 @@ class Chip(Device):
 
     Attributes:
         closes: an axis of the slice whose length is a multiple of this is a ring.
-        slices: shapes that can be had.
     """
 
     closes: int
-    slices: tuple[str, ...]
 
 
 SQUARES = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16")
+LARGE_CUBES = (*CUBES, "8x16x16", "16x16x16")
 CHIPS = {
     chip.name: chip
     for chip in (
-        Chip("v5e", 16 * GIB, 197e12, 819e9, 50e9, 3.1e9, 16, SQUARES),
-        Chip("v6e", 32 * GIB, 918e12, 1640e9, 100e9, 12.5e9, 16, SQUARES),
-        Chip("v5p", 95 * GIB, 459e12, 2765e9, 100e9, 6.2e9, 4, (*CUBES, "8x16x16", "16x16x16")),
+        Chip("v5e", 16 * GIB, 197e12, 819e9, 50e9, 3.1e9, SQUARES, 16),
+        Chip("v6e", 32 * GIB, 918e12, 1640e9, 100e9, 12.5e9, SQUARES, 16),
+        Chip("v5p", 95 * GIB, 459e12, 2765e9, 100e9, 6.2e9, LARGE_CUBES, 4),
     )
 }
 

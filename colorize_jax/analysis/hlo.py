@@ -25,6 +25,8 @@ FREE = {
     "while",
     "conditional",
     "call",
+    "async-start",
+    "async-update",
     "opt-barrier",
     "domain",
     "add-dependency",
@@ -185,6 +187,7 @@ class Collective:
         times: how often a step does it.
         source: where in the traced program it comes from.
         shapes: dimensions of all its results.
+        dtype: of what is sent.
     """
 
     kind: str
@@ -194,6 +197,7 @@ class Collective:
     times: int
     source: str
     shapes: tuple[tuple[int, ...], ...]
+    dtype: str
 
     @property
     def sent(self) -> float:
@@ -259,6 +263,7 @@ def _collective(
         times=times,
         source=operation.source,
         shapes=tuple(dims for _, dims, _ in operation.shapes),
+        dtype=operation.shapes[0][0] if operation.shapes else "",
     )
 
 

@@ -21,6 +21,7 @@ class Device:
         link_bandwidth: of one link to a neighbour (TPU), or of all links of a card (NVLink); one
             way, bytes/s.
         network_bandwidth: to other slices or nodes, one way, bytes/s.
+        slices: shapes that can be had.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Device:
     memory_bandwidth: float
     link_bandwidth: float
     network_bandwidth: float
+    slices: tuple[str, ...]
 
 
 @dataclass(frozen=True)

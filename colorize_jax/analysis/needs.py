@@ -25,7 +25,7 @@ GATHERS = ("all-gather", "all-reduce")
 
 
 def state_memory(state: TrainState) -> dict[str, int]:
-    """Bytes a chip of every part of the state, from shapes and shardings."""
+    """Bytes a device of every part of the state, from shapes and shardings."""
     parts = {
         "parameters": state.params,
         "optimizer": state.opt_state,
@@ -36,7 +36,7 @@ def state_memory(state: TrainState) -> dict[str, int]:
 
 
 def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes a chip of the compiled program; its arguments with the padding of their layouts."""
+    """Bytes a device of the compiled program; its arguments with the padding of their layouts."""
     analysis = compiled.memory_analysis()
     fresh = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
     memory = {
@@ -49,7 +49,7 @@ def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def flops(system: TrainSystem, state: TrainState, record: Any, *, dual: bool) -> dict[str, int]:
-    """FLOPs of a step, all chips together: the model's own, and with what is computed again."""
+    """FLOPs of a step, all devices together: the model's own, and with what is computed again."""
     model = step_flops(system, state, record, dual=dual)
     blockwise = build_train_system(
         dataclasses.replace(
@@ -62,7 +62,7 @@ def flops(system: TrainSystem, state: TrainState, record: Any, *, dual: bool) ->
 
 
 def exchanges(program: hlo.Program, mesh: jax.sharding.Mesh, state: Any) -> Report:
-    """What chips send each other, by kind and axes of the mesh, and which whole stacks they gather.
+    """What devices send each other, by kind, axes of the mesh and dtype; gathers of whole stacks.
 
     Args:
         program: compiled.
@@ -72,8 +72,9 @@ def exchanges(program: hlo.Program, mesh: jax.sharding.Mesh, state: Any) -> Repo
     found = hlo.collectives(program, dict(mesh.shape))
     count, sent = Counter(), Counter()
     for exchange in found:
-        count[exchange.kind, exchange.axes] += exchange.times
-        sent[exchange.kind, exchange.axes] += exchange.sent
+        key = (exchange.kind, exchange.axes, exchange.dtype)
+        count[key] += exchange.times
+        sent[key] += exchange.sent
     stacks = {
         tuple(sorted(leaf.shape))
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -87,21 +88,28 @@ def exchanges(program: hlo.Program, mesh: jax.sharding.Mesh, state: Any) -> Repo
     ]
     return {
         "collectives": [
-            {"kind": kind, "axes": list(axes), "count": count[kind, axes], "bytes": round(total)}
-            for (kind, axes), total in sent.most_common()
+            {
+                "kind": kind,
+                "axes": list(axes),
+                "dtype": dtype,
+                "count": count[kind, axes, dtype],
+                "bytes": round(total),
+            }
+            for (kind, axes, dtype), total in sent.most_common()
         ],
         "stack_gathers": whole,
     }
 
 
 def largest_buffers(program: hlo.Program) -> list[dict[str, Any]]:
-    """The largest results of the program's operations, bytes a chip."""
-    sizes = {}
+    """The largest results of the program's operations, bytes a device."""
+    sizes: dict[tuple[str, str], int] = {}
     for name in program.repeats():
         for operation in program.computations[name]:
             if operation.opcode not in hlo.FREE:
-                key = (operation.text.split("{")[0].split(" ")[0], operation.source)
-                sizes[key] = max(operation.bytes, sizes.get(key, 0))
+                for dtype, dims, _ in operation.shapes:
+                    shape = f"{dtype}[{','.join(map(str, dims))}]"
+                    sizes[shape, operation.source] = hlo.size_of(dtype, dims)
     top = sorted(sizes.items(), key=lambda item: -item[1])[:NUM_LARGEST]
     return [{"shape": s, "bytes": size, "source": source} for (s, source), size in top]
 
@@ -140,11 +148,15 @@ def remedies(config: Config, mesh: jax.sharding.Mesh) -> list[str]:
         found.append("--config.model.remat=block computes a block's inside again")
     if config.data.batch_size > sharding.batch_shards(mesh):
         count = config.data.batch_size // sharding.batch_shards(mesh)
-        found.append(f"--config.optimizer.accumulation={count} computes a sample a chip at a time")
+        found.append(
+            f"--config.optimizer.accumulation={count} computes a sample a device at a time"
+        )
     if mesh.shape["data"] > 1:
-        found.append("--config.mesh.data=1 --config.mesh.fsdp=-1 splits parameters over all chips")
+        found.append(
+            "--config.mesh.data=1 --config.mesh.fsdp=-1 splits parameters over all devices"
+        )
     if config.optimizer.moment_dtype == "float32":
         found.append("--config.optimizer.moment_dtype=bfloat16 halves Adam's first moment")
     if config.mesh.tensor == 1:
         found.append("--config.mesh.tensor=2 splits channels and heads")
-    return [*found, "smaller pictures (data.height, data.width), or a larger slice"]
+    return [*found, "smaller pictures (data.height, data.width), or more devices"]

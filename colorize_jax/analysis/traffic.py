@@ -134,6 +134,9 @@ def _traffic(
         operand = known.get(name)
         if operand is not None and not _fast(operand):
             total += min(operand.bytes, _read(fused, index, operand.bytes))
+    if operation.opcode.endswith("-start"):  # returns its operands beside its results
+        read = sum(known[name].bytes for name in operation.operands if name in known)
+        return total + max(0, operation.bytes - read)
     return total + (0 if _fast(operation) else _written(fused, operation))
 
 
