@@ -9,17 +9,30 @@ from typing import Any
 HELP = "time the training step or sampling, count a step's FLOPs, or find a picture's memory"
 EPILOG = (
     "step: the training step with one branch and with both. sample: pictures by the config's "
-    "sampler. memory: what colouring a picture needs, by compilation alone. Weights and pictures "
-    "are random. --config.section.key=value overrides the config."
+    "sampler. memory: what colouring a picture needs, by compilation alone. suite: all that is "
+    "worth knowing of the accelerator that is here, within a budget. Weights and pictures are made "
+    "up. --config.section.key=value overrides the config."
 )
 DEFAULT_CALLS = 10
+DEFAULT_BUDGET = 480
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("what", choices=["step", "sample", "memory"], help="see below")
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    parser.add_argument("what", choices=["step", "sample", "memory", "suite"], help="see below")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a file of configs/ (default of suite: base, on CPUs tiny; the others need one)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=DEFAULT_BUDGET,
+        metavar="SECONDS",
+        help=f"of suite (default: {DEFAULT_BUDGET})",
+    )
     parser.add_argument("--resolution", type=int, metavar="N", help="height and width, px")
     parser.add_argument(
         "--batch_size",
@@ -45,10 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--topology",
-        metavar="CHIP:SHAPE",
-        help="of step and memory: compile for a TPU slice, e.g. v5p:2x2x1; nothing runs",
+        metavar="NAME:SHAPE",
+        help="of step and memory: compile for machines that need not be here, e.g. v5p:2x2x1 or "
+        "h100:8; nothing runs",
     )
-    parser.add_argument("--output", metavar="JSON", help="write all that was found to a file")
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help="write all that was found to a JSON file, of suite a folder",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
     parser.set_defaults(overrides=[])
 
@@ -59,9 +77,13 @@ def run(args: argparse.Namespace) -> int:
 
     from colorize_jax.config.load import load_config
     from colorize_jax.io.formats.atomic import atomic_output
-    from colorize_jax.setup import distributed
+    from colorize_jax.setup import distributed, platform
 
     _check(args)
+    if args.what == "suite":
+        from colorize_jax.benchmark.suite import run_suite
+
+        return run_suite(args.budget, args.output, args.config or "")
     overrides = list(args.overrides)
     if args.resolution is not None:
         overrides += [f"--config.data.{side}={args.resolution}" for side in ("height", "width")]
@@ -72,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     if args.count or args.topology:
         jax.config.update("jax_platforms", "cpu")  # no device is needed, so none is taken
     else:
+        platform.configure()
         distributed.initialize()
     report = measure(config) | {"config_file": args.config, "overrides": overrides}
     if jax.process_index() > 0:
@@ -108,7 +131,10 @@ def _check(args: argparse.Namespace) -> None:
     """Raise UserError before anything slow where arguments are wrong."""
     from colorize_jax.errors import UserError
 
-    for name in ("steps", "batch_size", "resolution"):
+    needed = "output" if args.what == "suite" else "config"
+    if not getattr(args, needed):
+        raise UserError(f"got {args.what} without --{needed}, expected one; add it")
+    for name in ("budget", "steps", "batch_size", "resolution"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"got --{name} {value}, expected at least 1; change it")

@@ -44,11 +44,6 @@ def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
     return _draw(system, loaded, shardings)
 
 
-def random_state(system: TrainSystem, shardings: Any = None) -> TrainState:
-    """The same with random parameters in the place of all weights, to measure speed and memory."""
-    return _draw(system, {}, shardings)
-
-
 def run_key(config: Config, mesh: Mesh) -> Array:
     """The key of a run, on every device of every process."""
     return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()

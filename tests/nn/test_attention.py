@@ -78,9 +78,9 @@ SHAPES = {
     "half of two references": (1024, 98, 20, 64),
     "bank": (1024, 2048, 20, 64),
     "CLIP": (257, 257, 16, 104),
-    "projection": (196, 257, 8, 128),
-    "sketch encoder, finest": (16384, 22529, 4, 128),
-    "sketch encoder, coarsest": (1024, 1025, 4, 128),
+    "projection": (257, 257, 10, 128),
+    "sketch encoder, finest": (16384, 22529, 10, 128),
+    "sketch encoder, coarsest": (1024, 1025, 10, 128),
 }
 
 
