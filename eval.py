@@ -25,7 +25,7 @@ from colorize_jax.errors import USER_ERROR_STATUS, UserError
 from colorize_jax.evaluation import metrics
 from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.io.runs.run_weights import RunWeights
-from colorize_jax.setup import datasets
+from colorize_jax.setup import datasets, platform
 from colorize_jax.setup.networks import build_colorize, build_train_system
 from colorize_jax.training.augment import to_batch
 from data.records import Record
@@ -164,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options, overrides = parser.parse_known_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for line in platform.configure():
+        print(line)
     try:
         weights = RunWeights(options.workdir, raw=options.raw)
         config = config_from_dict(weights.config, overrides)

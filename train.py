@@ -28,7 +28,7 @@ from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.rng import stream
-from colorize_jax.setup import datasets, distributed
+from colorize_jax.setup import datasets, distributed, platform
 from colorize_jax.setup.initialize import abstract_state, initial_state, run_key
 from colorize_jax.setup.networks import build_colorize, build_train_system, weights_metadata
 from colorize_jax.sharding import (
@@ -251,7 +251,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     ahead.add_argument(
         "--compile_only", action="store_true", help="say what a step needs, and whether it fits"
     )
-    ahead.add_argument("--topology", metavar="CHIP:SHAPE", help="TPU slice, e.g. v5e:8x8")
+    ahead.add_argument("--topology", metavar="NAME:SHAPE", help="e.g. v5e:8x8 or h100:8")
     ahead.add_argument("--save_step", metavar="FILE", help="store the compiled step, if it fits")
     options, overrides = parser.parse_known_args(arguments)
     if options.workdir is None and not options.compile_only:
@@ -274,12 +274,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fits = aot.compile_only(config, options.topology, folder, options.save_step)
             return 0 if fits else DOES_NOT_FIT_STATUS
         profile = parse_range(options.profile) if options.profile else None
+        settings = platform.configure()
         several = distributed.initialize(
             options.coordinator, options.num_processes, options.process_id
         )
         for name in ("train", "colorize_jax"):
             level = logging.INFO if jax.process_index() == 0 else logging.WARNING
             logging.getLogger(name).setLevel(level)
+        for line in settings:
+            logger.info("%s", line)
         if several:
             tell_processes(several.reason)
         number = train(config, options.workdir, profile, options.load_step)

@@ -159,7 +159,7 @@ def _header(config: Config, machines: Machines, mesh: Mesh, dual: bool) -> Repor
         "dual": dual,
         "dtype": config.model.dtype,
         "remat": config.model.remat,
-        "attention": config.model.attention,
+        "attention": attention.preferred(config.model.attention),
         "accumulation": config.optimizer.accumulation,
     }
 

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from colorize_jax.analysis.needs import program_memory
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
+from colorize_jax.nn import attention
 from colorize_jax.sharding import in_bytes
 from colorize_jax.training.measure import peak_flops, peak_memory
 
@@ -35,7 +36,7 @@ def header(kind: str, config: Config, mesh: Mesh) -> Report:
         "batch_size": config.data.batch_size,
         "dtype": config.model.dtype,
         "remat": config.model.remat,
-        "attention": config.model.attention,
+        "attention": attention.preferred(config.model.attention),
         "accumulation": config.optimizer.accumulation,
         "config": config.to_dict(),
     }

@@ -94,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
     if args.count or args.topology:
         jax.config.update("jax_platforms", "cpu")  # no device is needed, so none is taken
     else:
-        platform.configure()
+        for line in platform.configure():
+            print(line)
         distributed.initialize()
     report = measure(config) | {"config_file": args.config, "overrides": overrides}
     if jax.process_index() > 0:

@@ -78,16 +78,15 @@ def choose(implementation: str, q: Array, k: Array) -> str:
     Raises:
         UserError: the one that is named cannot.
     """
-    name, _, platform = implementation.partition(":")
-    if name != "auto":
-        reason = _refusal(name, q, k)
+    if not implementation.startswith("auto"):
+        reason = _refusal(implementation, q, k)
         if reason is None:
-            return name
+            return implementation
         raise UserError(
-            f'got attention "{name}" for {reason}; choose "auto", which takes another '
+            f'got attention "{implementation}" for {reason}; choose "auto", which takes another '
             "implementation for such shapes"
         )
-    name = KERNELS.get(platform or jax.default_backend(), "blockwise")
+    name = preferred(implementation)
     if name == "splash":
         from colorize_jax.nn import splash
 
@@ -112,6 +111,14 @@ def _refusal(name: str, q: Array, k: Array) -> str | None:
 def _tell(name: str, queries: int, heads: int, channels: int, keys: int, dtype: str) -> None:
     shape = f"{queries} queries, {keys} keys, {heads} heads of {channels} channels, {dtype}"
     logger.info("attention of %s: %s", shape, name)
+
+
+def preferred(implementation: str) -> str:
+    """What an implementation is where shapes allow it: "auto:cuda" is "cudnn"."""
+    name, _, platform = implementation.partition(":")
+    if name != "auto":
+        return name
+    return KERNELS.get(platform or jax.default_backend(), "blockwise")
 
 
 def for_platform(implementation: str, platform: str) -> str:

@@ -46,19 +46,20 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> list[str]:
         environment: variables, which JAX and XLA read; changed.
 
     Returns:
-        What was set, one setting an entry; nothing without GPUs.
+        What was set, as lines to be shown; nothing without GPUs.
     """
     if not _has_gpus(environment):
         return []
     told = []
     if not any(name in environment for name in MEMORY_VARIABLES):
         environment[MEMORY_VARIABLES[0]] = str(MEMORY_FRACTION)
-        told.append(f"{MEMORY_VARIABLES[0]}={MEMORY_FRACTION} (share of a card's memory)")
+        told.append(f"GPU: {MEMORY_VARIABLES[0]}={MEMORY_FRACTION} (share of a card's memory)")
     given = environment.get("XLA_FLAGS", "")
     added = [flag for flag in FLAGS if f"--{flag.name}" not in given]
     texts = [f"--{flag.name}={_text(flag.value)}" for flag in added]
     environment["XLA_FLAGS"] = " ".join([*texts, given]).strip()
-    return told + [f"{text} ({flag.why})" for text, flag in zip(texts, added, strict=True)]
+    told += [f"GPU: {text} ({flag.why})" for text, flag in zip(texts, added, strict=True)]
+    return told
 
 
 def compiler_options() -> dict[str, bool | int]:
