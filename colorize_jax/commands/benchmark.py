@@ -57,6 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile_only", action="store_true", help="of step: memory of the programs; nothing runs"
     )
     parser.add_argument(
+        "--controls", action="store_true", help="of memory: with all that can steer a picture"
+    )
+    parser.add_argument(
         "--topology",
         metavar="NAME:SHAPE",
         help="of step and memory: compile for machines that need not be here, e.g. v5p:2x2x1 or "
@@ -114,7 +117,9 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
     from colorize_jax.benchmark import memory, sample, step
 
     if args.what == "memory":
-        return (lambda config: memory.picture_memory(config, args.topology)), memory.summary
+        return (
+            lambda config: memory.picture_memory(config, args.topology, controls=args.controls)
+        ), memory.summary
     if args.what == "sample":
         return (
             lambda config: sample.benchmark_sample(config, args.batch_size, args.steps)
@@ -139,7 +144,12 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"got --{name} {value}, expected at least 1; change it")
-    kinds_of = {"count": ["step"], "compile_only": ["step"], "topology": ["step", "memory"]}
+    kinds_of = {
+        "count": ["step"],
+        "compile_only": ["step"],
+        "topology": ["step", "memory"],
+        "controls": ["memory"],
+    }
     for name, kinds in kinds_of.items():
         if getattr(args, name) and args.what not in kinds:
             raise UserError(
