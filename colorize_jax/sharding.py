@@ -352,6 +352,8 @@ def gather(kernel: Array, module: Sequence[str]) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(kernel: Array, stored: P, whole: P) -> Array:
+    # Said of both, or the compiler might gather what is cast, in float32, and cast it afterwards.
+    kernel = jax.lax.with_sharding_constraint(kernel, stored)
     return jax.lax.with_sharding_constraint(kernel, whole)
 
 

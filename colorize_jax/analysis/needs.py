@@ -11,6 +11,7 @@ import jax
 from colorize_jax import sharding
 from colorize_jax.analysis import hlo
 from colorize_jax.analysis.flops import count_jaxpr, equations, trace
+from colorize_jax.analysis.traffic import SCRATCH
 from colorize_jax.config.options import Config
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.measure import step_flops
@@ -107,7 +108,10 @@ def largest_buffers(program: hlo.Program) -> list[dict[str, Any]]:
     for name in program.repeats():
         for operation in program.computations[name]:
             if operation.opcode not in hlo.FREE:
+                scratch = SCRATCH if operation.opcode == "custom-call" else ()
                 for dtype, dims, _ in operation.shapes:
+                    if dtype in scratch:
+                        continue
                     shape = f"{dtype}[{','.join(map(str, dims))}]"
                     sizes[shape, operation.source] = hlo.size_of(dtype, dims)
     top = sorted(sizes.items(), key=lambda item: -item[1])[:NUM_LARGEST]
