@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -328,6 +329,44 @@ def constrain_params(params: Params, prefix: str = "") -> Params:
         return jax.lax.with_sharding_constraint(leaf, spec)
 
     return jax.tree_util.tree_map_with_path(one, params)
+
+
+def constrain_layouts(params: Params) -> Params:
+    """Have gradients of convolutions' kernels in the order of axes of the kernels, on GPUs.
+
+    cuDNN gives them in an order of its own. Left alone, the compiler takes it to the whole update,
+    and transposes moments, average and parameters there and back.
+
+    Args:
+        params: nested dict.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if getattr(mesh.abstract_device, "platform", None) != "gpu":
+        return params
+
+    def local(params: Params) -> Params:
+        return jax.tree.map(lambda leaf: _in_order(leaf) if leaf.ndim == 4 else leaf, params)
+
+    if mesh.size == 1 or FSDP not in mesh.shape:
+        return local(params)
+    # Every device for itself: the partitioner would bring all parts together.
+    sizes = dict(mesh.shape)
+    specs = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: parameter_spec(join(path), leaf.shape, sizes), params
+    )
+    return jax.shard_map(local, in_specs=(specs,), out_specs=specs, check_vma=False)(params)
+
+
+@jax.custom_vjp
+def _in_order(kernel: Array) -> Array:
+    return kernel
+
+
+def _in_order_backward(_: None, gradient: Array) -> tuple[Array]:
+    return (with_layout_constraint(gradient, Layout(tuple(range(gradient.ndim)))),)
+
+
+_in_order.defvjp(lambda kernel: (kernel, None), _in_order_backward)
 
 
 def gather(kernel: Array, module: Sequence[str]) -> Array:
