@@ -24,6 +24,7 @@ from colorize_jax.config.options import Config
 from colorize_jax.errors import USER_ERROR_STATUS, UserError
 from colorize_jax.evaluation import metrics
 from colorize_jax.evaluation.contact_sheet import contact_sheet
+from colorize_jax.io.formats.atomic import atomic_output, check_output
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.setup import datasets, platform
 from colorize_jax.setup.networks import build_colorize, build_train_system
@@ -39,19 +40,26 @@ REFERENCES = {
 }
 COLUMNS = ("sketch", "reference", "result", "truth", "other reference", "its result")
 SHEET_ROWS = 12
+REPORT, SHEET = "report.json", "pairs.png"
 
 
-def evaluate(weights: RunWeights, config: Config, folder: Path) -> dict[str, float]:
+def evaluate(
+    weights: RunWeights, config: Config, folder: Path, overwrite: bool = False
+) -> dict[str, float]:
     """Colour the pairs of the config, score them and write the report.
 
     Args:
         weights: of the run.
         config: sampling and evaluation options; the networks' are the run's.
         folder: where the report goes.
+        overwrite: replace one that is there.
 
     Returns:
         Means over pairs; see `score`.
     """
+    outputs = folder / REPORT, folder / SHEET
+    for output in outputs:
+        check_output(output, overwrite=overwrite)
     pairs = datasets.make_pairs(config, config.evaluation.num_pairs, config.evaluation.seed)
     records = [pairs[i] for i in tqdm(range(len(pairs)), "drawing pairs", leave=False)]
     start = time.perf_counter()
@@ -71,9 +79,11 @@ def evaluate(weights: RunWeights, config: Config, folder: Path) -> dict[str, flo
         "sampling": config.to_dict()["sampling"],
         "means": means,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    draw_sheet(records[:SHEET_ROWS], results).save(folder / "pairs.png")
+    sheet = draw_sheet(records[:SHEET_ROWS], results)
+    with atomic_output(outputs[0], nbytes=1, overwrite=overwrite) as place:
+        place.write_text(json.dumps(report, indent=2) + "\n")
+    with atomic_output(outputs[1], nbytes=1, overwrite=overwrite) as place:
+        sheet.save(place, "PNG")
     return means
 
 
@@ -162,6 +172,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--raw", action="store_true", help="the parameters themselves, not their running average"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier report")
     options, overrides = parser.parse_known_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for line in platform.configure():
@@ -170,11 +181,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         weights = RunWeights(options.workdir, raw=options.raw)
         config = config_from_dict(weights.config, overrides)
         folder = Path(options.workdir) / "evaluation"
-        print_report(evaluate(weights, config, folder))
+        print_report(evaluate(weights, config, folder, options.overwrite))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_STATUS
-    print(f"written: {folder / 'report.json'}, {folder / 'pairs.png'}")
+    print(f"written: {folder / REPORT}, {folder / SHEET}")
     return 0
 
 

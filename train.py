@@ -46,6 +46,7 @@ from colorize_jax.training.augment import to_batch
 from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
 from colorize_jax.training.measure import Meter, step_flops
 from colorize_jax.training.run_writer import Writer
+from colorize_jax.training.skipped import SkippedPictures
 from colorize_jax.training.state import TrainState, all_params
 from colorize_jax.training.step import TrainSystem, is_dual, jit_step
 from colorize_jax.types import Array, Params
@@ -107,6 +108,11 @@ def train(
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
+    told = datasets.describe(source)
+    for line in told:
+        logger.info("%s", line)
+    writer.write_lines("data.txt", told)
+    skipped = SkippedPictures(workdir, config.data.max_skipped_share)
 
     # ----------------------------------------------------------------------------- the programs
     step = jit_step(system, mesh, shardings)
@@ -148,14 +154,17 @@ def train(
             if saves or number == first or done % config.logging.every_steps == 0:
                 means = history.means()  # waits for the device; a loss that is none stops the run
                 rates = meter.report()
-                writer.write(done, means | rates)
+                skipped.add(done, batches.take_skipped())
+                missing = skipped.check(batches.num_skipped, batches.num_records)
+                writer.write(done, means | rates | {"data_skipped": missing})
                 if number > first and rates["data_wait_share"] > INPUT_BOUND:
                     logger.warning(INPUT_BOUND_TEXT, 100 * rates["data_wait_share"])
                 bar.set_postfix_str(summary(means, rates))
             if saves:
                 with watch.timing("checkpoints"):
                     checkpoints.save(done, state, batches)
-            if ends or done % config.logging.samples_every == 0:
+            draws_every = config.logging.samples_every
+            if draws_every and (ends or done % draws_every == 0):
                 with watch.timing("samples"):
                     writer.write_picture(done, "samples", draw_samples(state))
                 meter.reset()
@@ -193,7 +202,8 @@ def make_sampler(
     else:
         pairs = datasets.make_pairs(config, count)
         records = [pairs[i] for i in range(count)]
-    record = {name: np.stack([r[name] for r in records]) for name in datasets.RECORD_KEYS}
+    names = [name for name in datasets.RECORD_KEYS if name in records[0]]
+    record = {name: np.stack([r[name] for r in records]) for name in names}
     everywhere = dict.fromkeys(record, replicated(mesh))
     colorize = build_colorize(system)
 
@@ -253,6 +263,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     )
     ahead.add_argument("--topology", metavar="NAME:SHAPE", help="e.g. v5e:8x8 or h100:8")
     ahead.add_argument("--save_step", metavar="FILE", help="store the compiled step, if it fits")
+    ahead.add_argument("--overwrite", action="store_true", help="replace step and report")
     options, overrides = parser.parse_known_args(arguments)
     if options.workdir is None and not options.compile_only:
         parser.error("the following arguments are required: --workdir")
@@ -271,7 +282,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jax.config.update("jax_compilation_cache_dir", options.compilation_cache)
         if options.compile_only:
             folder = options.workdir or "."
-            fits = aot.compile_only(config, options.topology, folder, options.save_step)
+            fits = aot.compile_only(
+                config, options.topology, folder, options.save_step, overwrite=options.overwrite
+            )
             return 0 if fits else DOES_NOT_FIT_STATUS
         profile = parse_range(options.profile) if options.profile else None
         settings = platform.configure()

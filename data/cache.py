@@ -16,7 +16,7 @@ class CachedSource:
 
     Args:
         source: whose records never change.
-        names: which fields to keep; all of them if None.
+        names: which fields to keep, where a record has them; all of them if None.
     """
 
     def __init__(self, source: Source, names: tuple[str, ...] | None = None) -> None:
@@ -35,12 +35,17 @@ class CachedSource:
         record = self._records[index]
         if record is None:
             made = self.source[index]
-            record = {name: made[name] for name in self.names or made}
+            record = {name: made[name] for name in self.names or made if name in made}
             for value in record.values():
                 if isinstance(value, np.ndarray):
                     value.setflags(write=False)
             self._records[index] = record
         return dict(record)
+
+    def name(self, index: int) -> str:
+        """What the source calls record `index`."""
+        name = getattr(self.source, "name", None)
+        return f"record {index}" if name is None else name(index)
 
     @property
     def nbytes(self) -> int:

@@ -1,65 +1,224 @@
-"""Checkpointable iterator of batches: the same global batches for any number of shards."""
+"""Checkpointable iterator of batches: the same global batches for any hosts, threads and workers.
 
-from collections.abc import Callable, Sequence
-from typing import Any
+Records are made one by one, in threads or processes, and batched behind that. What cannot be read
+is replaced by another picture, which follows from its place in the order alone.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import grain
 import numpy as np
 from absl import flags
 
 from data.buckets import BucketSampler
-from data.errors import DataError
+from data.errors import DataError, PictureError
 from data.records import Record, Source
 
 Transform = Callable[[np.random.Generator, Record], Record]
 
+ATTEMPTS = 16  # pictures in a row that cannot be read end a run
+_REPLACEMENT = 2**32 - 1  # a stream of random numbers that no transform has
+_DRAW = 2**32 - 2
+_SKIPPED = "skipped"
 
-class _Rows:
-    """Turns the positions of a global batch into this shard's rows of it."""
 
-    def __init__(self, source: Source, transforms: Sequence[Transform], seed: int, rows: Any):
-        self._source, self._transforms, self._seed, self._rows = source, transforms, seed, rows
+class Place(NamedTuple):
+    """Which picture a row of a batch shows.
 
-    def __call__(self, places: np.ndarray) -> Record:
-        """(B, 4) rows of (epoch, index, bucket height and width) -> arrays with a leading axis."""
-        examples = [self._example(*row) for row in places[self._rows].tolist()]
-        shapes = {tuple((name, np.shape(value)) for name, value in e.items()) for e in examples}
-        if len(shapes) > 1:
+    Attributes:
+        epoch: from 0.
+        index: of the source.
+        bucket: height and width, or None.
+    """
+
+    epoch: int
+    index: int
+    bucket: tuple[int, int] | None
+
+
+class Skipped(NamedTuple):
+    """A picture that a batch goes without, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Row r of batch b of an endless order of shuffled pictures, whatever their aspect."""
+
+    indices: grain.MapDataset
+    length: int
+    batch_size: int
+
+    def place(self, batch: int, row: int) -> Place:
+        n = batch * self.batch_size + row
+        return Place(n // self.length, int(self.indices[n]), None)
+
+    def other(self, place: Place, rng: np.random.Generator) -> int:
+        return int(rng.integers(self.length))
+
+
+@dataclass(frozen=True)
+class _BucketOrder:
+    """Row r of batch b of a sampler's order."""
+
+    sampler: BucketSampler
+
+    def place(self, batch: int, row: int) -> Place:
+        epoch, number = divmod(batch, len(self.sampler))
+        indices, bucket = self.sampler.batch(epoch, number)
+        return Place(epoch, int(indices[row]), bucket)
+
+    def other(self, place: Place, rng: np.random.Generator) -> int:
+        return self.sampler.alike(place.index, rng)
+
+
+@dataclass(frozen=True)
+class _Records:
+    """Number of a row of this process, counted through all batches -> its record."""
+
+    source: Source
+    transforms: tuple[Transform, ...]
+    seed: int
+    order: _Order | _BucketOrder
+    rows: tuple[int, ...]
+    first: int = 0  # batch that counting begins with
+
+    def __call__(self, number: int) -> Record:
+        batch, row = divmod(number, len(self.rows))
+        place = self.order.place(self.first + batch, self.rows[row])
+        rng = np.random.default_rng((self.seed, place.epoch, place.index, _REPLACEMENT))
+        skipped = []
+        for _ in range(ATTEMPTS):
+            try:
+                return {**self._record(place), _SKIPPED: skipped}
+            except PictureError as error:
+                skipped.append(Skipped(_name(self.source, place.index), str(error)))
+                place = place._replace(index=self.order.other(place, rng))
+        raise DataError(
+            f"got {ATTEMPTS} pictures in a row that cannot be used, the last one for this: "
+            f"{skipped[-1].reason}"
+        )
+
+    def _record(self, place: Place) -> Record:
+        draw = getattr(self.source, "draw", None)
+        stream = (self.seed, place.epoch, place.index)
+        if draw is None:
+            record = self.source[place.index]
+        else:
+            record = draw(place.index, np.random.default_rng((*stream, _DRAW)))
+        if place.bucket is not None:
+            record = {**record, "bucket": np.array(place.bucket, np.int64)}
+        for number, transform in enumerate(self.transforms):
+            record = transform(np.random.default_rng((*stream, number)), record)
+        return record
+
+
+def _name(source: Source, index: int) -> str:
+    name = getattr(source, "name", None)
+    return f"record {index}" if name is None else name(index)
+
+
+def _stack(records: Sequence[Record]) -> Record:
+    """Records -> arrays with a leading axis, and what they had to go without."""
+    skipped = [one for record in records for one in record.pop(_SKIPPED)]
+    shapes = {tuple((name, np.shape(value)) for name, value in r.items()) for r in records}
+    if len(shapes) > 1:
+        raise DataError(
+            f"got records of {len(shapes)} different shapes in one batch, expected equal ones; "
+            "add BucketCrop to the transforms, or a sampler"
+        )
+    batch = {name: np.stack([r[name] for r in records]) for name in records[0]}
+    return {**batch, _SKIPPED: skipped}
+
+
+class Loader(Iterator[Record]):
+    """Batches in their order; its state is the number of the next one, and nothing else.
+
+    Attributes:
+        num_records: records of this process so far, in batches that were taken.
+        num_skipped: how many pictures they had to go without.
+    """
+
+    def __init__(
+        self,
+        records: _Records,
+        num_batches: int | None,
+        *,
+        rest: int = 0,
+        num_threads: int,
+        prefetch: int,
+        worker_count: int,
+    ) -> None:
+        """See `make_loader`; `rest` are the rows of a last, smaller batch."""
+        self._records, self._num_batches, self._rest = records, num_batches, rest
+        self._num_threads, self._prefetch, self._workers = num_threads, prefetch, worker_count
+        self.num_records = self.num_skipped = 0
+        self._skipped: list[Skipped] = []
+        self._start(0)
+
+    def __next__(self) -> Record:
+        batch = next(self._batches)
+        self._next += 1
+        skipped = batch.pop(_SKIPPED)
+        self._skipped += skipped
+        self.num_skipped += len(skipped)
+        self.num_records += len(next(iter(batch.values())))
+        return batch
+
+    def take_skipped(self) -> list[Skipped]:
+        """What batches had to go without since this was last asked."""
+        skipped, self._skipped = self._skipped, []
+        return skipped
+
+    def get_state(self) -> dict[str, int]:
+        """Where it is, for JSON."""
+        return {"next_batch": self._next}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Go on where another loader of the same order was.
+
+        Raises:
+            DataError: the state is none of a loader's.
+        """
+        if not isinstance(state.get("next_batch"), int):
             raise DataError(
-                f"got records of {len(shapes)} different shapes in one batch, expected equal ones; "
-                "add BucketCrop to the transforms, or a sampler"
+                f"got the data's position {state}, expected a next_batch; start the run anew"
             )
-        return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+        self._start(state["next_batch"])
 
-    def _example(self, epoch: int, index: int, height: int, width: int) -> Record:
-        example = self._source[index]
-        if height:
-            example = {**example, "bucket": np.array((height, width), np.int64)}
-        for number, transform in enumerate(self._transforms):
-            example = transform(np.random.default_rng((self._seed, epoch, index, number)), example)
-        return example
+    def close(self) -> None:
+        """End threads and processes."""
+        close = getattr(self._batches, "close", None)
+        if close is not None:
+            close()
 
-
-class _Place:
-    """Turns the n-th index of an endless order into a row for `_Rows`, without a bucket."""
-
-    def __init__(self, length: int):
-        self._length = length
-
-    def __call__(self, n: int, index: int) -> np.ndarray:
-        return np.array((n // self._length, index, 0, 0), np.int64)
-
-
-class _Places:
-    """Turns the n-th batch of an endless order into a sampler's rows for `_Rows`."""
-
-    def __init__(self, sampler: BucketSampler):
-        self._sampler = sampler
-
-    def __call__(self, n: int, number: int) -> np.ndarray:
-        epoch = n // len(self._sampler)
-        indices, (height, width) = self._sampler.batch(epoch, number)
-        return np.array([(epoch, index, height, width) for index in indices], np.int64)
+    def _start(self, batch: int) -> None:
+        self._next = batch
+        rows = len(self._records.rows)
+        records = replace(self._records, first=batch)
+        length = 2**62
+        if self._num_batches is not None:
+            length = max(0, self._num_batches - batch) * rows + self._rest
+        ahead = max(self._prefetch * rows, self._num_threads, 1)
+        each = -(-ahead // max(1, self._workers))
+        options = grain.ReadOptions(
+            num_threads=self._num_threads, prefetch_buffer_size=max(each, self._num_threads)
+        )
+        dataset = grain.MapDataset.range(length).map(records).to_iter_dataset(options)
+        if self._workers:
+            if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
+                flags.FLAGS(["data.loader"])
+            dataset = dataset.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=each)
+            )
+        batches = dataset.batch(rows, drop_remainder=False, batch_fn=_stack)
+        self._batches = iter(
+            grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
+        )
 
 
 def make_loader(
@@ -78,14 +237,15 @@ def make_loader(
     prefetch: int = 4,
     worker_count: int = 0,
     drop_remainder: bool = True,
-) -> grain.DatasetIterator:
+) -> Loader:
     """Iterator over batches; `get_state` and `set_state` resume it exactly.
 
     Shard k of n yields rows k*B/n .. (k+1)*B/n of every global batch, so that the shards'
     batches, concatenated, do not depend on n. Randomness comes from (seed, epoch, index) only.
 
     Args:
-        source: random-access records; equal shapes under equal names, after the transforms.
+        source: random access to records; equal shapes under equal names, after the transforms. One
+            with a method `draw(index, rng)` is asked by that, for a record of one epoch.
         batch_size: global batch size B.
         seed: orders the examples (anew in each epoch) and feeds the transforms.
         sampler: forms the batches instead, each of one bucket, for `transforms.BucketCrop`; its
@@ -95,37 +255,41 @@ def make_loader(
         num_epochs: forever if None.
         shard_index, shard_count: which of how many equal shares of a batch to yield.
         rows: of every global batch to yield, in the place of a share.
-        num_threads: threads that prepare batches.
-        prefetch: batches prepared ahead.
-        worker_count: processes that prepare batches; 0 stays in this process.
+        num_threads: threads that make records, in every process.
+        prefetch: batches' worth of records made ahead.
+        worker_count: processes that make records; 0 stays in this process.
         drop_remainder: leave out a last incomplete batch; must be True with shares or rows.
 
     Raises:
         DataError: when the batch does not divide or would never be full.
     """
-    _check(len(source), batch_size, num_epochs, shard_index, shard_count, drop_remainder)
+    length = len(source)
+    _check(length, batch_size, num_epochs, shard_index, shard_count, drop_remainder)
     if rows is not None:
         _check_rows(rows, batch_size, shard_count, drop_remainder)
     share = batch_size // shard_count
     start = shard_index * share
-    own = slice(start, start + share) if rows is None else np.asarray(rows)
+    own = tuple(range(start, start + share) if rows is None else map(int, rows))
+    rest = 0
     if sampler is None:
-        order = grain.MapDataset.range(len(source)).seed(seed)
-        order = order.shuffle() if shuffle else order
-        places = order.repeat(num_epochs).map_with_index(_Place(len(source)))
-        places = places.batch(batch_size, drop_remainder=drop_remainder)
+        indices = grain.MapDataset.range(length).seed(seed)
+        indices = (indices.shuffle() if shuffle else indices).repeat(num_epochs)
+        order: _Order | _BucketOrder = _Order(indices, length, batch_size)
+        num_batches = None if num_epochs is None else length * num_epochs // batch_size
+        if num_epochs is not None and not drop_remainder:
+            rest = length * num_epochs % batch_size
     else:
         _check_sampler(sampler, batch_size)
-        order = grain.MapDataset.range(len(sampler)).repeat(num_epochs)
-        places = order.map_with_index(_Places(sampler))
-    batches = places.map(_Rows(source, transforms, seed, own))
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
-    dataset = batches.to_iter_dataset(options)
-    if worker_count:
-        if not flags.FLAGS.is_parsed():  # grain's worker processes read absl flags
-            flags.FLAGS(["data.loader"])
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=worker_count))
-    return iter(dataset)
+        order = _BucketOrder(sampler)
+        num_batches = None if num_epochs is None else len(sampler) * num_epochs
+    return Loader(
+        _Records(source, tuple(transforms), seed, order, own),
+        num_batches,
+        rest=rest,
+        num_threads=num_threads,
+        prefetch=prefetch,
+        worker_count=worker_count,
+    )
 
 
 def _check_sampler(sampler: BucketSampler, batch_size: int) -> None:

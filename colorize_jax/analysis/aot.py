@@ -28,6 +28,7 @@ from colorize_jax.analysis.summary import summary
 from colorize_jax.analysis.topology import describe
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.atomic import atomic_output, check_output
 from colorize_jax.nn import attention
 from colorize_jax.setup.initialize import abstract_state
 from colorize_jax.setup.networks import build_train_system
@@ -109,7 +110,12 @@ def compile_step(
 
 
 def compile_only(
-    config: Config, topology: str | None, folder: epath.PathLike, step_file: str | None = None
+    config: Config,
+    topology: str | None,
+    folder: epath.PathLike,
+    step_file: str | None = None,
+    *,
+    overwrite: bool = False,
 ) -> bool:
     """Compile a step, print what it needs and write it to a JSON file; nothing runs.
 
@@ -118,6 +124,7 @@ def compile_only(
         topology: e.g. "v5e:8x8" or "h100:8".
         folder: where the file goes.
         step_file: where the compiled step is stored, if it fits; see `stored_step`.
+        overwrite: replace both where they exist.
 
     Returns:
         Whether the step fits.
@@ -131,15 +138,18 @@ def compile_only(
             "h100:8"
         )
     jax.config.update("jax_platforms", "cpu")  # no device is needed, so none is taken
+    path = epath.Path(folder) / f"aot-{topology.replace(':', '-')}.json"
+    for output in filter(None, (path, step_file)):
+        check_output(output, overwrite=overwrite)
     step = compile_step(config, topology)
     report = step.report
-    path = epath.Path(folder) / f"aot-{topology.replace(':', '-')}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2) + "\n")
+    text = json.dumps(report, indent=2) + "\n"
+    with atomic_output(path, nbytes=len(text), overwrite=overwrite) as place:
+        place.write_text(text)
     print(summary(report))
     print(f"written to {path}")
     if step_file and step.compiled is not None:
-        save_step(step.compiled, config, step_file)
+        save_step(step.compiled, config, step_file, overwrite=overwrite)
         print(f"the step itself is in {step_file}")
     return report["fits"]
 

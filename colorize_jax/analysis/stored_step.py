@@ -18,6 +18,7 @@ from jax.experimental import serialize_executable
 from colorize_jax.config.difference import belongs, difference, flatten
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.atomic import atomic_output
 
 # What is compiled into a step.
 COMPILED = (
@@ -48,25 +49,24 @@ LOAD_ERRORS = (
 )
 
 
-def save_step(compiled: jax.stages.Compiled, config: Config, path: str | Path) -> None:
+def save_step(
+    compiled: jax.stages.Compiled, config: Config, path: str | Path, *, overwrite: bool = False
+) -> None:
     """Store a compiled step for devices like those that it was compiled for.
 
     Args:
         compiled: of (state, record, key).
         config: of the run.
         path: of the file.
+        overwrite: replace it where it exists.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: the file exists or cannot be written.
     """
     content = {"config": _compiled_in(config), "step": serialize_executable.serialize(compiled)}
-    try:
-        Path(path).write_bytes(pickle.dumps(content))
-    except OSError as error:
-        raise UserError(
-            f"got {path} that cannot be written ({error.strerror or error}), expected a place for "
-            "the compiled step; name another file"
-        ) from error
+    stored = pickle.dumps(content)
+    with atomic_output(path, nbytes=len(stored), overwrite=overwrite) as place:
+        place.write_bytes(stored)
 
 
 def load_step(path: str | Path, config: Config) -> jax.stages.Compiled:

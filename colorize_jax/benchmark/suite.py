@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.atomic import check_output
 
 ROWS, TABLE = "rows.jsonl", "table.md"
 MODULE = "colorize_jax.benchmark.parts"
@@ -63,25 +64,28 @@ def plan(platform: str, config: str = "") -> tuple[Part, ...]:
     )
 
 
-def run_suite(budget: float, folder: str | Path, config: str = "") -> int:
+def run_suite(
+    budget: float, folder: str | Path, config: str = "", *, overwrite: bool = False
+) -> int:
     """Measure, write rows as they come, and a table at the end.
 
     Args:
         budget: seconds for everything.
         folder: where rows, table and compiled programs go.
         config: see `plan`.
+        overwrite: replace the rows of another suite.
 
     Returns:
         The exit status: 0 where something was measured.
 
     Raises:
-        UserError: the folder holds the rows of another suite, or there is no config.
+        UserError: the folder holds the rows of another suite, or no device answers.
     """
     end, folder = time.monotonic() + budget, Path(folder)
     rows_file = folder / ROWS
-    if rows_file.exists():
-        raise UserError(f"got {rows_file} that exists, expected a new folder; name another")
+    check_output(rows_file, overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
+    rows_file.unlink(missing_ok=True)
     _run(Part("device"), folder, end)
     found = read_rows(rows_file)
     if not found or "platform" not in found[0]:

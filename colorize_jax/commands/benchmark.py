@@ -3,7 +3,6 @@
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 HELP = "time the training step or sampling, count a step's FLOPs, or find a picture's memory"
@@ -79,14 +78,14 @@ def run(args: argparse.Namespace) -> int:
     import jax
 
     from colorize_jax.config.load import load_config
-    from colorize_jax.io.formats.atomic import atomic_output
+    from colorize_jax.io.formats.atomic import Reads, atomic_output
     from colorize_jax.setup import distributed, platform
 
     _check(args)
     if args.what == "suite":
         from colorize_jax.benchmark.suite import run_suite
 
-        return run_suite(args.budget, args.output, args.config or "")
+        return run_suite(args.budget, args.output, args.config or "", overwrite=args.overwrite)
     overrides = list(args.overrides)
     if args.resolution is not None:
         overrides += [f"--config.data.{side}={args.resolution}" for side in ("height", "width")]
@@ -106,7 +105,8 @@ def run(args: argparse.Namespace) -> int:
     print(summary(report))
     if args.output:
         text = json.dumps(report, indent=2) + "\n"
-        with atomic_output(args.output, nbytes=len(text), overwrite=args.overwrite) as place:
+        options = {"overwrite": args.overwrite, "reads": Reads({"config": [args.config]})}
+        with atomic_output(args.output, nbytes=len(text), **options) as place:
             place.write_text(text)
         print(f"written to {args.output}")
     return 0
@@ -136,6 +136,7 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
 def _check(args: argparse.Namespace) -> None:
     """Raise UserError before anything slow where arguments are wrong."""
     from colorize_jax.errors import UserError
+    from colorize_jax.io.formats.atomic import Reads, check_output
 
     needed = "output" if args.what == "suite" else "config"
     if not getattr(args, needed):
@@ -156,7 +157,6 @@ def _check(args: argparse.Namespace) -> None:
                 f"got --{name} with {args.what}, expected it with {' or '.join(kinds)} only; leave "
                 "it out"
             )
-    if args.output and Path(args.output).exists() and not args.overwrite:
-        raise UserError(
-            f"got output {args.output} that exists, expected a new name; or pass --overwrite"
-        )
+    if args.output and args.what != "suite":
+        reads = Reads({"config": [args.config]})
+        check_output(args.output, overwrite=args.overwrite, reads=reads)

@@ -1,6 +1,7 @@
 """`colorize`: sketches and references -> pictures."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,13 @@ def run(args: argparse.Namespace) -> int:
     given = _recall(args)
     if args.batch_size < 1:
         raise UserError(f"got --batch-size {args.batch_size}, expected at least 1; change it")
-    jobs, skipped = _plan(args)
+    every = _all_jobs(args)
+    reads = _reads(args, every)
+    _check_outputs(args, every, reads)
+    jobs, skipped = _left(args, every)
     if not jobs:
         print(f"nothing to do: all {skipped} pictures exist in {args.output}")
-        _write_sheet(args)
+        _write_sheet(args, reads)
         return 0
     pipeline = ColorizePipeline.from_checkpoint(
         *args.checkpoint,
@@ -107,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
             options,
             batch_size=args.batch_size,
             overwrite=args.overwrite,
+            reads=reads,
             extra={"checkpoints": args.checkpoint, "tokenizer": args.tokenizer},
             progress=progress,
         )
@@ -114,11 +119,11 @@ def run(args: argparse.Namespace) -> int:
         if report.failed:
             raise UserError(report.failed[0][1])
         print(f"wrote {jobs[0].output} (seed {options.seed})")
-        _write_sheet(args)
+        _write_sheet(args, reads)
         return 0
     existing = f", {skipped} existed" if skipped else ""
     print(f"wrote {len(report.made)} pictures to {args.output}{existing} (seed {options.seed})")
-    _write_sheet(args)
+    _write_sheet(args, reads)
     for job, reason in report.failed:
         print(f"failed: {job.sketch.name}: {reason}", file=sys.stderr)
     return 1 if report.failed else 0
@@ -162,22 +167,40 @@ def _all_jobs(args: argparse.Namespace) -> list[Any]:
     return plan_jobs(**paths)
 
 
-def _plan(args: argparse.Namespace) -> tuple[list[Any], int]:
-    """Jobs that are to be done, and how many are done already."""
-    from colorize_jax.errors import UserError
+def _reads(args: argparse.Namespace, jobs: list[Any]) -> Any:
+    """All that the command reads."""
+    from colorize_jax.io.formats.atomic import Reads
+    from colorize_jax.io.open_weights import weights_paths
 
-    jobs = _all_jobs(args)
+    roles = ("sketch", "reference", "sketch_mask", "reference_mask")
+    pictures = {role: [getattr(job, role) for job in jobs] for role in roles}
+    checkpoints = [path for name in args.checkpoint for path in weights_paths(name)]
+    files = {"checkpoint": checkpoints, "options": [args.options], "picture": [args.from_image]}
+    return Reads({**pictures, **files, "tokenizer": [args.tokenizer]})
+
+
+def _check_outputs(args: argparse.Namespace, jobs: list[Any], reads: Any) -> None:
+    """Raise UserError before anything is made where an output may not be written."""
+    from colorize_jax.io.formats.atomic import Reads, check_output
+
+    for job in jobs:
+        reads.check(job.output)
+    if not Path(args.sketch).is_dir():
+        check_output(jobs[0].output, overwrite=args.overwrite, reads=reads)
+    if args.contact_sheet:
+        check_output(args.contact_sheet, overwrite=args.overwrite, reads=reads)
+        Reads({"result": [job.output for job in jobs]}).check(Path(args.contact_sheet))
+
+
+def _left(args: argparse.Namespace, jobs: list[Any]) -> tuple[list[Any], int]:
+    """Jobs that are to be done, and how many are done already."""
     if args.overwrite:
         return jobs, 0
-    left = [job for job in jobs if not job.output.exists()]
-    if not left and not Path(args.sketch).is_dir():
-        raise UserError(
-            f"got output {jobs[0].output} that exists, expected a new name; or pass --overwrite"
-        )
+    left = [job for job in jobs if not os.path.lexists(job.output)]
     return left, len(jobs) - len(left)
 
 
-def _write_sheet(args: argparse.Namespace) -> None:
+def _write_sheet(args: argparse.Namespace, reads: Any) -> None:
     """Lay all results that exist on one page, those of earlier calls too."""
     if not args.contact_sheet:
         return
@@ -198,6 +221,7 @@ def _write_sheet(args: argparse.Namespace) -> None:
     rows = [[thumbnail(path) for path in (j.sketch, j.reference, j.output)] for j in made]
     sheet = contact_sheet(rows, COLUMNS, [job.output.name for job in made])
     nbytes = sheet.width * sheet.height * 3
-    with atomic_output(args.contact_sheet, nbytes=nbytes, overwrite=True) as place:
+    options = {"overwrite": args.overwrite, "reads": reads}
+    with atomic_output(args.contact_sheet, nbytes=nbytes, **options) as place:
         sheet.save(place, format="PNG")
     print(f"wrote {args.contact_sheet}")

@@ -43,16 +43,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Export, and print what was written."""
     from colorize_jax.commands.files import parse_size, use_cpu
-    from colorize_jax.io.open_weights import open_weights
+    from colorize_jax.io.formats.atomic import Reads, check_output
+    from colorize_jax.io.formats.safetensors_writer import SHARDS
+    from colorize_jax.io.open_weights import open_weights, weights_paths
+    from colorize_jax.io.published import diffusers_folder
     from colorize_jax.io.published.export import export_diffusers, export_safetensors
 
     use_cpu()
     max_shard_bytes = None if args.max_shard_size is None else parse_size(args.max_shard_size)
-    options = {
-        "dtype": args.dtype,
-        "max_shard_bytes": max_shard_bytes,
+    kind = None if max_shard_bytes is None else SHARDS
+    kind = diffusers_folder.KIND if args.format == "diffusers" else kind
+    place = {
         "overwrite": args.overwrite,
+        "reads": Reads({"checkpoint": weights_paths(args.checkpoint)}),
     }
+    check_output(args.output, kind=kind, **place)
+    options = {"dtype": args.dtype, "max_shard_bytes": max_shard_bytes, **place}
     weights = open_weights(args.checkpoint, raw=args.raw)
     if args.format == "diffusers":
         left_out = export_diffusers(weights, args.output, **options)

@@ -38,9 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert, and print what was converted."""
     from colorize_jax.commands.files import read_config_file, use_cpu
+    from colorize_jax.io.formats.atomic import Reads, check_output
+    from colorize_jax.io.open_weights import weights_paths
     from colorize_jax.io.published.pretrained import import_weights, open_published
+    from colorize_jax.io.weights_folder import KIND
 
     use_cpu()
+    reads = Reads({"input": weights_paths(args.input), "config": [args.config]})
+    check_output(args.output, kind=KIND, overwrite=args.overwrite, reads=reads)
     source = open_published(args.input, read_config_file(args.config))
     metadata = import_weights(
         source,
@@ -48,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         fit=args.fit,
         prediction_type=args.prediction_type,
         overwrite=args.overwrite,
+        reads=reads,
     )
     print(f"{args.input}: {source.kind} ({source.form})")
     for component, table in source.expected().items():

@@ -1,12 +1,14 @@
 """What an option may be: each check returns a value in its canonical form or raises UserError."""
 
+import ast
 import math
 import numbers
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from colorize_jax.errors import UserError
+from colorize_jax.errors import UserError, nearest
 
 
 def refuse(name: str, value: Any, expected: str) -> UserError:
@@ -20,10 +22,17 @@ class Check:
     Attributes:
         metavar: how help pages call a value.
         repeated: whether its flag may be given several times, all of them read by `parse_all`.
+        plural: what several values are called.
     """
 
     metavar: ClassVar[str | None] = None
     repeated: ClassVar[bool] = False
+    plural: ClassVar[str] = "values"
+
+    @property
+    def expected(self) -> str:
+        """What an error message says that it wants."""
+        raise NotImplementedError
 
     def __call__(self, name: str, value: Any) -> Any:
         """Return `value` as it is kept; raise UserError if it is not allowed."""
@@ -44,18 +53,29 @@ class Check:
 
 @dataclass(frozen=True)
 class Real(Check):
-    """A finite number in [low, high]."""
+    """A finite number in [low, high], or in (low, high), where the ends are `open`."""
 
     low: float = -math.inf
     high: float = math.inf
+    open: str = ""  # "low", "high" or "both": ends that are not allowed themselves
+    plural: ClassVar[str] = "numbers"
     metavar: ClassVar[str] = "X"
 
+    @property
+    def expected(self) -> str:
+        low = f"above {self.low}" if self.open in ("low", "both") else f"from {self.low}"
+        high = f"below {self.high}" if self.open in ("high", "both") else f"to {self.high}"
+        if math.isinf(self.high):
+            return "a number" if math.isinf(self.low) else f"a number {low} up"
+        return f"a number {low} {high}"
+
     def __call__(self, name: str, value: Any) -> float:
-        expected = f"a number {_range(self.low, self.high)}"
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise refuse(name, value, expected)
-        if not (math.isfinite(value) and self.low <= value <= self.high):
-            raise refuse(name, value, expected)
+            raise refuse(name, value, self.expected)
+        above = value > self.low if self.open in ("low", "both") else value >= self.low
+        below = value < self.high if self.open in ("high", "both") else value <= self.high
+        if not (math.isfinite(value) and above and below):
+            raise refuse(name, value, self.expected)
         return float(value)
 
 
@@ -65,12 +85,19 @@ class Whole(Check):
 
     low: int
     high: int
+    plural: ClassVar[str] = "whole numbers"
     metavar: ClassVar[str] = "N"
+
+    @property
+    def expected(self) -> str:
+        if self.low == self.high:
+            return str(self.low)
+        return f"a whole number from {self.low} to {self.high}"
 
     def __call__(self, name: str, value: Any) -> int:
         is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         if not (is_whole and self.low <= value <= self.high):
-            raise refuse(name, value, f"a whole number {_range(self.low, self.high)}")
+            raise refuse(name, value, self.expected)
         return int(value)
 
 
@@ -78,9 +105,11 @@ class Whole(Check):
 class Flag(Check):
     """True or false."""
 
+    expected: ClassVar[str] = "true or false"
+
     def __call__(self, name: str, value: Any) -> bool:
         if not isinstance(value, bool):
-            raise refuse(name, value, "true or false")
+            raise refuse(name, value, self.expected)
         return value
 
     def parse(self, name: str, text: str) -> bool:
@@ -94,9 +123,13 @@ class Choice(Check):
     words: tuple[str, ...]
     metavar: ClassVar[str] = "WORD"
 
+    @property
+    def expected(self) -> str:
+        return f"one of {', '.join(self.words)}"
+
     def __call__(self, name: str, value: Any) -> str:
-        if value not in self.words:
-            raise refuse(name, value, f"one of {', '.join(self.words)}")
+        if not isinstance(value, str) or value not in self.words:
+            raise refuse(name, value, f"{self.expected} (nearest: {nearest(value, self.words)})")
         return value
 
     def parse(self, name: str, text: str) -> str:
@@ -105,13 +138,52 @@ class Choice(Check):
 
 @dataclass(frozen=True)
 class Text(Check):
-    """A text that says something."""
+    """A text that says something; where `empty`, also one that says nothing."""
 
+    empty: bool = False
+    plural: ClassVar[str] = "texts"
     metavar: ClassVar[str] = "TEXT"
+    expected: ClassVar[str] = "a text"
 
     def __call__(self, name: str, value: Any) -> str:
-        if not isinstance(value, str) or not value.strip():
-            raise refuse(name, value, "a text")
+        if not isinstance(value, str) or not (value.strip() or (self.empty and not value)):
+            raise refuse(name, value, self.expected)
+        return value
+
+    def parse(self, name: str, text: str) -> str:
+        return self(name, text)
+
+
+@dataclass(frozen=True)
+class Location(Text):
+    """A path or URL."""
+
+    metavar: ClassVar[str] = "PATH"
+    plural: ClassVar[str] = "paths"
+    expected: ClassVar[str] = "a path"
+
+    def __call__(self, name: str, value: Any) -> str:
+        value = super().__call__(name, value)
+        if "\0" in value:
+            raise refuse(name, value, self.expected)
+        return value
+
+
+@dataclass(frozen=True)
+class Pattern(Check):
+    """A regular expression."""
+
+    plural: ClassVar[str] = "regular expressions"
+    metavar: ClassVar[str] = "PATTERN"
+    expected: ClassVar[str] = "a regular expression"
+
+    def __call__(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise refuse(name, value, self.expected)
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise refuse(name, value, f"{self.expected} ({error})") from None
         return value
 
     def parse(self, name: str, text: str) -> str:
@@ -124,10 +196,11 @@ class Named(Check):
 
     find: Callable[[str], str]
     metavar: ClassVar[str] = "NAME"
+    expected: ClassVar[str] = "a name"
 
     def __call__(self, name: str, value: Any) -> str:
         if not isinstance(value, str):
-            raise refuse(name, value, "a name")
+            raise refuse(name, value, self.expected)
         return self.find(value)
 
     def parse(self, name: str, text: str) -> str:
@@ -135,24 +208,91 @@ class Named(Check):
 
 
 @dataclass(frozen=True)
-class Reals(Check):
-    """A sequence of numbers, of a given length where one is given."""
+class Items(Check):
+    """A sequence, kept as a tuple: of values of one kind, of a given length where one is given."""
 
-    each: Real
+    each: Check
     length: int | None = None
-    metavar: ClassVar[str] = "X,X,..."
+    empty: bool = False  # whether it may hold nothing
 
-    def __call__(self, name: str, value: Any) -> tuple[float, ...]:
+    @property
+    def metavar(self) -> str:
+        """The items', twice."""
+        return f"{self.each.metavar},{self.each.metavar},..."
+
+    @property
+    def expected(self) -> str:
+        count = "" if self.length is None else f"{self.length} "
+        return f"a list of {count}{self.each.plural}"
+
+    def __call__(self, name: str, value: Any) -> tuple[Any, ...]:
         is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
-        if not is_sequence or (self.length is not None and len(value) != self.length):
-            count = "numbers" if self.length is None else f"{self.length} numbers"
-            raise refuse(name, value, f"a list of {count}")
-        if not len(value):
-            raise refuse(name, value, "at least one number")
+        if not is_sequence or self.length not in (None, len(value)):
+            raise refuse(name, value, self.expected)
+        if not (len(value) or self.empty):
+            raise refuse(name, value, f"at least one, {self.each.expected}")
         return tuple(self.each(f"{name}[{i}]", item) for i, item in enumerate(value))
 
-    def parse(self, name: str, text: str) -> tuple[float, ...]:
-        return self(name, [_number_or_text(part.strip()) for part in text.split(",")])
+    def parse(self, name: str, text: str) -> tuple[Any, ...]:
+        items = _literal(text)
+        if items is None:
+            parts = (part.strip() for part in text.split(","))
+            items = [self.each.parse(f"{name}[{i}]", part) for i, part in enumerate(parts)]
+        return self(name, items)
+
+    def plain(self, value: tuple[Any, ...]) -> list[Any]:
+        return [self.each.plain(item) for item in value]
+
+
+@dataclass(frozen=True)
+class Pair(Check):
+    """Two values, each of its own kind."""
+
+    first: Check
+    second: Check
+    plural: ClassVar[str] = "pairs"
+
+    @property
+    def metavar(self) -> str:
+        """Both, in brackets."""
+        return f"({self.first.metavar},{self.second.metavar})"
+
+    @property
+    def expected(self) -> str:
+        return f"({self.first.expected}, {self.second.expected})"
+
+    def __call__(self, name: str, value: Any) -> tuple[Any, Any]:
+        is_sequence = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+        if not is_sequence or len(value) != 2:
+            raise refuse(name, value, self.expected)
+        return self.first(f"{name}[0]", value[0]), self.second(f"{name}[1]", value[1])
+
+    def parse(self, name: str, text: str) -> tuple[Any, Any]:
+        return self(name, _literal(text) or [_number_or_text(part) for part in text.split(",")])
+
+
+@dataclass(frozen=True)
+class Either(Check):
+    """What one of several checks allows."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def metavar(self) -> str:
+        """All of them."""
+        return "|".join(str(check.metavar) for check in self.checks)
+
+    @property
+    def expected(self) -> str:
+        return " or ".join(check.expected for check in self.checks)
+
+    def __call__(self, name: str, value: Any) -> Any:
+        for check in self.checks:
+            try:
+                return check(name, value)
+            except UserError:
+                continue
+        raise refuse(name, value, self.expected)
 
 
 @dataclass(frozen=True)
@@ -160,15 +300,16 @@ class Window(Check):
     """Two numbers in [0, 1]: where it begins and, not before that, where it ends."""
 
     metavar: ClassVar[str] = "START,END"
+    expected: ClassVar[str] = "two numbers from 0 to 1"
 
     def __call__(self, name: str, value: Any) -> tuple[float, float]:
-        start, end = Reals(Real(0, 1), 2)(name, value)
+        start, end = Items(Real(0, 1), 2)(name, value)
         if start > end:
             raise refuse(name, value, "its start before its end")
         return start, end
 
     def parse(self, name: str, text: str) -> tuple[float, float]:
-        return self(name, [_number_or_text(part.strip()) for part in text.split(",")])
+        return self(name, _literal(text) or [_number_or_text(part) for part in text.split(",")])
 
 
 @dataclass(frozen=True)
@@ -177,14 +318,15 @@ class Scales(Check):
 
     each: Real
     metavar: ClassVar[str] = "NAME=X,..."
+    expected: ClassVar[str] = "numbers by name"
 
     def __call__(self, name: str, value: Any) -> tuple[tuple[str, float], ...]:
         try:
             pairs = dict(value)
         except (TypeError, ValueError):
-            raise refuse(name, value, "numbers by name") from None
+            raise refuse(name, value, self.expected) from None
         if not all(isinstance(key, str) and key for key in pairs):
-            raise refuse(name, value, "numbers by name")
+            raise refuse(name, value, self.expected)
         return tuple((key, self.each(f"{name}.{key}", pairs[key])) for key in sorted(pairs))
 
     def parse(self, name: str, text: str) -> tuple[tuple[str, float], ...]:
@@ -206,6 +348,10 @@ class Maybe(Check):
         """The other check's."""
         return self.check.metavar
 
+    @property
+    def expected(self) -> str:
+        return f"{self.check.expected} or none"
+
     def __call__(self, name: str, value: Any) -> Any:
         return None if value is None else self.check(name, value)
 
@@ -216,12 +362,6 @@ class Maybe(Check):
         return None if value is None else self.check.plain(value)
 
 
-def _range(low: float, high: float) -> str:
-    if math.isinf(high):
-        return "" if math.isinf(low) else f"from {low} up"
-    return f"from {low} to {high}"
-
-
 def _number_or_text(text: str) -> int | float | str:
     for kind in (int, float):
         try:
@@ -229,3 +369,12 @@ def _number_or_text(text: str) -> int | float | str:
         except ValueError:
             continue
     return text
+
+
+def _literal(text: str) -> Sequence[Any] | None:
+    """Read a list or a tuple as Python writes it; None for anything else."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+    return value if isinstance(value, list | tuple) else None

@@ -1,66 +1,22 @@
 """From a file of `configs/` and the command line to a checked `Config`."""
 
-import ast
 import dataclasses
 import difflib
 import importlib.util
 import math
-import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from colorize_jax.config.checks import Check
+from colorize_jax.config.fields import Options
 from colorize_jax.config.options import Config
-from colorize_jax.errors import UserError, nearest
+from colorize_jax.errors import UserError
 
 FLAG = "--config."
-
-CHOICES = {
-    "model.dtype": ("float32", "bfloat16"),
-    "model.remat": ("none", "block", "dots"),
-    "model.attention": ("auto", "blockwise", "cudnn", "splash"),
-    "encoders.autoencoder": ("vae", "patch"),
-    "encoders.reference": ("clip_tagger", "patch"),
-    "encoders.dtype": ("float32", "bfloat16"),
-    "diffusion.prediction_type": ("v", "eps"),
-    "gram.tap": ("ff", "attn1", "attn2"),
-    "gram.loss": ("mse", "kl", "ranking", "bce"),
-    "optimizer.name": ("adamw", "muon"),
-    "optimizer.schedule": ("constant", "cosine"),
-    "optimizer.moment_dtype": ("float32", "bfloat16"),
-    "data.source": ("illustrations", "tfds", "folder"),
-}
-RATES = (
-    "diffusion.reference_dropout",
-    "diffusion.hint_dropout",
-    "diffusion.inpaint_rate",
-    "gram.zero_share",
-    "optimizer.final_share",
-    "optimizer.ema_decay",
-    "data.same_identity_rate",
-    "data.margin_rate",
-    "data.mask_grow_rate",
-    "data.mask_erase_rate",
-)
-AT_LEAST_ONE = (
-    "total_steps",
-    "model.num_res_blocks",
-    "optimizer.accumulation",
-    "data.num_examples",
-    "data.batch_size",
-    "data.height",
-    "data.width",
-    "mesh.num_slices",
-    "checkpoint.every_steps",
-    "checkpoint.keep_last",
-    "logging.every_steps",
-    "sampling.num_steps",
-    "evaluation.num_pairs",
-    "evaluation.batch_size",
-)
 VAE_DOWNSAMPLING = 8
 
 
@@ -95,9 +51,11 @@ def config_from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) 
         *parents, name = key.split(".")
         for parent in parents:
             section = section.setdefault(parent, {})
-        section[name] = _parse(text, _field_type(key), key)
+        if not isinstance(section, dict):
+            raise _no_section(".".join(parents), section)
+        section[name] = field_check(key).parse(key, text)
     config = _build(Config, content, "")
-    _check(config)
+    check_config(config)
     return config
 
 
@@ -139,126 +97,93 @@ def _split_argument(argument: str) -> tuple[str, str]:
     return key.removeprefix(FLAG), text
 
 
-def _field_type(key: str) -> Any:
-    """Return the declared type at a dotted key."""
-    kind: Any = Config
-    prefix = ""
-    for name in key.split("."):
-        if not dataclasses.is_dataclass(kind):
-            raise UserError(f"got the key {key!r}, but {prefix.rstrip('.')} is a value; shorten it")
-        kind = _hints(kind, [name], prefix)[name]
-        prefix += f"{name}."
-    if dataclasses.is_dataclass(kind):
-        fields = ", ".join(key + "." + f.name for f in dataclasses.fields(kind)[:3])
+def field_check(key: str) -> Check:
+    """Return the rule of the option at a dotted key.
+
+    Raises:
+        UserError: there is none (the nearest is named).
+    """
+    section: Any = Config
+    *parents, name = key.split(".")
+    for i, parent in enumerate(parents):
+        section = _sections(section, [parent], ".".join(parents[:i])).get(parent)
+        if section is None:
+            above = ".".join(parents[: i + 1])
+            raise UserError(f"got the key {key!r}, but {above} is a value; shorten it")
+    if name in _sections(section, [name], ".".join(parents)):
+        fields = ", ".join(f"{key}.{one}" for one in list(_fields(_sections(section)[name]))[:3])
         raise UserError(f"got a value for the section {key!r}, expected one of its keys: {fields}…")
-    return kind
+    return _fields(section)[name].metadata["check"]
 
 
-def _hints(kind: Any, names: Sequence[str], prefix: str) -> dict[str, Any]:
-    """Return the fields' types after checking that all names are fields."""
-    hints = typing.get_type_hints(kind)
+def all_keys(section: Any = Config, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of every option."""
+    inner = _sections(section)
+    for name in _fields(section):
+        if name in inner:
+            yield from all_keys(inner[name], f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _fields(section: Any) -> dict[str, dataclasses.Field]:
+    return {one.name: one for one in dataclasses.fields(section)}
+
+
+def _sections(section: Any, names: Sequence[str] = (), prefix: str = "") -> dict[str, Any]:
+    """Return the sections inside one by name, after checking that all `names` are fields of it."""
+    known = _fields(section)
     for name in names:
-        if name not in hints:
+        if name not in known:
+            key = f"{prefix}.{name}" if prefix else str(name)
             raise UserError(
-                f"got the unknown key {prefix + name!r}, expected one of {', '.join(hints)}; "
-                f"nearest: {_nearest_key(prefix + name)}"
+                f"got the unknown key {key!r}, expected one of {', '.join(known)}; nearest: "
+                f"{_nearest_key(key, known)}"
             )
-    return hints
+    hints = typing.get_type_hints(section)
+    return {name: hints[name] for name in known if dataclasses.is_dataclass(hints[name])}
 
 
-def _nearest_key(key: str) -> str:
-    """Return the dotted key that is written most alike, whole or in its last part."""
+def _nearest_key(key: str, known: Iterable[str]) -> str:
+    """Return the key that is written most alike, whole or in its last part."""
 
-    def likeness(known: str) -> float:
-        pairs = ((key, known), (key.rsplit(".", 1)[-1], known.rsplit(".", 1)[-1]))
+    def likeness(other: str) -> float:
+        pairs = ((key, other), (key.rsplit(".", 1)[-1], other.rsplit(".", 1)[-1]))
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    return max(_keys(Config, ""), key=likeness)
-
-
-def _keys(kind: Any, prefix: str) -> Iterator[str]:
-    for name, hint in typing.get_type_hints(kind).items():
-        yield prefix + name
-        if dataclasses.is_dataclass(hint):
-            yield from _keys(hint, f"{prefix}{name}.")
-
-
-def _parse(text: str, kind: Any, key: str) -> Any:
-    """Read a command line's value as the declared type wants it."""
-    if kind is str:
-        return text
-    if kind is bool and text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
-        raise _wrong_type(key, text, kind) from error
+    return max([*known, *all_keys()], key=likeness)
 
 
 def _build(kind: Any, content: Any, prefix: str) -> Any:
+    """Build a section, whose fields check themselves, from nested dictionaries."""
     if not isinstance(content, Mapping):
-        raise UserError(
-            f"got {prefix.rstrip('.')} = {content!r}, expected a section; give its keys values"
-        )
-    hints = _hints(kind, list(content), prefix)
-    values = {}
-    for name, value in content.items():
-        key = prefix + name
-        if dataclasses.is_dataclass(hints[name]):
-            values[name] = _build(hints[name], value, key + ".")
-        else:
-            values[name] = _convert(value, hints[name], key)
+        raise _no_section(prefix.rstrip("."), content)
+    inner = _sections(kind, list(content), prefix.rstrip("."))
+    values = {
+        name: _build(inner[name], value, f"{prefix}{name}.") if name in inner else value
+        for name, value in content.items()
+    }
     return kind(**values)
 
 
-def _convert(value: Any, kind: Any, key: str) -> Any:
-    """Check a value against its declared type; lists become tuples, whole numbers floats."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong_type(key, value, kind)
-        if arguments[-1] is Ellipsis:
-            return tuple(_convert(item, arguments[0], key) for item in value)
-        if len(value) != len(arguments):
-            raise _wrong_type(key, value, kind)
-        pairs = zip(value, arguments, strict=True)
-        return tuple(_convert(item, argument, key) for item, argument in pairs)
-    if isinstance(kind, types.UnionType):
-        for argument in arguments:
-            if type(value) is argument:
-                return value
-        raise _wrong_type(key, value, kind)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise _wrong_type(key, value, kind)
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"got {key} = {value}, expected a finite number; correct it")
-    return value
+def _no_section(name: str, value: Any) -> UserError:
+    return UserError(f"got {name} = {value!r}, expected a section; give its keys values")
 
 
-def _wrong_type(key: str, value: Any, kind: Any) -> UserError:
-    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
-    expected = names.get(kind, str(kind).replace("tuple", "a tuple "))
-    return UserError(f"got {key} = {value!r}, expected {expected}; correct it")
+def check_config(config: Config) -> None:
+    """Check what goes together; each option's own range its field has checked.
 
-
-def _check(config: Config) -> None:
-    for key, choices in CHOICES.items():
-        value = value_at(config, key)
-        if value not in choices:
-            expected = ", ".join(map(repr, choices))
-            raise UserError(
-                f"got {key} = {value!r}, expected one of {expected}; nearest: "
-                f"{nearest(value, choices)}"
-            )
-    for key in RATES:
-        if not 0 <= value_at(config, key) <= 1:
-            raise UserError(f"got {key} = {value_at(config, key)}, expected 0..1; correct it")
-    for key in AT_LEAST_ONE:
-        if value_at(config, key) < 1:
-            raise UserError(f"got {key} = {value_at(config, key)}, expected at least 1; raise it")
+    Raises:
+        UserError: two options contradict each other, or one has no effect beside the others.
+    """
+    for one in dataclasses.fields(config):
+        section = getattr(config, one.name)
+        idle = section.without_effect() if isinstance(section, Options) else []
+        if idle:
+            raise UserError(f"got {idle[0]}")
     _check_networks(config)
+    _check_diffusion(config)
+    _check_masks(config)
     _check_gram(config)
     _check_batch(config)
 
@@ -271,10 +196,11 @@ def _check_networks(config: Config) -> None:
             f"got model.transformer_depth = {model.transformer_depth} for model.channel_mult = "
             f"{model.channel_mult}, expected one number a level; make them equally long"
         )
-    if len(model.hint_blocks) != 4:
+    if len(model.hint_blocks) != 4 or max(model.hint_blocks) >= levels * (model.num_res_blocks + 1):
         raise UserError(
-            f"got model.hint_blocks = {model.hint_blocks}, expected four; the sketch encoder gives "
-            "four hints"
+            f"got model.hint_blocks = {model.hint_blocks}, expected four below "
+            f"{levels * (model.num_res_blocks + 1)}, the number of input blocks; the sketch "
+            "encoder gives four hints"
         )
     if model.vector_channels % 4:
         raise UserError(
@@ -302,12 +228,49 @@ def _check_networks(config: Config) -> None:
             )
 
 
+def _check_diffusion(config: Config) -> None:
+    diffusion, sampling = config.diffusion, config.sampling
+    if diffusion.beta_start > diffusion.beta_end:
+        raise UserError(
+            f"got diffusion.beta_start = {diffusion.beta_start} above diffusion.beta_end = "
+            f"{diffusion.beta_end}, expected at most that; exchange them"
+        )
+    if diffusion.zero_terminal_snr and diffusion.prediction_type == "eps":
+        raise UserError(
+            "got diffusion.zero_terminal_snr with diffusion.prediction_type = 'eps', expected v: "
+            "noise alone says nothing of the picture at the last timestep; change one"
+        )
+    from colorize_jax.diffusion.samplers import find_sampler, step_range
+
+    low, high = step_range(find_sampler(sampling.sampler), diffusion.num_timesteps)
+    if not low <= sampling.num_steps <= high:
+        raise UserError(
+            f"got sampling.num_steps = {sampling.num_steps} for {sampling.sampler} and "
+            f"{diffusion.num_timesteps} timesteps, expected {low} to {high}; change it"
+        )
+
+
+def _check_masks(config: Config) -> None:
+    """Nothing asks for masks that the data do not have."""
+    data, diffusion = config.data, config.diffusion
+    needing = {
+        "diffusion.inpaint_rate": diffusion.inpaint_rate,
+        "diffusion.masked_loss": diffusion.masked_loss,
+        "gram.mask_weights": config.gram.mask_weights,
+        "data.mask_dilation": data.mask_dilation,
+        "data.mask_grow_rate": data.mask_grow_rate,
+        "data.mask_erase_rate": data.mask_erase_rate,
+    }
+    asked = [name for name, value in needing.items() if value]
+    if data.masks == "off" and asked:
+        raise UserError(
+            f"got data.masks = 'off' with {', '.join(asked)}, expected what needs no masks; set "
+            "these to 0, or data.masks to 'estimate'"
+        )
+
+
 def _check_gram(config: Config) -> None:
     gram, model = config.gram, config.model
-    if gram.mask_weights and gram.loss not in ("mse", "bce"):
-        raise UserError(
-            f"got gram.mask_weights with gram.loss = {gram.loss!r}, expected mse or bce; change one"
-        )
     if not gram.blocks and gram.maximum:
         raise UserError("got no gram.blocks, expected some; to do without, set gram.maximum to 0")
     depths = model.transformer_depth
@@ -335,8 +298,5 @@ def _check_batch(config: Config) -> None:
         )
     mesh = config.mesh
     sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
-    if any(size < 1 and size != -1 for size in sizes.values()) or [*sizes.values()].count(-1) > 1:
-        raise UserError(
-            f"got mesh = {sizes}, expected numbers of devices, and -1 on one axis at most; "
-            "correct it"
-        )
+    if [*sizes.values()].count(-1) > 1:
+        raise UserError(f"got mesh = {sizes}, expected -1 on one axis at most; give numbers")

@@ -9,7 +9,6 @@ from PIL import Image
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.pictures.lines import LineExtractor, extract_lines
 from colorize_jax.inference.pictures.masks import ForegroundExtractor, resize_mask
 from colorize_jax.inference.pictures.preprocess import (
     PreparedSketch,
@@ -23,6 +22,7 @@ from colorize_jax.inference.pictures.reading import Picture, PictureSource, read
 from colorize_jax.inference.pictures.sizes import Box
 from colorize_jax.inference.system import System
 from colorize_jax.nn.resize import resize_antialiased
+from data.pictures.lines import LineExtractor, extract_lines
 
 PictureLike = PictureSource | Picture
 
@@ -74,9 +74,9 @@ class PictureInputs:
     doubt: str | None = None
 
 
-def as_picture(source: PictureLike, name: str | None = None) -> Picture:
-    """Read a picture that is not read yet."""
-    return source if isinstance(source, Picture) else read_picture(source, name)
+def as_picture(source: PictureLike, *, mask: bool = False) -> Picture:
+    """Read a picture, or a mask, that is not read yet."""
+    return source if isinstance(source, Picture) else read_picture(source, mask=mask)
 
 
 def read_reference(
@@ -99,7 +99,7 @@ def read_reference(
         return ReferenceInputs(image)
     found = reference_mask(
         picture,
-        None if mask is None else as_picture(mask),
+        None if mask is None else as_picture(mask, mask=True),
         options.mask_source,
         extractors.foreground,
     )
@@ -131,7 +131,7 @@ def read_sketch(
         found = sketch_mask(
             picture,
             sketch,
-            None if mask is None else as_picture(mask),
+            None if mask is None else as_picture(mask, mask=True),
             options.mask_source,
             extractors.foreground,
         )

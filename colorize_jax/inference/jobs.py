@@ -4,13 +4,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from colorize_jax.errors import UserError
 from colorize_jax.inference.inputs import PictureInputs, ReferenceInputs
 from colorize_jax.inference.metadata import PictureMetadata, save_png
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
+from colorize_jax.io.formats.atomic import NOTHING, Reads
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm")
 MAX_LISTED = 3
@@ -83,8 +82,6 @@ def plan_jobs(
             raise UserError(
                 f"got output {output} for a folder of sketches, expected a folder; name one"
             )
-        if output.resolve() == sketch.resolve():
-            raise UserError(f"got output {output}, which holds the sketches; name another folder")
         sketches = list(_pictures(sketch))
         outputs = [output / f"{path.stem}.png" for path in sketches]
         if not sketches:
@@ -113,10 +110,11 @@ def run_jobs(
     *,
     batch_size: int = 1,
     overwrite: bool = False,
+    reads: Reads = NOTHING,
     extra: dict[str, object] | None = None,
     progress: Callable[[int, list[str]], None] = lambda count, warnings: None,
 ) -> Report:
-    """Make pictures one batch after another; what cannot be read costs itself alone.
+    """Make pictures one batch after another; what cannot be read or written costs itself alone.
 
     Args:
         pipeline: who makes them.
@@ -124,11 +122,12 @@ def run_jobs(
         options: with a seed, the same for every picture.
         batch_size: pictures at a time.
         overwrite: replace outputs that exist.
+        reads: what must not be written to.
         extra: for the metadata of every picture.
         progress: called with how many more jobs are done, and what is doubtful about them.
 
     Raises:
-        UserError: what is wrong for every picture, or an output that cannot be written.
+        UserError: what is wrong for every picture.
     """
     report = Report()
     batch_size = min(batch_size, len(jobs))
@@ -139,8 +138,12 @@ def run_jobs(
         rows = [batch[min(i, len(batch) - 1)][1] for i in range(batch_size)]
         images = pipeline.color(rows, options, [options.seed] * batch_size)
         for (job, _), image in zip(batch, images, strict=False):
-            _save(image, job, options, overwrite, extra or {})
-            report.made.append(job)
+            made_with = PictureMetadata(options, inputs=job.inputs, extra=extra or {})
+            try:
+                save_png(image, job.output, made_with, overwrite, reads)
+                report.made.append(job)
+            except UserError as error:
+                report.failed.append((job, str(error)))
         doubts = [f"{job.sketch}: {picture.doubt}" for job, picture in batch if picture.doubt]
         progress(len(batch), doubts)
         batch.clear()
@@ -178,16 +181,6 @@ class _Reader:
             )
             self._last = key, reference
         return self._pipeline.read_sketch(job.sketch, self._last[1], self._options, job.sketch_mask)
-
-
-def _save(
-    image: Image.Image,
-    job: Job,
-    options: InferenceOptions,
-    overwrite: bool,
-    extra: dict[str, object],
-) -> None:
-    save_png(image, job.output, PictureMetadata(options, inputs=job.inputs, extra=extra), overwrite)
 
 
 def _pictures(folder: Path) -> Iterator[Path]:

@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.io.formats.atomic import atomic_output
+from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
 
 # Keyword of the text chunk that holds the JSON.
 KEYWORD = "colorize-jax"
@@ -53,17 +53,23 @@ class PictureMetadata:
 
 
 def save_png(
-    image: Image.Image, path: str | Path, made_with: PictureMetadata, overwrite: bool = False
+    image: Image.Image,
+    path: str | Path,
+    made_with: PictureMetadata,
+    overwrite: bool = False,
+    reads: Reads = NOTHING,
 ) -> None:
     """Write a PNG with its metadata, whole or not at all.
 
     Raises:
-        UserError: the path exists (unless `overwrite`) or cannot be written.
+        UserError: the path exists (unless `overwrite`), is one of what is read, or cannot be
+            written.
     """
     text = PngImagePlugin.PngInfo()
     text.add_text("Software", f"colorize-jax {made_with.version}")
     text.add_text(KEYWORD, made_with.to_json())
-    with atomic_output(path, nbytes=image.width * image.height * 4, overwrite=overwrite) as place:
+    nbytes = image.width * image.height * 4
+    with atomic_output(path, nbytes=nbytes, overwrite=overwrite, reads=reads) as place:
         image.save(place, format="PNG", pnginfo=text)
 
 

@@ -8,23 +8,31 @@ import dataclasses
 import json
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from colorize_jax.config.checks import (
-    Check,
     Choice,
     Flag,
+    Items,
     Maybe,
     Named,
     Real,
-    Reals,
     Scales,
     Whole,
     Window,
 )
-from colorize_jax.errors import UserError, nearest
+from colorize_jax.config.fields import Options, option
+from colorize_jax.config.options import (
+    GUIDANCE,
+    MAX_SAMPLER_STEPS,
+    RATE,
+    SEED,
+    sampler_name,
+    schedule_name,
+)
+from colorize_jax.errors import UserError
 from colorize_jax.inference.pictures.preprocess import MASK_SOURCES, PREPROCESSORS
 from colorize_jax.inference.pictures.sizes import (
     PUBLISHED_LIMITS,
@@ -34,34 +42,14 @@ from colorize_jax.inference.pictures.sizes import (
 )
 from colorize_jax.inference.text.manipulation import TextManipulation, TextManipulations
 
-MAX_STEPS = 1000
-MAX_SEED = 2**32 - 1
+MAX_STEPS = MAX_SAMPLER_STEPS
 
-_GUIDANCE = Real(0, 100)
 _STRENGTH = Real(0, 10)
-_SHARE = Real(0, 1)
 _SIDE = Maybe(Whole(1, 2**16))
 
 
-def _sampler_name(name: str) -> str:
-    # Samplers import jax, which help pages need not wait for.
-    from colorize_jax.diffusion.samplers import find_sampler
-
-    return find_sampler(name).name
-
-
-def _schedule_name(name: str) -> str:
-    from colorize_jax.diffusion.samplers import find_schedule
-
-    return find_schedule(name)
-
-
-def _option(default: Any, check: Check, text: str) -> Any:
-    return field(default=default, metadata={"check": check, "help": text})
-
-
 @dataclass(frozen=True)
-class InferenceOptions:
+class InferenceOptions(Options):
     """How to colour a sketch; the help text of each field says what it does.
 
     Progress runs from 0 at the first step (most noise) to 1 at the last: 1 - t / (T - 1). Strengths
@@ -72,42 +60,42 @@ class InferenceOptions:
     """
 
     # ------------------------------------------------------------------------------- guidance
-    reference_guidance: float = _option(
-        4.0, _GUIDANCE, "scale of guidance by the reference; off at 1 or less"
+    reference_guidance: float = option(
+        4.0, GUIDANCE, "scale of guidance by the reference; off at 1 or less"
     )
-    sketch_guidance: float = _option(
-        1.0, _GUIDANCE, "scale of guidance by the sketch; off at 1 or less"
+    sketch_guidance: float = option(
+        1.0, GUIDANCE, "scale of guidance by the sketch; off at 1 or less"
     )
-    guidance_window: tuple[float, float] = _option(
+    guidance_window: tuple[float, float] = option(
         (0.0, 1.0), Window(), "progress, from and to, during which the reference is used"
     )
-    no_guidance_window: tuple[float, float] | None = _option(
+    no_guidance_window: tuple[float, float] | None = option(
         None, Maybe(Window()), "progress, from and to, during which the reference is not used"
     )
-    unconditional: bool = _option(False, Flag(), "colour without a reference")
+    unconditional: bool = option(False, Flag(), "colour without a reference")
 
     # ------------------------------------------------------------------------------ strengths
-    reference_strength: float = _option(
+    reference_strength: float = option(
         1.0, _STRENGTH, "factor of the reference in every transformer block"
     )
-    level_strengths: tuple[float, float, float] = _option(
+    level_strengths: tuple[float, float, float] = option(
         (1.0, 1.0, 1.0),
-        Reals(_STRENGTH, 3),
+        Items(_STRENGTH, 3),
         "further factors at the high, the low and the bottom level (blocks 1-4 and 65-70, 5-24 "
         "and 35-64, 25-34)",
     )
-    block_strengths: tuple[float, ...] | None = _option(
-        None, Maybe(Reals(_STRENGTH)), "further factors, one for each block (70 in the published)"
+    block_strengths: tuple[float, ...] | None = option(
+        None, Maybe(Items(_STRENGTH)), "further factors, one for each block (70 in the published)"
     )
-    sketch_strength: float = _option(1.0, _STRENGTH, "factor of the sketch")
-    sketch_strengths: tuple[float, float, float, float] = _option(
+    sketch_strength: float = option(1.0, _STRENGTH, "factor of the sketch")
+    sketch_strengths: tuple[float, float, float, float] = option(
         (1.0, 1.0, 1.0, 1.0),
-        Reals(_STRENGTH, 4),
+        Items(_STRENGTH, 4),
         "further factors of its four levels, finest first",
     )
 
     # ----------------------------------------------------------------------------------- text
-    text: tuple[TextManipulation, ...] = _option(
+    text: tuple[TextManipulation, ...] = option(
         (),
         TextManipulations(),
         'lead the reference to a text, such as "red hair; anchor=blue hair; control=hair": from '
@@ -117,79 +105,76 @@ class InferenceOptions:
     )
 
     # -------------------------------------------------------------- foreground and background
-    split_attention: bool = _option(
+    split_attention: bool = option(
         False, Flag(), "let foreground and background attend to the reference's own"
     )
-    foreground_strength: float = _option(1.0, _STRENGTH, "factor of the reference's foreground")
-    background_strength: float = _option(1.0, _STRENGTH, "factor of the reference's background")
-    merge: float = _option(0.0, _SHARE, "share of the background mixed into the foreground")
-    sketch_mask_threshold: float = _option(0.05, _SHARE, "above it the sketch's mask is foreground")
-    reference_mask_threshold: float = _option(
-        0.5, _SHARE, "from it on the reference's mask is foreground"
+    foreground_strength: float = option(1.0, _STRENGTH, "factor of the reference's foreground")
+    background_strength: float = option(1.0, _STRENGTH, "factor of the reference's background")
+    merge: float = option(0.0, RATE, "share of the background mixed into the foreground")
+    sketch_mask_threshold: float = option(0.05, RATE, "above it the sketch's mask is foreground")
+    reference_mask_threshold: float = option(
+        0.5, RATE, "from it on the reference's mask is foreground"
     )
-    mask_source: str = _option(
+    mask_source: str = option(
         "automatic", Choice(MASK_SOURCES), "where masks come from that are not given"
     )
-    remove_foreground: bool = _option(
+    remove_foreground: bool = option(
         False, Flag(), "paint the reference's foreground white before it is read"
     )
-    remove_background: bool = _option(
+    remove_background: bool = option(
         False, Flag(), "paint the reference's background white before it is read"
     )
-    background_plugin: bool = _option(
+    background_plugin: bool = option(
         False, Flag(), "transfer the reference's background by the plugin model"
     )
-    foreground_latent: bool = _option(
+    foreground_latent: bool = option(
         False, Flag(), "give the plugin model the reference's foreground too"
     )
-    background_latent_copy: bool = _option(
+    background_latent_copy: bool = option(
         False, Flag(), "keep the reference's own background outside the sketch's mask"
     )
-    lora_scales: tuple[tuple[str, float], ...] = _option(
+    lora_scales: tuple[tuple[str, float], ...] = option(
         (),
         Scales(Real(-10, 10)),
         "scales of low-rank additions; by default 1, or 0 for the plugin's while it is off",
     )
-    merge_loras: bool = _option(False, Flag(), "add low-rank additions to the weights beforehand")
+    merge_loras: bool = option(False, Flag(), "add low-rank additions to the weights beforehand")
 
     # -------------------------------------------------------------------- attention injection
-    attention_injection: bool = _option(
+    attention_injection: bool = option(
         False, Flag(), "let self-attention see the noised reference in every step"
     )
-    injection_fidelity: float = _option(
-        0.5, _SHARE, "share of the picture without injection in the unguided half"
+    injection_fidelity: float = option(
+        0.5, RATE, "share of the picture without injection in the unguided half"
     )
 
     # ------------------------------------------------------------------------------- sampling
-    steps: int = _option(20, Whole(1, MAX_STEPS), "number of denoising steps")
-    sampler: str = _option("DPM++ 3M SDE", Named(_sampler_name), "which sampler")
-    schedule: str = _option(
-        "automatic", Named(_schedule_name), "which noise levels; automatic is the sampler's own"
+    steps: int = option(20, Whole(1, MAX_STEPS), "number of denoising steps")
+    sampler: str = option("DPM++ 3M SDE", Named(sampler_name), "which sampler")
+    schedule: str = option(
+        "automatic", Named(schedule_name), "which noise levels; automatic is the sampler's own"
     )
-    seed: int | None = _option(
-        None, Maybe(Whole(0, MAX_SEED)), "same seed, same picture; random if none is given"
-    )
+    seed: int | None = option(None, Maybe(SEED), "same seed, same picture; random if none is given")
 
     # ---------------------------------------------------------------------- sketch and output
-    preprocessor: str = _option(
+    preprocessor: str = option(
         "invert",
         Choice(PREPROCESSORS),
         "invert: black lines on white; none: white lines on black; extract: draw the lines of a "
         "coloured picture",
     )
-    height: int | None = _option(None, _SIDE, "output height, px; the model's own if none is given")
-    width: int | None = _option(None, _SIDE, "output width, px; the model's own if none is given")
-    autofit: bool = _option(False, Flag(), "choose height and width by the sketch's aspect")
-    crop_to_sketch: bool = _option(True, Flag(), "cut off what was padded around the sketch")
-    aesthetic_score: float = _option(7.0, Real(0, 10), "what the picture's rating should be")
+    height: int | None = option(None, _SIDE, "output height, px; the model's own if none is given")
+    width: int | None = option(None, _SIDE, "output width, px; the model's own if none is given")
+    autofit: bool = option(False, Flag(), "choose height and width by the sketch's aspect")
+    crop_to_sketch: bool = option(True, Flag(), "cut off what was padded around the sketch")
+    aesthetic_score: float = option(7.0, Real(0, 10), "what the picture's rating should be")
 
     # ----------------------------------------------------------------------------------- memory
-    tiled_decode: bool = _option(False, Flag(), "decode in tiles, for large pictures")
-    low_memory: bool = _option(False, Flag(), "free the encoders before denoising")
+    tiled_decode: bool = option(False, Flag(), "decode in tiles, for large pictures")
+    low_memory: bool = option(False, Flag(), "free the encoders before denoising")
 
     def __post_init__(self) -> None:
-        for name, rule in _RULES.items():
-            object.__setattr__(self, name, rule(name, getattr(self, name)))
+        super().__post_init__()
         if self.remove_foreground and self.remove_background:
             raise UserError(
                 "got remove_foreground and remove_background, expected one of them: together they "
@@ -201,15 +186,11 @@ class InferenceOptions:
                 "one"
             )
 
-    def replace(self, **changes: Any) -> "InferenceOptions":
-        """Return a checked copy with some fields changed; unknown names raise UserError."""
-        return InferenceOptions.from_dict({**self.to_dict(), **changes})
-
     def with_seed(self) -> "InferenceOptions":
         """Return these options with a seed: their own (0 is one), or a random one."""
         if self.seed is not None:
             return self
-        return dataclasses.replace(self, seed=secrets.randbelow(MAX_SEED + 1))
+        return dataclasses.replace(self, seed=secrets.randbelow(SEED.high + 1))
 
     def output_size(
         self, sketch_height: int, sketch_width: int, limits: SizeLimits = PUBLISHED_LIMITS
@@ -245,33 +226,9 @@ class InferenceOptions:
             )
         return tuple(a * b for a, b in zip(scales, self.block_strengths, strict=True))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all options as JSON has them."""
-        return {name: rule.plain(getattr(self, name)) for name, rule in _RULES.items()}
-
     def to_json(self) -> str:
         """Return all options as a JSON object."""
         return json.dumps(self.to_dict(), indent=2)
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "InferenceOptions":
-        """Build options; what is left out keeps its default.
-
-        Raises:
-            UserError: an unknown option (the nearest is named) or a bad value.
-        """
-        if not isinstance(content, Mapping):
-            raise UserError(
-                f"got options of type {type(content).__name__}, expected an object of names and "
-                "values"
-            )
-        for name in content:
-            if name not in _RULES:
-                near = nearest(name, _RULES)
-                raise UserError(
-                    f'got unknown option "{name}", expected e.g. "{near}" (the nearest)'
-                )
-        return cls(**content)
 
     @classmethod
     def from_json(cls, text: str) -> "InferenceOptions":
@@ -283,11 +240,6 @@ class InferenceOptions:
                 f"got options that are no JSON ({error}), expected an object"
             ) from error
         return cls.from_dict(content)
-
-
-_RULES: dict[str, Check] = {
-    option.name: option.metadata["check"] for option in dataclasses.fields(InferenceOptions)
-}
 
 
 def read_options(path: str | Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from colorize_jax.config.options import SEED
 from colorize_jax.errors import UserError
 from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
@@ -26,7 +27,7 @@ from colorize_jax.inference.inputs import (
     PictureLike,
     ReferenceInputs,
 )
-from colorize_jax.inference.options import MAX_SEED, InferenceOptions
+from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pictures.tiles import decode_tiled
 from colorize_jax.inference.programs import SamplingInputs
@@ -132,10 +133,10 @@ class ColorizePipeline:
         options = (options or self.defaults).with_seed()
         pictures = self._read_all(sketch, reference, options, sketch_mask, reference_mask)
         seeds = [options.seed] * len(pictures) if seeds is None else list(seeds)
-        if len(seeds) != len(pictures) or not all(0 <= seed <= MAX_SEED for seed in seeds):
+        if len(seeds) != len(pictures) or not all(0 <= seed <= SEED.high for seed in seeds):
             raise UserError(
                 f"got seeds {seeds} for {len(pictures)} pictures, expected one from 0 to "
-                f"{MAX_SEED} for each"
+                f"{SEED.high} for each"
             )
         by_size: dict[tuple[int, ...], list[int]] = {}
         for i, picture in enumerate(pictures):

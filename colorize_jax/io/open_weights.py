@@ -1,12 +1,13 @@
 """One way to open whatever holds parameters of ours."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs.run_weights import RunWeights
-from colorize_jax.io.runs.workdir import is_workdir
+from colorize_jax.io.runs.workdir import CHECKPOINTS, CONFIG_FILE, FROZEN_FOLDER, is_workdir
 from colorize_jax.io.weights_folder import (
     METADATA_FILE,
     WeightsMetadata,
@@ -30,6 +31,30 @@ class Weights(Protocol):
     def read(self, component: str, module: str | None = None) -> Params:
         """Read one network, or the tree with one top-level module of it, as NumPy arrays."""
         ...
+
+
+def weights_paths(path: str | Path) -> list[Path]:
+    """What is read to open weights at `path`: a run's own parts, or all of a folder or file.
+
+    A file of a model's folder is read with the index and the config that lie beside it.
+    """
+    path = Path(path)
+    if is_workdir(path):
+        return [path / name for name in (CONFIG_FILE, CHECKPOINTS, FROZEN_FOLDER)]
+    if not path.is_file():
+        return [path]
+    return [path, path.with_name("config.json"), *_shards(path)]
+
+
+def _shards(path: Path) -> list[Path]:
+    """The files that an index names; none where `path` is no index."""
+    if path.suffix != ".json":
+        return []
+    try:
+        names = json.loads(path.read_text())["weight_map"].values()
+        return [path.with_name(str(name)) for name in set(names)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []  # whoever opens it says so
 
 
 def open_weights(path: str | Path, *, raw: bool = False) -> Weights:

@@ -21,11 +21,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.formats.atomic import atomic_output
+from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
 from colorize_jax.types import Params
 
 METADATA_FILE = "metadata.json"
 FORMAT = "colorize-jax weights 1"
+KIND = "a folder of weights"
 MIN_BUFFER_BYTES = 256_000_000  # of Orbax's own buffers; see `_checkpointer`
 
 
@@ -57,6 +58,7 @@ def save_weights(
     *,
     nbytes: int = 0,
     overwrite: bool = False,
+    reads: Reads = NOTHING,
 ) -> None:
     """Save networks as Orbax checkpoints with their metadata: whole or not at all.
 
@@ -65,13 +67,15 @@ def save_weights(
         params: network -> parameters, or an iterator of such pairs, consumed one at a time.
         metadata: what they are.
         nbytes: their size, to check the disk before anything is written.
-        overwrite: replace an existing folder.
+        overwrite: replace an existing folder of weights.
+        reads: what must not be written to.
 
     Raises:
         UserError: the folder exists or cannot be written, or the disk is full.
     """
     pairs = params.items() if isinstance(params, Mapping) else params
-    with atomic_output(directory, nbytes=nbytes, directory=True, overwrite=overwrite) as temporary:
+    place = {"kind": KIND, "overwrite": overwrite, "reads": reads}
+    with atomic_output(directory, nbytes=nbytes, **place) as temporary:
         for component, tree in pairs:
             _save_tree(temporary / component, tree)
             del tree

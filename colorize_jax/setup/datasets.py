@@ -1,21 +1,20 @@
 """From a config's data section to the sources and loaders of `data/`."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import grain
 import numpy as np
 
 from colorize_jax.config.options import Config, DataConfig
 from colorize_jax.errors import UserError
-from data import buckets, transforms
+from data import transforms
+from data.buckets import BucketSampler, scaled_buckets
 from data.cache import CachedSource
-from data.errors import DataError
-from data.folders import FolderSource
+from data.errors import DataError, PictureError
 from data.illustrations import CrossPairSource, IllustrationSource
-from data.loader import make_loader
+from data.loader import ATTEMPTS, Loader, make_loader
 from data.records import RECORD_KEYS, Record, Source
+from data.sources.folders import FolderOptions, FolderSource
 
 # What the training step reads; drawn records hold more, and text cannot go to a device.
 STEP_KEYS = (*RECORD_KEYS, "moments", "clip_tokens", "tagger_tokens")
@@ -43,22 +42,13 @@ def make_source(options: DataConfig) -> Source:
 
             source = StoredSource(options.path)
         else:
-            source = FolderSource(
-                options.path,
-                _index(options.path),
-                min_aesthetic_score=options.min_aesthetic_score or None,
-                min_short_side=options.min_short_side or None,
-                reference_rate=options.same_identity_rate,
-                seed=options.seed,
-            )
+            source = FolderSource(options.path, folder_options(options))
     except DataError as error:
         raise UserError(str(error)) from error
-    return CachedSource(source, _names(source)) if options.cache else source
+    return CachedSource(source, STEP_KEYS) if options.cache else source
 
 
-def make_batches(
-    config: Config, source: Source, rows: Sequence[int] | None = None
-) -> grain.DatasetIterator:
+def make_batches(config: Config, source: Source, rows: Sequence[int] | None = None) -> Loader:
     """Iterate over this process's rows of the global batches; resumes by its state.
 
     Args:
@@ -70,19 +60,14 @@ def make_batches(
         UserError: the batch does not divide, or would never be full.
     """
     options = config.data
-    steps, sampler = _transforms(options), None
-    if options.source == "folder" and options.buckets:
-        side = round((options.height * options.width) ** 0.5)
-        sampler = buckets.BucketSampler(
-            source.shapes, options.batch_size, options.seed, buckets.scaled_buckets(side)
-        )
+    sampler = make_sampler(options, source)
     try:
         return make_loader(
             source,
             options.batch_size,
             options.seed,
             sampler=sampler,
-            transforms=steps,
+            transforms=_transforms(options),
             rows=rows,
             num_threads=options.num_threads,
             worker_count=options.num_workers,
@@ -90,6 +75,51 @@ def make_batches(
         )
     except DataError as error:
         raise UserError(str(error)) from error
+
+
+def make_sampler(options: DataConfig, source: Source) -> BucketSampler | None:
+    """What forms batches of one aspect each; None where all pictures get one size.
+
+    Raises:
+        UserError: there are too few pictures.
+    """
+    if options.source != "folder" or not options.buckets:
+        return None
+    pictures = source.source if isinstance(source, CachedSource) else source
+    try:
+        return BucketSampler(
+            pictures.measure,
+            options.batch_size,
+            options.seed,
+            scaled_buckets(shape_side(options), count=options.num_buckets),
+        )
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
+def shape_side(options: DataConfig) -> int:
+    """Side of the square of as many pixels as the pictures have, px."""
+    return round((options.height * options.width) ** 0.5)
+
+
+def folder_options(options: DataConfig) -> FolderOptions:
+    """What is taken of a folder of pictures."""
+    return FolderOptions(
+        indices=options.index,
+        min_aesthetic_score=options.min_aesthetic_score,
+        min_short_side=options.min_short_side,
+        reference_rate=options.same_identity_rate,
+        masks=options.masks,
+        sketches=options.sketches,
+        max_passed_over=options.max_skipped_share,
+        seed=options.seed,
+    )
+
+
+def describe(source: Source) -> list[str]:
+    """What a run sees of its data, in lines; none of drawn pictures."""
+    pictures = source.source if isinstance(source, CachedSource) else source
+    return pictures.describe() if isinstance(pictures, FolderSource) else []
 
 
 def step_record(record: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -106,20 +136,31 @@ def make_pairs(config: Config, num_pairs: int, seed: int = 0) -> CrossPairSource
 
 
 def first_records(config: Config, source: Source, count: int) -> list[Record]:
-    """The first records of the training pictures, cut to the config's size."""
-    options = config.data
-    crop = transforms.BucketCrop(options.height, options.width)
-    return [
-        crop(np.random.default_rng((options.seed, i)), source[i % len(source)])
-        for i in range(count)
-    ]
+    """Records of the first training pictures that can be read, cut to the config's size.
+
+    Raises:
+        UserError: none of them can.
+    """
+    options, records = config.data, []
+    size = options.reference_size or None
+    crop = transforms.BucketCrop(options.height, options.width, reference_size=size)
+    for i in range(min(len(source), count + ATTEMPTS)):
+        try:
+            records.append(crop(np.random.default_rng((options.seed, i)), source[i]))
+        except PictureError as error:
+            reason = str(error)
+        if len(records) == count:
+            return records
+    if not records:
+        raise UserError(f"got no picture that can be used: {reason}")
+    return [records[i % len(records)] for i in range(count)]
 
 
 def _transforms(options: DataConfig) -> list[Any]:
     steps: list[Any] = []
     if options.source == "folder":
         size = {} if options.buckets else {"height": options.height, "width": options.width}
-        steps.append(transforms.BucketCrop(**size))
+        steps.append(transforms.BucketCrop(**size, reference_size=options.reference_size or None))
     if options.mask_dilation:
         steps.append(transforms.DilateReferenceMask(options.mask_dilation))
     if options.mask_grow_rate or options.mask_erase_rate:
@@ -128,16 +169,4 @@ def _transforms(options: DataConfig) -> list[Any]:
         )
     if options.margin_rate:
         steps.append(transforms.BlankMargins(options.margin_rate))
-    if options.source == "folder" and options.reference_size:
-        steps.append(transforms.ResizeReference(options.reference_size))
     return steps
-
-
-def _index(root: str) -> Path | None:
-    """The index that lies in a folder of pictures, if there is one."""
-    paths = (Path(root, name) for name in ("index.parquet", "index.json"))
-    return next((path for path in paths if path.exists()), None)
-
-
-def _names(source: Source) -> tuple[str, ...]:
-    return tuple(name for name in STEP_KEYS if name in source[0])

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -111,6 +111,15 @@ class Writer:
             content = np.asarray(picture.convert("RGB"))
             self._events.add_image(name, content, step, dataformats="HWC")
         return path
+
+    def write_lines(self, name: str, lines: Sequence[str]) -> None:
+        """Write a small file of lines, in the place of an earlier one; none without lines."""
+        if not self.enabled or not lines:
+            return
+        try:
+            (self._workdir / name).write_text("".join(f"{line}\n" for line in lines))
+        except OSError as error:
+            _tell(name, error)
 
     def close(self) -> None:
         """Write everything out and close the files."""

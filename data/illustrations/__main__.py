@@ -7,6 +7,7 @@ python -m data.illustrations --benchmark
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -48,11 +49,20 @@ def sheet(size: int, count: int) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
-def write_example(folder: Path, size: int, seed: int) -> None:
+def check_new(path: Path, overwrite: bool) -> None:
+    """Raise DataError where a file exists that must not be replaced."""
+    if os.path.lexists(path) and not overwrite:
+        raise DataError(f"got output {path} that exists, expected a new name; or pass --overwrite")
+
+
+def write_example(folder: Path, size: int, seed: int, overwrite: bool = False) -> None:
     """A held-out sketch, a reference of an identity in another geometry, and the right answer."""
     pair = CrossPairSource(seed, 1, size, size)[0]
+    names = {"sketch": "sketch", "reference": "reference", "answer": "image"}
+    for name in names:
+        check_new(folder / f"{name}.png", overwrite)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, field in (("sketch", "sketch"), ("reference", "reference"), ("answer", "image")):
+    for name, field in names.items():
         Image.fromarray(pair[field].squeeze()).save(folder / f"{name}.png")
 
 
@@ -80,6 +90,7 @@ def main() -> None:
     parser.add_argument("--build", metavar="DIR", help="store a set (needs the tfds extra)")
     parser.add_argument("--kind", choices=("train", "heldout"), default="train", help="what set")
     parser.add_argument("--seed", type=int, default=0, help="of the stored set")
+    parser.add_argument("--overwrite", action="store_true", help="replace pictures that exist")
     options = parser.parse_args()
     try:
         run(options)
@@ -90,6 +101,7 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     """What the options ask for."""
     if options.sheet:
+        check_new(Path(options.sheet), options.overwrite)
         sheet(options.size, options.count).save(options.sheet)
         print(f"wrote {options.sheet}; parts: {', '.join(PART_NAMES)}")
     if options.build:
@@ -99,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
         )  # fmt: skip
         print(f"stored {options.count} examples in {built}")
     if options.example:
-        write_example(Path(options.example), options.size, options.seed)
+        write_example(Path(options.example), options.size, options.seed, options.overwrite)
         print(f"wrote sketch.png, reference.png and answer.png to {options.example}")
     if options.benchmark:
         for size in (64, 256):

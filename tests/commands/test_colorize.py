@@ -2,83 +2,26 @@
 
 import json
 
-import jax
 import numpy as np
-import optax
 import pytest
 import small_models
+import small_run
 import small_system
 import small_tokenizer
 from PIL import Image
 
 from colorize_jax import cli
-from colorize_jax.config.load import config_from_dict
 from colorize_jax.inference.metadata import read_metadata
-from colorize_jax.io.published.architectures import abstract_params
-from colorize_jax.io.runs.checkpoint import Checkpoints
-from colorize_jax.io.runs.workdir import claim_workdir
-from colorize_jax.setup.networks import network_configs, weights_metadata
-from colorize_jax.training.state import create_state
-
-CONFIG = {
-    "model": {
-        "model_channels": 32,
-        "channel_mult": (1, 1, 2),
-        "num_res_blocks": 1,
-        "transformer_depth": (0, 0, 1),
-        "head_dim": 16,
-        "context_channels": 24,
-        "vector_channels": 32,
-        "hint_blocks": (0, 2, 4, 5),
-        "sketch_head_dim": 16,
-        "sketch_strides": (2, 2, 1),
-        "context_tokens": 16,
-        "projection_head_dim": 24,
-    },
-    "encoders": {
-        "autoencoder": "patch",
-        "reference": "patch",
-        "scaling_factor": 1.0,
-        "reference_image_size": 16,
-        "reference_patch_size": 4,
-    },
-    "data": {"height": 32, "width": 32},
-    "sampling": {"sampler": "Euler", "num_steps": 2, "reference_guidance": 1.5},
-    "gram": {"blocks": (1,)},
-}
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A run that was never trained, with its checkpoint."""
-    folder = tmp_path_factory.mktemp("run")
-    config, random = config_from_dict(CONFIG), np.random.default_rng(0)
-
-    def draw(leaf):
-        return (random.standard_normal(leaf.shape) / 8).astype(np.float32)
-
-    params = {
-        name: jax.tree.map(draw, abstract_params(name, own))
-        for name, own in network_configs(config).items()
-    }
-    claim_workdir(folder, config.to_dict(), weights_metadata(config))
-    with Checkpoints(folder) as checkpoints:
-        checkpoints.save(1, create_state(params, optax.identity()))
-    return folder
+    return small_run.make(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture
 def files(tmp_path):
-    """Folders "sketches" (a, b, c; c damaged) and "references" (a, b)."""
-    for name, seed in (("a", 0), ("b", 1), ("c", 2)):
-        sketch, reference = small_system.make_pictures(seed)
-        for folder, picture in (("sketches", sketch), ("references", reference)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(picture).save(tmp_path / folder / f"{name}.png")
-    (tmp_path / "references" / "c.png").unlink()
-    damaged = tmp_path / "sketches" / "c.png"
-    damaged.write_bytes(damaged.read_bytes()[:60])
-    return tmp_path
+    return small_run.draw(tmp_path)
 
 
 @pytest.fixture

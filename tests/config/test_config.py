@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from colorize_jax.config.load import config_from_dict, load_config
-from colorize_jax.config.options import Config
+from colorize_jax.config.options import Config, OptimizerConfig
 from colorize_jax.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -32,7 +32,7 @@ def test_overrides_take_the_declared_type():
             "--config.optimizer.learning_rate=1",
             "--config.gram.blocks=(3, 'output_blocks_2_1')",
             "--config.data.cache=true",
-            "--config.data.path=1",
+            "--config.encoders.weights=1,b",
             "--config.seed=7",
             "--config.optimizer.groups=[('^unet/', 0.5)]",
         ],
@@ -41,7 +41,7 @@ def test_overrides_take_the_declared_type():
     assert type(config.optimizer.learning_rate) is float
     assert config.gram.blocks == (3, "output_blocks_2_1")
     assert config.data.cache is True
-    assert config.data.path == "1"
+    assert config.encoders.weights == ("1", "b")
     assert config.seed == 7
     assert config.optimizer.groups == (("^unet/", 0.5),)
     assert config.model.model_channels == 64
@@ -53,19 +53,19 @@ WRONG = {
     "learning_rate=1": "unknown key 'learning_rate'.*nearest: optimizer.learning_rate",
     "optimizer=1": "section 'optimizer'",
     "seed.value=1": "seed is a value",
-    "total_steps=1.5": "total_steps = 1.5, expected a whole number",
-    "total_steps=many": "total_steps = 'many', expected a whole number",
-    "data.cache=1": "data.cache = 1, expected True or False",
+    "total_steps=1.5": "total_steps 1.5, expected a whole number",
+    "total_steps=many": "total_steps 'many', expected a whole number",
+    "data.cache=1": "data.cache '1', expected true or false",
     "optimizer.learning_rate=True": "expected a number",
-    "optimizer.learning_rate=1e999": "finite",
-    "gram.blocks=23": r"gram.blocks = 23, expected a tuple \[int \| str, ...\]",
-    "gram.blocks=(1.5,)": "gram.blocks = 1.5",
+    "optimizer.learning_rate=1e999": "learning_rate inf, expected a number from 0 to 100",
+    "gram.blocks=23": r"gram.blocks with 23, expected 1..10",
+    "gram.blocks=(1.5,)": r"gram.blocks\[0\] 1.5, expected a whole number from 1 to 4096 or a text",
     "gram.blocks=(99,)": r"99, expected 1..10",
     "gram.blocks=()": "no gram.blocks",
     "optimizer.groups=(('a',),)": "optimizer.groups",
-    "gram.loss=msee": "'msee', expected one of 'mse', .*nearest: mse",
-    "diffusion.reference_dropout=1.5": "reference_dropout = 1.5, expected 0..1",
-    "data.batch_size=0": "data.batch_size = 0, expected at least 1",
+    "gram.loss=msee": "'msee', expected one of mse, .*nearest: mse",
+    "diffusion.reference_dropout=1.5": "reference_dropout 1.5, expected a number from 0 to 1",
+    "data.batch_size=0": "data.batch_size 0, expected a whole number from 1 to 65536",
     "data.batch_size=1": "at least 2: every sample needs another's",
     "optimizer.accumulation=3": "8 in optimizer.accumulation = 3",
     "model.transformer_depth=(0,1)": "one number a level",
@@ -75,7 +75,18 @@ WRONG = {
     "model.sketch_strides=(2,2,2)": "expected a product of 4",
     "data.height=72": "data.height = 72, expected a multiple of 16",
     "mesh.fsdp=-1": "-1 on one axis",
-    "mesh.tensor=0": "numbers of devices",
+    "optimizer.learning_rate=-1": "learning_rate -1, expected a number from 0 to 100",
+    "optimizer.trainable=('(',)": r"trainable\[0\] '\(', expected a regular expression",
+    "data.num_workers=-1": "data.num_workers -1, expected a whole number from 0",
+    "data.num_threads=0": "data.num_threads 0, expected a whole number from 1",
+    "logging.samples_every=-1": "logging.samples_every -1, expected a whole number from 0",
+    "sampling.sampler=Oiler": 'got sampler "Oiler".*nearest: "Euler"',
+    "sampling.num_steps=600": "num_steps = 600 for Euler and 1000 timesteps, expected 1 to 500",
+    "diffusion.beta_start=0.5": "beta_start = 0.5 above diffusion.beta_end",
+    "data.path=pictures": "data.path = 'pictures' with data.source = 'illustrations'",
+    "data.buckets=true": "data.buckets = True with .* which does not read it .only 'folder' does",
+    "gram.temperature=2": "gram.temperature = 2.0 with gram.loss = 'mse'",
+    "mesh.tensor=0": "mesh.tensor 0, expected a whole number from 1 to 65536 or -1",
 }
 
 
@@ -86,9 +97,19 @@ def test_wrong_values_get_one_clear_line(override):
     assert "\n" not in str(caught.value)
 
 
-def test_mask_weights_need_a_loss_that_knows_them():
-    with pytest.raises(UserError, match=r"gram.mask_weights with gram.loss = 'kl'"):
+def test_what_has_no_effect_is_refused_and_contradictions_are():
+    with pytest.raises(UserError, match=r"gram.mask_weights = True with gram.loss = 'kl'"):
         config_from_dict({"gram": {"mask_weights": True, "loss": "kl"}})
+    eps = {"zero_terminal_snr": True, "prediction_type": "eps"}
+    with pytest.raises(UserError, match=r"zero_terminal_snr with .* = 'eps', expected v"):
+        config_from_dict({"diffusion": eps})
+    with pytest.raises(UserError, match=r"data.num_examples = 3 with data.source = 'folder'"):
+        config_from_dict({"data": {"source": "folder", "num_examples": 3}})
+
+
+def test_a_section_checks_itself_when_it_is_made():
+    with pytest.raises(UserError, match=r"got optimizer.b1 1, expected a number from 0 below 1"):
+        OptimizerConfig(b1=1)
 
 
 def test_arguments_that_are_none():

@@ -10,6 +10,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.inference.pictures import masks, preprocess
 from colorize_jax.inference.pictures.reading import read_picture
 from data.illustrations.source import IllustrationSource
+from data.pictures import masks as estimates
 
 
 def _overlap(mask: np.ndarray, truth: np.ndarray) -> float:
@@ -37,8 +38,11 @@ def test_mask_files():
         Image.fromarray(np.stack([black, black, black, grey], -1)),  # a silhouette
         Image.fromarray(np.stack([grey, grey, grey, grey], -1)),
         Image.fromarray(grey.astype(np.uint16) * 257),
+        Image.fromarray((grey > 127).astype(np.uint8)),  # of 0 and 1
+        Image.fromarray((grey > 127).astype(np.uint16)),
+        Image.fromarray(grey.astype(np.uint16)),
     ):
-        mask = masks.mask_from_picture(read_picture(picture))
+        mask = masks.mask_from_picture(read_picture(picture, mask=True))
         assert mask.dtype == np.float32
         np.testing.assert_allclose(mask, truth, atol=0.01)
 
@@ -47,7 +51,7 @@ def test_mask_of_transparency():
     cut_out = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
     cut_out.paste((200, 10, 10, 255), mask=_disc(40, 255, 0, "L"))
     picture = read_picture(cut_out)
-    assert masks.has_solid_alpha(picture)
+    assert estimates.has_solid_alpha(picture)
     np.testing.assert_allclose(masks.mask_from_alpha(picture), _truth(40))
     np.testing.assert_allclose(preprocess.reference_mask(picture), _truth(40))
     with pytest.raises(UserError, match="without transparency"):
@@ -58,7 +62,7 @@ def test_a_transparent_layer_of_lines_is_not_cut_out():
     layer = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
     ImageDraw.Draw(layer).ellipse((25, 25, 75, 75), outline=(0, 0, 0, 255), width=2)
     picture = read_picture(layer)
-    assert not masks.has_solid_alpha(picture)
+    assert not estimates.has_solid_alpha(picture)
     sketch = preprocess.prepare_sketch(picture, 100, 100)
     filled = preprocess.sketch_mask(picture, sketch)
     assert _overlap(filled, np.asarray(_disc(100, 255, 0, "L"))) > 0.95
@@ -75,7 +79,7 @@ def test_a_transparent_layer_of_lines_is_not_cut_out():
 def test_estimate_finds_a_disc_on_any_colour(size, ink, paper):
     if np.abs(np.subtract(ink, paper)).max() < 60:
         return
-    mask = masks.estimate_foreground(_disc(size, ink, paper))
+    mask = estimates.estimate_foreground(_disc(size, ink, paper))
     assert mask.shape == (size, size)
     assert set(np.unique(mask)) <= {0, 1}
     assert _overlap(mask, _truth(size)) > 0.9
@@ -86,14 +90,14 @@ def test_estimate_closes_holes_and_drops_specks():
     draw = ImageDraw.Draw(image)
     draw.ellipse((90, 90, 105, 105), fill=(250, 250, 250))
     draw.ellipse((10, 10, 20, 20), fill=(30, 30, 200))
-    assert _overlap(masks.estimate_foreground(image), _truth(200)) > 0.95
+    assert _overlap(estimates.estimate_foreground(image), _truth(200)) > 0.95
 
 
 def test_estimate_follows_gradients():
     ramp = np.linspace(60, 250, 200)[:, None, None] * np.array([1, 0.9, 0.8])
     image = Image.fromarray(np.broadcast_to(ramp, (200, 200, 3)).astype(np.uint8))
     image.paste((20, 20, 90), mask=_disc(200, 255, 0, "L"))
-    assert _overlap(masks.estimate_foreground(image), _truth(200)) > 0.95
+    assert _overlap(estimates.estimate_foreground(image), _truth(200)) > 0.95
 
 
 def test_figures_cut_off_below_stay_whole():
@@ -102,7 +106,7 @@ def test_figures_cut_off_below_stay_whole():
     sketch[30:, 30:33] = sketch[30:, 67:70] = 1
     truth = np.zeros_like(sketch)
     truth[30:, 30:70] = 1
-    assert _overlap(masks.estimate_sketch_foreground(sketch), truth) > 0.95
+    assert _overlap(estimates.estimate_sketch_foreground(sketch), truth) > 0.95
 
 
 def test_small_gaps_in_lines_are_closed():
@@ -112,7 +116,7 @@ def test_small_gaps_in_lines_are_closed():
     sketch[60:62, 30:33] = 0
     truth = np.zeros_like(sketch)
     truth[30:90, 30:70] = 1
-    assert _overlap(masks.estimate_sketch_foreground(sketch), truth) > 0.95
+    assert _overlap(estimates.estimate_sketch_foreground(sketch), truth) > 0.95
 
 
 def test_estimates_on_illustrations():
@@ -122,8 +126,10 @@ def test_estimates_on_illustrations():
         record = source[i]
         truth = record["sketch_mask"][..., 0] / 255
         lines = 1 - record["sketch"][..., 0] / np.float32(255)
-        colored.append(_overlap(masks.estimate_foreground(Image.fromarray(record["image"])), truth))
-        drawn.append(_overlap(masks.estimate_sketch_foreground(lines), truth))
+        colored.append(
+            _overlap(estimates.estimate_foreground(Image.fromarray(record["image"])), truth)
+        )
+        drawn.append(_overlap(estimates.estimate_sketch_foreground(lines), truth))
     assert np.median(colored) > 0.8
     assert np.median(drawn) > 0.8
 
@@ -132,8 +138,8 @@ def test_estimates_on_illustrations():
 @pytest.mark.parametrize("level", [0, 255])
 def test_any_size_and_flat_pictures(size, level):
     values = np.full(size, level, np.uint8)
-    assert masks.estimate_foreground(Image.fromarray(values).convert("RGB")).shape == size
-    lines = masks.estimate_sketch_foreground(values / np.float32(255))
+    assert estimates.estimate_foreground(Image.fromarray(values).convert("RGB")).shape == size
+    lines = estimates.estimate_sketch_foreground(values / np.float32(255))
     assert lines.shape == size
     assert (lines == (level > 0)).all()
 

@@ -90,7 +90,7 @@ def test_json_there_and_back(options):
         ({"sketch_strengths": [1, 1]}, "a list of 4 numbers"),
         ({"sketch_strengths": [1, 1, 1, "x"]}, r"sketch_strengths\[3\]"),
         ({"sketch_strengths": "1111"}, "a list of 4 numbers"),
-        ({"block_strengths": []}, "at least one number"),
+        ({"block_strengths": []}, "at least one, a number"),
         ({"guidance_window": [0.6, 0.5]}, "its start before its end"),
         ({"guidance_window": [0, 2]}, "from 0 to 1"),
         ({"lora_scales": {"background": "x"}}, "lora_scales.background"),

@@ -87,7 +87,7 @@ def environment(num_devices):
 def test_a_start_that_fails_is_one_line():
     program = "\n".join(
         [
-            "from colorize_jax import distributed, errors",
+            "from colorize_jax import errors\nfrom colorize_jax.setup import distributed",
             "import sys",
             "try:",
             f"    distributed.initialize('127.0.0.1:{free_port()}', 2, 0, timeout=1)",

@@ -19,6 +19,7 @@ from colorize_jax.diffusion.samplers.registry import (
     find_schedule,
     make_plan,
     sample,
+    step_range,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "make_plan",
     "noise_from_keys",
     "sample",
+    "step_range",
 ]

@@ -155,6 +155,12 @@ def find_schedule(name: str) -> str:
     return _find("schedule", name, {_key(n): n for n in names}, names)
 
 
+def step_range(sampler: Sampler, num_timesteps: int) -> tuple[int, int]:
+    """Fewest and most steps of a sampler on a schedule of so many timesteps."""
+    # Leading timesteps are at least two apart.
+    return sampler.min_steps, num_timesteps // 2
+
+
 @flax.struct.dataclass
 class Plan:
     """The levels of one sampling run, padded so that other step counts have the same shapes.
@@ -190,11 +196,11 @@ def make_plan(
         UserError: a step count out of range, an unknown schedule.
     """
     max_steps = num_steps if max_steps is None else max_steps
-    # Leading timesteps are at least two apart.
-    most = min(max_steps, noise_schedule.num_timesteps // 2)
-    if not sampler.min_steps <= num_steps <= most:
+    least, most = step_range(sampler, noise_schedule.num_timesteps)
+    most = min(most, max_steps)
+    if not least <= num_steps <= most:
         raise UserError(
-            f"got {num_steps} steps for {sampler.name}, expected {sampler.min_steps} to {most}; "
+            f"got {num_steps} steps for {sampler.name}, expected {least} to {most}; "
             "change the number of steps"
         )
     name = find_schedule(schedule)

@@ -10,19 +10,21 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference.pictures.lines import LineExtractor, extract_lines
 from colorize_jax.inference.pictures.masks import (
     ForegroundExtractor,
     check_mask_aspect,
-    estimate_foreground,
-    estimate_sketch_foreground,
-    has_solid_alpha,
     mask_from_alpha,
     mask_from_picture,
     resize_mask,
 )
 from colorize_jax.inference.pictures.reading import Picture, to_array
 from colorize_jax.inference.pictures.sizes import Box, fit_box
+from data.pictures.lines import LineExtractor, extract_lines
+from data.pictures.masks import (
+    estimate_foreground,
+    estimate_sketch_foreground,
+    has_solid_alpha,
+)
 
 PREPROCESSORS = ("invert", "none", "extract")
 MASK_SOURCES = ("automatic", "alpha", "estimate")

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.formats.atomic import atomic_output
+from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
 from colorize_jax.io.formats.tensors import DTYPES, LazyTensor, all_finite
 
+SHARDS = "a folder of shards"
 DTYPE_NAMES: Mapping[np.dtype, str] = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -25,6 +26,7 @@ def write_safetensors(
     metadata: Mapping[str, str],
     *,
     overwrite: bool = False,
+    reads: Reads = NOTHING,
 ) -> None:
     """Write one safetensors file: whole or not at all.
 
@@ -33,12 +35,13 @@ def write_safetensors(
         tensors: what to write, read one at a time in the given order.
         metadata: strings for the header.
         overwrite: replace an existing file.
+        reads: what must not be written to.
 
     Raises:
         UserError: `path` exists or cannot be written, the disk is full, or a tensor is not finite.
     """
     nbytes = sum(tensor.nbytes for tensor in tensors)
-    with atomic_output(path, nbytes=nbytes, overwrite=overwrite) as temporary:
+    with atomic_output(path, nbytes=nbytes, overwrite=overwrite, reads=reads) as temporary:
         write_file(temporary, tensors, metadata)
 
 
@@ -65,7 +68,7 @@ def write_shards(
         UserError: as for `write_safetensors`.
     """
     nbytes = sum(tensor.nbytes for tensor in tensors)
-    with atomic_output(directory, nbytes=nbytes, directory=True, overwrite=overwrite) as temporary:
+    with atomic_output(directory, nbytes=nbytes, kind=SHARDS, overwrite=overwrite) as temporary:
         write_shards_into(temporary, tensors, metadata, max_shard_bytes, stem)
 
 

@@ -29,6 +29,7 @@ from colorize_jax.io.published.architectures import (
 
 CLASSES = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
 STEM = "diffusion_pytorch_model"
+KIND = "a diffusers folder"
 
 # Options of the diffusers classes: what ours are fixed to. Left out, they have the class's default.
 UNET_FIXED: Mapping[str, Any] = {

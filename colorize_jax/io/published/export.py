@@ -16,7 +16,7 @@ import numpy as np
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats import safetensors_writer as writer
-from colorize_jax.io.formats.atomic import atomic_output
+from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.open_weights import Weights
 from colorize_jax.io.published import diffusers_folder, torch_names
@@ -39,6 +39,7 @@ def export_safetensors(
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
     overwrite: bool = False,
+    reads: Reads = NOTHING,
 ) -> int:
     """Write all networks under their published names.
 
@@ -47,7 +48,8 @@ def export_safetensors(
         output: safetensors file to make; with `max_shard_bytes`, a folder.
         dtype: a key of `DTYPES`; None keeps every tensor's own.
         max_shard_bytes: write shards of at most this size and an index.
-        overwrite: replace what is there.
+        overwrite: replace what is there, if it is of the same kind.
+        reads: what must not be written to.
 
     Returns:
         The number of tensors written.
@@ -65,10 +67,11 @@ def export_safetensors(
     ]
     metadata = file_metadata(weights)
     if max_shard_bytes is None:
-        writer.write_safetensors(output, tensors, metadata, overwrite=overwrite)
+        writer.write_safetensors(output, tensors, metadata, overwrite=overwrite, reads=reads)
         return len(tensors)
     nbytes = sum(tensor.nbytes for tensor in tensors)
-    with atomic_output(output, nbytes=nbytes, directory=True, overwrite=overwrite) as folder:
+    place = {"kind": writer.SHARDS, "overwrite": overwrite, "reads": reads}
+    with atomic_output(output, nbytes=nbytes, **place) as folder:
         writer.write_shards_into(folder, tensors, metadata, max_shard_bytes, "model")
         if set(weights.abstract) <= {"clip_vision", "clip_text"}:
             _write_json(folder / "config.json", clip_json(weights.metadata.configs))
@@ -82,6 +85,7 @@ def export_diffusers(
     dtype: str | None = None,
     max_shard_bytes: int | None = None,
     overwrite: bool = False,
+    reads: Reads = NOTHING,
 ) -> list[str]:
     """Write UNet and autoencoder as a folder that diffusers loads.
 
@@ -93,7 +97,8 @@ def export_diffusers(
         output: folder to make.
         dtype: a key of `DTYPES`; None keeps every tensor's own.
         max_shard_bytes: write shards of at most this size and an index.
-        overwrite: replace what is there.
+        overwrite: replace what is there, if it is of the same kind.
+        reads: what must not be written to.
 
     Returns:
         The networks passed over, and "extras" where the UNet has some.
@@ -115,7 +120,8 @@ def export_diffusers(
     left_out = [component for component in weights.abstract if component not in known]
     metadata = {key: value for key, value in file_metadata(weights).items() if key != CONFIG_KEY}
     nbytes = sum(tensor.nbytes for part in parts.values() for tensor in part)
-    with atomic_output(output, nbytes=nbytes, directory=True, overwrite=overwrite) as folder:
+    place = {"kind": diffusers_folder.KIND, "overwrite": overwrite, "reads": reads}
+    with atomic_output(output, nbytes=nbytes, **place) as folder:
         for component, tensors in parts.items():
             by_name = {tensor.name: tensor for tensor in tensors}
             renamed = diffusers_folder.to_diffusers(component, by_name, configs[component])

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.atomic import NOTHING, Reads
 from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
 from colorize_jax.io.published import architectures, diffusers_folder, torch_names
@@ -182,6 +183,7 @@ def import_weights(
     fit: bool = False,
     prediction_type: str | None = None,
     overwrite: bool = False,
+    reads: Reads = NOTHING,
 ) -> WeightsMetadata:
     """Convert a checkpoint to a folder of weights, keeping dtypes and bits.
 
@@ -190,7 +192,8 @@ def import_weights(
         output: folder to make.
         fit: change the label embedding of an SDXL UNet to the colorizer's number of inputs.
         prediction_type: "v" or "eps", for files that do not say.
-        overwrite: replace an existing folder.
+        overwrite: replace an existing folder of weights.
+        reads: what must not be written to.
 
     Returns:
         The metadata written beside the weights.
@@ -228,7 +231,7 @@ def import_weights(
             yield component, torch_names.from_torch(component, own, abstract, prefix=prefix)
 
     nbytes = sum(tensor.nbytes for tensor in used.values())
-    save_weights(output, networks(), metadata, nbytes=nbytes, overwrite=overwrite)
+    save_weights(output, networks(), metadata, nbytes=nbytes, overwrite=overwrite, reads=reads)
     return metadata
 
 

@@ -5,9 +5,9 @@ import pytest
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from colorize_jax.inference.pictures import lines as extractor
-from colorize_jax.inference.pictures.lines import extract_lines
 from data.illustrations.source import IllustrationSource
+from data.pictures import lines as extractor
+from data.pictures.lines import extract_lines
 
 
 def _agreement(lines: np.ndarray, truth: np.ndarray, reach: int) -> tuple[float, float]:

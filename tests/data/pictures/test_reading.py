@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from colorize_jax.errors import UserError
-from colorize_jax.inference.pictures import reading
-from colorize_jax.inference.pictures.reading import read_picture
+from data.errors import PictureError
+from data.pictures import reading
+from data.pictures.reading import read_picture
 
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F")
 
@@ -193,7 +193,7 @@ def test_arrays():
     ],
 )
 def test_arrays_that_are_no_pictures(values):
-    with pytest.raises(UserError, match="expected"):
+    with pytest.raises(PictureError, match="expected"):
         read_picture(values)
 
 
@@ -249,14 +249,14 @@ def test_bad_files(tmp_path):
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UserError, match=message) as caught:
+        with pytest.raises(PictureError, match=message) as caught:
             read_picture(tmp_path / name)
         assert name in str(caught.value)
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(PictureError, match="does not exist"):
         read_picture(tmp_path / "missing.png")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(PictureError, match="cannot be read"):
         read_picture(tmp_path)
-    with pytest.raises(UserError, match="type int"):
+    with pytest.raises(PictureError, match="type int"):
         read_picture(3)
 
 
@@ -264,7 +264,7 @@ def test_limit_of_pixels_whatever_the_source(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "MAX_PIXELS", 99)
     image = Image.new("L", (10, 10))
     for source in (image, np.asarray(image), _write(tmp_path / "a.png", image)):
-        with pytest.raises(UserError, match="10x10 px"):
+        with pytest.raises(PictureError, match="10x10 px"):
             read_picture(source)
 
 
@@ -282,7 +282,7 @@ def test_damaged_files_give_one_line(tmp_path_factory, data):
     path.write_bytes(content)
     try:
         picture = read_picture(path)
-    except UserError as error:
+    except PictureError as error:
         assert "\n" not in str(error)
         assert "a.bin" in str(error)
     else:

@@ -1,0 +1,231 @@
+"""Pictures in folders and zip archives: which there are, and the bytes of one of them.
+
+A picture's location is its path below the folder; the members of `a/b.zip` are `a/b.zip/member`.
+Archives are listed once. Afterwards a member is read by its offset, without its archive's
+directory, so that millions in thousands of archives cost neither memory nor time.
+"""
+
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data.errors import DataError, PictureError
+from data.sources.names import is_archive, is_hidden, is_picture, suffix
+
+MAX_FILE = 2**30  # bytes of one picture; more is a mistake, or an archive made to fill memory
+_LOCAL_HEADER = struct.Struct("<4s5H3I2H")
+_SIGNATURE = b"PK\x03\x04"
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED = 0x1
+
+
+class Place(NamedTuple):
+    """Where the bytes of a picture are.
+
+    Attributes:
+        location: below the folder.
+        offset: of its local header in its archive; -1 for a file of its own.
+        size: in the archive, compressed, bytes.
+        crc: CRC-32 of the content.
+    """
+
+    location: str
+    offset: int = -1
+    size: int = 0
+    crc: int = 0
+
+
+@dataclass
+class Listing:
+    """What a folder holds.
+
+    Attributes:
+        locations: of pictures, sorted by folder.
+        offsets, sizes, crcs: parts of their `Place`s.
+        problems: (location, reason) of everything else.
+        stamps: path -> (modification time in ns, bytes) of the folders and archives looked at.
+    """
+
+    locations: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    crcs: list[int] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, place: Place) -> None:
+        """Note a picture."""
+        self.locations.append(place.location)
+        self.offsets.append(place.offset)
+        self.sizes.append(place.size)
+        self.crcs.append(place.crc)
+
+    def places(self) -> dict[str, np.ndarray]:
+        """Name of a part -> array of it."""
+        return {
+            "offset": np.array(self.offsets, np.int64),
+            "size": np.array(self.sizes, np.uint32),
+            "crc": np.array(self.crcs, np.uint32),
+        }
+
+
+def stamp(path: str | Path) -> tuple[int, int]:
+    """(Modification time in ns, bytes) of a file or folder; zeros where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, 0 if os.path.isdir(path) else status.st_size
+
+
+def list_folder(root: str | Path) -> Listing:
+    """Find all pictures below a folder, in linked folders and archives too.
+
+    Raises:
+        DataError: the folder is missing.
+    """
+    root = str(root)
+    if not os.path.isdir(root):
+        raise DataError(f"got {root}, expected a folder of pictures; create or rename it")
+    listing = Listing()
+    _list(root, "", (os.path.realpath(root),), listing)
+    return listing
+
+
+def _list(root: str, below: str, above: tuple[str, ...], listing: Listing) -> None:
+    """List the folder `below` the root; `above` are the folders it lies in, links resolved."""
+    folder = os.path.join(root, below)
+    listing.stamps[folder] = stamp(folder)
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        listing.problems.append((below, f"cannot be opened ({error.strerror or error})"))
+        return
+    for entry in entries:
+        location = below + entry.name
+        if is_hidden(entry.name):
+            listing.problems.append((location, "is hidden"))
+        elif entry.is_dir():
+            real = os.path.realpath(entry.path)
+            if real in above:
+                listing.problems.append((location, "is a link to a folder that it lies in"))
+            else:
+                _list(root, location + "/", (*above, real), listing)
+        elif not entry.is_file():
+            listing.problems.append((location, "is a link to nothing, or no file"))
+        elif is_archive(entry.name):
+            _list_archive(root, location, listing)
+        elif is_picture(entry.name):
+            listing.add(Place(location))
+        else:
+            listing.problems.append((location, _no_picture(entry.name)))
+
+
+def _list_archive(root: str, location: str, listing: Listing) -> None:
+    path = os.path.join(root, location)
+    listing.stamps[path] = stamp(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        listing.problems.append((location, f"is not a whole zip archive ({reason})"))
+        return
+    for member in members:
+        if member.filename.endswith("/"):
+            continue
+        place = Place(
+            f"{location}/{member.filename}", member.header_offset, member.compress_size, member.CRC
+        )
+        problem = _member_problem(member)
+        if problem:
+            listing.problems.append((place.location, problem))
+        else:
+            listing.add(place)
+
+
+def _member_problem(member: zipfile.ZipInfo) -> str | None:
+    name = member.filename
+    if any(is_hidden(part) for part in name.split("/")):
+        return "is hidden"
+    if not is_picture(name):
+        return _no_picture(name)
+    if member.flag_bits & _ENCRYPTED:
+        return "is encrypted"
+    if member.compress_type not in (_STORED, _DEFLATED):
+        return f"is compressed by method {member.compress_type}, which is not read here"
+    if max(member.compress_size, member.file_size) > MAX_FILE:
+        return f"takes {member.file_size / 2**30:.1f} GiB"
+    return None
+
+
+def _no_picture(name: str) -> str:
+    return f"is no picture (suffix {suffix(name)})" if suffix(name) else "is no picture (no suffix)"
+
+
+def read_place(root: str | Path, place: Place, most: int = MAX_FILE) -> bytes:
+    """Read a picture's file.
+
+    Args:
+        root: the folder that was listed.
+        place: of the picture.
+        most: bytes; of a longer file only its beginning, unchecked, unless that is `MAX_FILE`.
+
+    Raises:
+        PictureError: it is gone, has changed, or is damaged.
+    """
+    shown = os.path.join(root, place.location)
+    try:
+        if place.offset < 0:
+            with open(shown, "rb") as file:
+                content = file.read(most + 1)
+        else:
+            content = _read_member(_archive_of(str(root), place.location), place, most)
+    except (OSError, zlib.error, struct.error) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise PictureError(
+            f"got {shown}, which cannot be read ({why}), expected a whole picture; replace or "
+            "remove it"
+        ) from error
+    if len(content) > MAX_FILE:
+        raise PictureError(f"got {shown} of more than 1 GiB, expected a picture; remove it")
+    return content[:most]
+
+
+def _archive_of(root: str, location: str) -> str:
+    return next(path for path in _archives(root, location) if os.path.isfile(path))
+
+
+def _archives(root: str, location: str) -> Iterator[str]:
+    """The paths of a member's location that may be its archive's; the last one is, if none is."""
+    path = root
+    for part in location.split("/")[:-1]:
+        path = os.path.join(path, part)
+        if is_archive(part):
+            yield path
+    raise FileNotFoundError(None, "its archive does not exist")
+
+
+def _read_member(path: str, place: Place, most: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(place.offset)
+        signature, _, _, method, *_, name_length, extra_length = _LOCAL_HEADER.unpack(
+            file.read(_LOCAL_HEADER.size)
+        )
+        if signature != _SIGNATURE:
+            raise OSError(None, "its archive has changed or is damaged")
+        file.seek(name_length + extra_length, os.SEEK_CUR)
+        content = file.read(min(place.size, most + 1))
+    if method == _DEFLATED:
+        content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, most + 1)
+    if len(content) <= most and zlib.crc32(content) != place.crc:
+        raise OSError(None, "its checksum is wrong")
+    return content
