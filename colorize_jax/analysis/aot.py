@@ -68,22 +68,16 @@ def compile_step(
         UserError: unknown topology, or mesh, batch and machines do not go together.
     """
     machines = describe(topology, config.mesh.num_slices)
-    mesh = sharding.make_mesh(config.mesh, machines.devices)
-    sharding.check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
-    config = for_platform(config, machines.platform)
-    system = build_train_system(config)
-    state, record, key = arguments(system, mesh)
-    shardings = sharding.state_shardings(mesh, state)
     compiler_options = dict(machines.compiler_options) | dict(options or {})
     start, worked = time.perf_counter(), time.process_time()
-    with jax.set_mesh(mesh):
-        lowered = jit_step(system, mesh, shardings, dual=dual).lower(state, record, key)
-        try:
-            compiled = lowered.compile(compiler_options=compiler_options or None)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            compiled, needed = None, _needed(str(error))
+    lowered, system, (state, record, _), mesh = lower_step(config, machines, dual=dual)
+    try:
+        compiled = lowered.compile(compiler_options=compiler_options or None)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        compiled, needed = None, _needed(str(error))
+    config = system.config
     report = _header(config, machines, mesh, dual) | {
         "compiler_options": compiler_options,
         "compile_seconds": round(time.perf_counter() - start, 1),
@@ -107,6 +101,32 @@ def compile_step(
     report["fits"] = compiled is not None and report["memory"]["total"] <= capacity
     report["remedies"] = [] if report["fits"] else needs.remedies(config, mesh)
     return Step(report, compiled)
+
+
+def lower_step(
+    config: Config, machines: Machines, *, dual: bool = True
+) -> tuple[jax.stages.Lowered, TrainSystem, tuple[TrainState, Any, Any], Mesh]:
+    """Lower one training step for machines that need not be there.
+
+    Args:
+        config: of the run; its mesh and batch must go with the machines.
+        machines: of `topology.describe`.
+        dual: with the misaligned branch.
+
+    Returns:
+        The lowered step, what it was made from, the shapes of its arguments, and its mesh.
+
+    Raises:
+        UserError: mesh, batch and machines do not go together.
+    """
+    mesh = sharding.make_mesh(config.mesh, machines.devices)
+    sharding.check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
+    system = build_train_system(for_platform(config, machines.platform))
+    shapes = arguments(system, mesh)
+    shardings = sharding.state_shardings(mesh, shapes[0])
+    with jax.set_mesh(mesh):
+        lowered = jit_step(system, mesh, shardings, dual=dual).lower(*shapes)
+    return lowered, system, shapes, mesh
 
 
 def compile_only(

@@ -180,6 +180,7 @@ class Collective:
     """One exchange between devices.
 
     Attributes:
+        name: of the operation.
         kind: of `COLLECTIVES`.
         size: bytes of the whole: of what is gathered, reduced, scattered, exchanged or passed on.
         group: devices that take part together.
@@ -190,6 +191,7 @@ class Collective:
         dtype: of what is sent.
     """
 
+    name: str
     kind: str
     size: int
     group: int
@@ -256,6 +258,7 @@ def _collective(
     places = np.array(np.unravel_index(groups, tuple(mesh_shape.values())))
     varies = (places != places[:, :, :1]).any(axis=(1, 2))
     return Collective(
+        name=operation.name,
         kind=kind,
         size=size,
         group=groups.shape[1] if varies.any() else 1,

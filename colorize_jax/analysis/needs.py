@@ -11,7 +11,7 @@ import jax
 from colorize_jax import sharding
 from colorize_jax.analysis import hlo
 from colorize_jax.analysis.flops import count_jaxpr, equations, trace
-from colorize_jax.analysis.traffic import SCRATCH
+from colorize_jax.analysis.traffic import SCRATCH, beside_products
 from colorize_jax.config.options import Config
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.measure import step_flops
@@ -71,11 +71,13 @@ def exchanges(program: hlo.Program, mesh: jax.sharding.Mesh, state: Any) -> Repo
         state: whose stacked parameters are looked for; shapes.
     """
     found = hlo.collectives(program, dict(mesh.shape))
-    count, sent = Counter(), Counter()
+    count, sent, beside = Counter(), Counter(), Counter()
+    overlapped = beside_products(program)
     for exchange in found:
         key = (exchange.kind, exchange.axes, exchange.dtype)
         count[key] += exchange.times
         sent[key] += exchange.sent
+        beside[key] += exchange.sent if exchange.name in overlapped else 0
     stacks = {
         tuple(sorted(leaf.shape))
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
@@ -95,6 +97,7 @@ def exchanges(program: hlo.Program, mesh: jax.sharding.Mesh, state: Any) -> Repo
                 "dtype": dtype,
                 "count": count[kind, axes, dtype],
                 "bytes": round(total),
+                "beside_products": round(beside[kind, axes, dtype]),
             }
             for (kind, axes, dtype), total in sent.most_common()
         ],

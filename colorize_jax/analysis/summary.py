@@ -66,7 +66,7 @@ def _speed(report: Report) -> list[str]:
     ]
     lines += [
         f"  {c['bytes'] / 1e9:8.3f} GB {c['kind']} x {c['count']} along {' x '.join(c['axes'])}, "
-        f"{c['dtype']}"
+        f"{c['dtype']}; {c['beside_products'] / 1e9:.3f} GB beside products"
         for c in report["collectives"]
     ]
     times = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in roof["seconds"].items())

@@ -92,6 +92,27 @@ def list_kernels(program: Program) -> Iterator[Kernel]:
             )
 
 
+def beside_products(program: Program) -> set[str]:
+    """Names of the exchanges between whose start and end products or attention run."""
+    busy = {*LIBRARIES.values(), *PRODUCTS, "product"}
+    found: set[str] = set()
+    for name in program.repeats():
+        open_ones: dict[str, set[str]] = {}  # start -> the exchanges that it starts
+        for operation in program.computations[name]:
+            opcode = operation.opcode
+            if opcode.endswith("-done"):
+                for start in operation.operands:
+                    open_ones.pop(start, None)
+            elif opcode.endswith("-start") and opcode.removesuffix("-start") in COLLECTIVES:
+                open_ones[operation.name] = {operation.name}
+            elif opcode == "async-start":
+                inner = _fused(program, operation)
+                open_ones[operation.name] = {o.name for o in inner if o.opcode in COLLECTIVES}
+            elif open_ones and _kind(operation, _fused(program, operation)) in busy:
+                found |= set().union(*open_ones.values())
+    return found
+
+
 def _kind(operation: Operation, fused: Sequence[Operation]) -> str:
     opcode = operation.opcode.removesuffix("-start")
     if opcode == "custom-call":

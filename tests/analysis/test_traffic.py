@@ -35,6 +35,8 @@ custom_call_target="__cublas$lt$matmul", metadata={op_name="jit(step)/dot_genera
   %attended = (bf16[16,32]{1,0}, u8[0]{0}) custom-call(%x), custom_call_target="__cudnn$fmhaSoftmax"
   %gather = (bf16[16,32]{1,0}, bf16[128,32]{1,0}) all-gather-start(%x), \
 replica_groups=[1,8]<=[8], dimensions={0}
+  %again = (bf16[16,64]{1,0}, s8[33554432]{0}) custom-call(%x, %w), \
+custom_call_target="__cublas$lt$matmul"
   %gathered = bf16[128,32]{1,0} all-gather-done(%gather)
   %y = f32[32,64]{1,0} parameter(2)
   %started = ((f32[32,64]{1,0}), f32[4,64]{1,0}) async-start(%y), calls=%send
@@ -50,20 +52,22 @@ def test_kernels_by_kind():
     assert found == {
         ("layout", "bf16"): (1, 64 * 32 * (4 + 2)),
         # Scratch memory is no result.
-        ("cuBLASLt product", "bf16"): (1, 2 * (16 * 32 + 32 * 64) + 4 * 16 * 64),
+        ("cuBLASLt product", "bf16"): (2, 2 * 2 * (16 * 32 + 32 * 64) + (4 + 2) * 16 * 64),
         ("cuDNN attention", "bf16"): (1, 2 * 2 * 16 * 32),
         ("all-gather", "bf16"): (1, 2 * (16 + 128) * 32),
         ("reduce-scatter", "f32"): (1, 4 * (32 + 4) * 64),
         ("reduction", "f32"): (1, 4 * (32 * 64 + 32)),
     }
     assert traffic.total(program) == sum(size for _, size in found.values())
-    sources = {kernel.kind: kernel.source for kernel in traffic.list_kernels(program)}
-    assert sources["cuBLASLt product"] == "jit(step)/dot_general"
+    sources = {(kernel.kind, kernel.source) for kernel in traffic.list_kernels(program)}
+    assert ("cuBLASLt product", "jit(step)/dot_general") in sources
 
 
 def test_exchanges_of_gpus():
     found = {c.kind: c for c in hlo.collectives(hlo.parse(GPU), {"data": 1, "fsdp": 8})}
     assert (found["all-gather"].size, found["all-gather"].dtype) == (2 * 128 * 32, "bf16")
+    # A product runs between the start and the end of one of them.
+    assert traffic.beside_products(hlo.parse(GPU)) == {found["all-gather"].name}
     scatter = found["reduce-scatter"]
     assert (scatter.size, scatter.axes, scatter.dtype) == (4 * 32 * 64, ("fsdp",), "f32")
 
