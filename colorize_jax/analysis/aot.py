@@ -21,11 +21,11 @@ from jax.sharding import Mesh
 
 from colorize_jax import sharding
 from colorize_jax.analysis import hlo, needs, traffic
-from colorize_jax.analysis.machines import Machines
+from colorize_jax.analysis.hardware.machines import Machines
+from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.analysis.roofline import roofline
 from colorize_jax.analysis.stored_step import save_step
 from colorize_jax.analysis.summary import summary
-from colorize_jax.analysis.topology import describe
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import atomic_output, check_output

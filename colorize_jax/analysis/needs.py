@@ -11,10 +11,10 @@ import jax
 from colorize_jax import sharding
 from colorize_jax.analysis import hlo
 from colorize_jax.analysis.flops import count_jaxpr, equations, trace
+from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.analysis.traffic import SCRATCH, beside_products
 from colorize_jax.config.options import Config
 from colorize_jax.setup.networks import build_train_system
-from colorize_jax.training.measure import step_flops
 from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import TrainSystem, train_step
 

@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from colorize_jax.analysis.cards import CARDS, Card
-from colorize_jax.analysis.chips import CHIPS, Chip, min_links
-from colorize_jax.analysis.machines import GIB, Device, Machines
+from colorize_jax.analysis.hardware.cards import CARDS, Card
+from colorize_jax.analysis.hardware.chips import CHIPS, Chip, min_links
+from colorize_jax.analysis.hardware.machines import GIB, Device, Machines
 
 Report = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from colorize_jax.analysis.machines import GIB
+from colorize_jax.analysis.hardware.machines import GIB
 
 Report = dict[str, Any]
 

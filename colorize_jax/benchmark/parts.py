@@ -20,7 +20,7 @@ from colorize_jax.config.load import load_config
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.setup import platform
-from colorize_jax.training.measure import peak_bandwidth, peak_flops
+from colorize_jax.training.monitoring.throughput import peak_bandwidth, peak_flops
 
 CALLS = 5  # of a step or a batch of pictures
 SAMPLING_STEPS = 20

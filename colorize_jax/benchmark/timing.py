@@ -14,7 +14,7 @@ from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.nn import attention
 from colorize_jax.sharding import in_bytes
-from colorize_jax.training.measure import peak_flops, peak_memory
+from colorize_jax.training.monitoring.throughput import peak_flops, peak_memory
 
 NUM_WARM_UP = 1  # the first call loads the program and finds its memory
 
@@ -73,7 +73,7 @@ def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) 
     Args:
         seconds: of each.
         batch_size: pictures in each.
-        flops: of each, all devices together, see `training.measure.step_flops`; None: not known.
+        flops: of each, all devices together, see `analysis.step_flops`; None: not known.
         mesh: that shared them.
     """
     least, lower, median, upper, most = np.quantile(seconds, (0, 0.25, 0.5, 0.75, 1)).tolist()

@@ -1,4 +1,4 @@
-"""What an option may be: each check returns a value in its canonical form or raises UserError."""
+"""Types and ranges of options: a check returns a value in canonical form or raises UserError."""
 
 import ast
 import math
@@ -12,7 +12,7 @@ from colorize_jax.errors import UserError, nearest
 
 
 def refuse(name: str, value: Any, expected: str) -> UserError:
-    """Make the error for a value that is not what is `expected`."""
+    """Make the error for a value that is not as `expected`."""
     return UserError(f"got {name} {value!r}, expected {expected}; change it")
 
 
@@ -138,7 +138,7 @@ class Choice(Check):
 
 @dataclass(frozen=True)
 class Text(Check):
-    """A text that says something; where `empty`, also one that says nothing."""
+    """A text; with `empty`, also an empty one."""
 
     empty: bool = False
     plural: ClassVar[str] = "texts"
@@ -192,7 +192,7 @@ class Pattern(Check):
 
 @dataclass(frozen=True)
 class Named(Check):
-    """A name that another module knows how to find: `find` returns it as it is written there."""
+    """A name of a registry: `find` returns its canonical spelling."""
 
     find: Callable[[str], str]
     metavar: ClassVar[str] = "NAME"

@@ -29,7 +29,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         UserError: the file cannot be run; a key is unknown (the nearest is named); a value has the
-            wrong type or does not go with the others.
+            wrong type or contradicts another.
     """
     return config_from_dict(_run_file(Path(path)), overrides)
 
@@ -251,7 +251,7 @@ def _check_diffusion(config: Config) -> None:
 
 
 def _check_masks(config: Config) -> None:
-    """Nothing asks for masks that the data do not have."""
+    """Raise UserError where an option needs masks that the data do not have."""
     data, diffusion = config.data, config.diffusion
     needing = {
         "diffusion.inpaint_rate": diffusion.inpaint_rate,

@@ -1,4 +1,4 @@
-"""What is computed: networks, encoders, noise, losses and the optimizer."""
+"""The options of the method: networks, encoders, noise, losses and the optimizer."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -256,7 +256,7 @@ class Config:
         return dataclasses.asdict(self)
 
 
-# Where a resumed run may differ from the one that it continues: nothing here changes its numbers.
+# Options that may change when a run is resumed: they do not affect its numbers.
 RESUMABLE = (
     "mesh",
     "checkpoint",

@@ -1,11 +1,11 @@
-"""From a checked `Config` to its frozen encoders: what inference needs of a run's config."""
+"""From a `Config` to its frozen encoders."""
 
 import jax.numpy as jnp
 
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.config.options import Config
-from colorize_jax.io.published.architectures import build, published_config
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.architectures import build, published_config
+from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 
 
 def build_encoders(config: Config) -> FrozenEncoders:
@@ -32,7 +32,7 @@ def build_encoders(config: Config) -> FrozenEncoders:
 
 
 def patch_encoder(config: Config) -> PatchReferenceEncoder:
-    """Build the patch encoder, its tokens filled up to whole heads of the projection's attention.
+    """Build the patch encoder, its channels padded to a multiple of the projection's head size.
 
     Raises:
         UserError: patches do not divide the picture.

@@ -26,9 +26,9 @@ def abstract_state(system: TrainSystem) -> TrainState:
 
 
 def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
-    """Build the state of step 0, every part where it belongs from the start.
+    """Build the state of step 0, directly in its shardings.
 
-    Parameters that no weights are named for are drawn from the config's seed.
+    Parameters without weights in the config are initialized from the config's seed.
 
     Args:
         system: static.
@@ -45,17 +45,17 @@ def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
 
 
 def run_key(config: Config, mesh: Mesh) -> Array:
-    """The key of a run, on every device of every process."""
+    """The key of a run, replicated on all devices of all processes."""
     return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
 
 
 def _draw(system: TrainSystem, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
     def create(loaded: Mapping[str, Params]) -> TrainState:
-        # Hundreds of small draws compile in half the time with this generator.
+        # Hundreds of small random arrays compile in half the time with this generator.
         key = jax.random.key(system.config.seed, impl="unsafe_rbg")
         return _create(system, key, loaded)
 
-    # Random numbers of parameters that were loaded are never computed: nothing reads them.
+    # XLA removes the random initialization of parameters that were loaded.
     return jax.jit(create, out_shardings=shardings)(loaded)
 
 

@@ -1,4 +1,4 @@
-"""From a checked `Config` to the modules that it describes."""
+"""From a `Config` to the networks and constants of a run."""
 
 from typing import Any
 
@@ -7,15 +7,18 @@ import jax.numpy as jnp
 
 from colorize_jax.config.options import Config
 from colorize_jax.diffusion.schedule import make_schedule
-from colorize_jax.inference.sampling import Colorize, make_colorize
-from colorize_jax.io.published.architectures import build, published_config
+from colorize_jax.inference.batches import Colorize, make_colorize
+from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.system import System
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published.torch_names import PREFIXES
-from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.models.architectures import build, published_config
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
-from colorize_jax.models.patch import PatchAutoencoder
+from colorize_jax.models.frozen.patch import PatchAutoencoder
 from colorize_jax.setup.encoders import build_encoders, patch_encoder
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.optim import learning_rate, make_optimizer
-from colorize_jax.training.step import GramBlocks, TrainSystem
+from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 
 REMAT = {
@@ -36,13 +39,13 @@ def build_colorizer(config: Config) -> Colorizer:
     unet, sketch_encoder, projection = (
         build(name, configs[name], dtype=dtype).clone(**attention) for name in TRAINED_NETWORKS
     )
-    # Hints near zero leave a pretrained UNet as it is; one that starts at random needs them whole.
+    # Hints near zero keep what a pretrained UNet predicts; training from scratch needs larger ones.
     sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
     return Colorizer(unet.clone(remat=REMAT[config.model.remat]), sketch_encoder, projection)
 
 
 def network_configs(config: Config) -> dict[str, dict[str, Any]]:
-    """Return, for every network with parameters, its configuration as `io.architectures` has it."""
+    """Return the configuration (see `models.architectures`) of every network with parameters."""
     model, encoders = config.model, config.encoders
     pictures = encoders.autoencoder == "patch"
     latents = PatchAutoencoder(encoders.patch_size).latent_channels if pictures else 4
@@ -119,28 +122,32 @@ def build_train_system(config: Config) -> TrainSystem:
     colorizer, encoders = build_colorizer(config), build_encoders(config)
     system = TrainSystem(colorizer, encoders, schedule, rate, optimizer, config)
     if config.gram.maximum:
-        GramBlocks(colorizer, config.gram)  # a block that does not exist is named here
+        GramBlocks(colorizer, config.gram)  # raises if a block does not exist
     return system
 
 
+def inference_system(system: TrainSystem) -> System:
+    """The networks of a training run as inference knows them."""
+    return System(
+        system.colorizer,
+        system.encoders,
+        system.schedule,
+        system.config.diffusion.prediction_type,
+    )
+
+
 def build_colorize(system: TrainSystem) -> Colorize:
-    """Compile the colouring of batches as the system's config samples.
+    """Compile the colouring of batches as the run's config samples.
 
     Raises:
         UserError: there is no such sampler or schedule.
     """
-    config = system.config
-    return make_colorize(
-        system.colorizer,
-        system.encoders,
-        system.schedule,
-        config.sampling,
-        config.diffusion.prediction_type,
-    )
+    options = InferenceOptions.from_config(system.config.sampling)
+    return make_colorize(inference_system(system), options)
 
 
 def random_params(system: TrainSystem, key: Array) -> Params:
-    """Random parameters of every network, trained and frozen; to be jitted or evaluated abstractly.
+    """Random parameters of every network, trained and frozen; call it in jit or `jax.eval_shape`.
 
     Args:
         system: static.

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The training state, and how an update changes it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from colorize_jax.types import Array, Params
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run, without what never changes shape or meaning (optimizer, modules).
+    """The arrays that a step updates or reads; modules and optimizer are in `TrainSystem`.
 
     Attributes:
         step: () int32, updates done.
-        params: trained parameters, float32; the frozen ones' places are missing.
-        frozen: parameters that are never trained; no other part of the state knows them.
+        params: trained parameters, float32, without the frozen leaves.
+        frozen: parameters that are never trained, without the trained leaves.
         opt_state: the optimizer's state, of `params` only.
         ema: running average of `params`, float32; None where none is kept.
     """
@@ -40,7 +40,7 @@ def create_state(
     ema: bool = True,
     frozen_dtype: Any = jnp.float32,
 ) -> TrainState:
-    """Build the state of step 0; may be jitted, so that every part is born where it belongs.
+    """Build the state of step 0; may be jitted with `out_shardings`, to create it sharded.
 
     Args:
         params: component -> parameters of every network, trained or not.
@@ -59,7 +59,7 @@ def create_state(
         params=trained,
         frozen=_cast(frozen, frozen_dtype),
         opt_state=optimizer.init(trained),
-        # A copy: a donated state must not hold one buffer twice.
+        # A copy, because a donated state must not hold the same buffer twice.
         ema=jax.tree.map(jnp.copy, trained) if ema else None,
     )
 

@@ -12,16 +12,16 @@ import pytest
 import train
 from colorize_jax import sharding
 from colorize_jax.analysis import aot
-from colorize_jax.analysis.cards import CARDS, target_config
-from colorize_jax.analysis.chips import CHIPS, min_links
+from colorize_jax.analysis.hardware.cards import CARDS, target_config
+from colorize_jax.analysis.hardware.chips import CHIPS, min_links
+from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.analysis.stored_step import load_step, save_step, with_stored
-from colorize_jax.analysis.topology import describe
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.errors import UserError
 from colorize_jax.setup.networks import build_train_system
-from colorize_jax.training.measure import peak_flops
-from colorize_jax.training.run_writer import read_metrics
+from colorize_jax.training.monitoring.run_writer import read_metrics
+from colorize_jax.training.monitoring.throughput import peak_flops
 from colorize_jax.training.step import jit_step
 
 CONFIG = "tests/configs/smallest.py"
@@ -57,7 +57,9 @@ def test_without_the_compiler_its_package_is_named(monkeypatch):
     def missing(**_):
         raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
 
-    monkeypatch.setattr("colorize_jax.analysis.chips.topologies.get_topology_desc", missing)
+    monkeypatch.setattr(
+        "colorize_jax.analysis.hardware.chips.topologies.get_topology_desc", missing
+    )
     with pytest.raises(UserError, match=r'expected the package libtpu; install "jax\[tpu\]"'):
         describe("v5e:8x8")
 
@@ -66,7 +68,9 @@ def test_without_the_cuda_plugin_its_extra_is_named(monkeypatch):
     def missing(**_):
         raise RuntimeError("Unknown backend cuda")
 
-    monkeypatch.setattr("colorize_jax.analysis.cards.topologies.get_topology_desc", missing)
+    monkeypatch.setattr(
+        "colorize_jax.analysis.hardware.cards.topologies.get_topology_desc", missing
+    )
     with pytest.raises(UserError, match=r'CUDA plugin; install "jax\[cuda13\]" \(the extra gpu\)'):
         describe("h100:8")
 

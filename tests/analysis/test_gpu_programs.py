@@ -7,7 +7,7 @@ import pytest
 
 import train
 from colorize_jax.analysis import aot
-from colorize_jax.analysis.topology import describe
+from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.benchmark import memory
 from colorize_jax.benchmark.step import compile_steps
 from colorize_jax.config.load import load_config

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from colorize_jax.analysis import roofline
-from colorize_jax.analysis.cards import CARDS
-from colorize_jax.analysis.chips import CHIPS
-from colorize_jax.analysis.machines import Machines
+from colorize_jax.analysis.hardware.cards import CARDS
+from colorize_jax.analysis.hardware.chips import CHIPS
+from colorize_jax.analysis.hardware.machines import Machines
 
 MIB = 2**20
 

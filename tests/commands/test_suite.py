@@ -9,9 +9,9 @@ import time
 
 import pytest
 
-from colorize_jax import cli
 from colorize_jax.benchmark import parts, suite
 from colorize_jax.benchmark.suite import Part, plan, read_rows, run_suite, table
+from colorize_jax.commands import cli
 
 # What has to be installed; what these need themselves comes with them.
 INSTALLED = (

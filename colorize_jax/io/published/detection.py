@@ -1,8 +1,8 @@
-"""Read a network's configuration off the names and shapes of its tensors.
+"""Detect a network's configuration from the names and shapes of its tensors.
 
-A number that several tensors tell is settled by the majority, so that one wrong tensor is reported
-as that and not as another architecture. What shapes cannot tell (how a width splits into heads) has
-its published value where the published widths are met; elsewhere it has to be said.
+Where several tensors determine a number, the majority decides, so that a single misshapen tensor is
+reported as such and not as another architecture. What shapes cannot tell (how a width splits into
+heads) takes its published value if the widths are the published ones; else the user must say it.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.published.architectures import NetworkConfig, check_config, published_config
+from colorize_jax.models.architectures import NetworkConfig, check_config, published_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -21,7 +21,8 @@ CLIP_HEADS = {
     "clip_text": {512: 8, 768: 12, 1024: 16, 1280: 20},
 }
 
-# Network -> fields that shapes do not tell, and the fields whose published values vouch for them.
+# Network -> fields that shapes do not tell, and the fields that must have published values for them
+# to take theirs.
 UNSEEN = {
     "unet": (("head_dim",), ("model_channels",)),
     "background_encoder": (("head_dim",), ("model_channels",)),
@@ -82,7 +83,7 @@ def detect_config(
 
 
 def _vote(candidates: Iterable[Any]) -> Any:
-    """The most frequent candidate that is not None; the first of equals; None of none."""
+    """The most frequent candidate other than None, the first of equally frequent; else None."""
     counts = Counter(candidate for candidate in candidates if candidate is not None)
     return counts.most_common(1)[0][0] if counts else None
 
@@ -99,7 +100,7 @@ def _matches(shapes: Shapes, pattern: str) -> list[tuple[re.Match[str], tuple[in
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the pattern's first group meets; 0 without any."""
+    """One more than the largest number in the pattern's first group; 0 without a match."""
     return max((int(match[1]) + 1 for match, _ in _matches(shapes, pattern)), default=0)
 
 

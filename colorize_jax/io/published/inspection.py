@@ -1,4 +1,4 @@
-"""What a checkpoint is, in words: for `inspect`."""
+"""The report of `inspect`: what a checkpoint is and whether it is complete."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,14 +9,14 @@ import jax
 import numpy as np
 
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
+from colorize_jax.io.formats.weights_folder import is_weights_dir
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.published import torch_names
-from colorize_jax.io.published.architectures import NetworkConfig, published_config
+from colorize_jax.io.published.checkpoint import PublishedCheckpoint, open_published
 from colorize_jax.io.published.export import published_tensors
-from colorize_jax.io.published.pretrained import PublishedCheckpoint, open_published
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import is_workdir
-from colorize_jax.io.weights_folder import is_weights_dir
+from colorize_jax.models.architectures import NetworkConfig, published_config
 
 MAX_LISTED = 20  # names of not finite tensors
 
@@ -46,7 +46,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Page:
-    """All that `inspect` has to say.
+    """The report of `inspect`.
 
     Attributes:
         path: what was inspected.
@@ -58,7 +58,7 @@ class Page:
         left_out: networks of the whole system that it lacks.
         misfits: phrases about missing, unexpected and misshapen tensors.
         skipped: how many tensors are listed as no parameters of ours.
-        not_finite: names of tensors with NaN or infinity; None where nobody looked.
+        not_finite: names of tensors with NaN or infinity; None if not searched.
     """
 
     path: str | Path
