@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 IMPLEMENTATIONS = ("auto", "blockwise", "cudnn", "splash", "plain")
 # What "auto" prefers, by platform.
-KERNELS = {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}
+KERNELS = {"gpu": "cudnn", "tpu": "splash"}
 
 # Probabilities held at once by the blockwise form, bytes a sample; float32.
 BLOCK_BYTES = 128 * 2**20
@@ -47,7 +47,7 @@ def attention(
         implementation: "blockwise" (XLA, over blocks of queries, every platform), "cudnn" (fused
             attention on NVIDIA GPUs, half precision), "splash" (Pallas, TPU), "plain" (all
             probabilities at once, nothing computed twice: what FLOPs are counted on); "auto" takes
-            the best for these shapes on the default backend's platform, "auto:tpu" or "auto:cuda"
+            the best for these shapes on the default backend's platform, "auto:tpu" or "auto:gpu"
             on one that need not be there.
         causal: let query n see keys 0..n alone; for few tokens, all of whose probabilities are held
             at once whatever the implementation.
@@ -114,7 +114,7 @@ def _tell(name: str, queries: int, heads: int, channels: int, keys: int, dtype: 
 
 
 def preferred(implementation: str) -> str:
-    """What an implementation is where shapes allow it: "auto:cuda" is "cudnn"."""
+    """What an implementation is where shapes allow it: "auto:gpu" is "cudnn"."""
     name, _, platform = implementation.partition(":")
     if name != "auto":
         return name
@@ -122,7 +122,7 @@ def preferred(implementation: str) -> str:
 
 
 def for_platform(implementation: str, platform: str) -> str:
-    """The same choice for a platform ("cpu", "gpu", "cuda", "tpu") that need not be there."""
+    """The same choice for a platform ("cpu", "gpu", "tpu") that need not be there."""
     return f"auto:{platform}" if implementation == "auto" else implementation
 
 

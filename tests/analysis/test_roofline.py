@@ -86,7 +86,7 @@ def test_links_of_a_node_and_the_network_between_nodes():
             {"kind": "all-reduce", "axes": ["data"], "bytes": 5e9},
         ]
     }
-    nodes = Machines("h100:8", "cuda", CARDS["h100"], (8,), 2, (), 450e9)
+    nodes = Machines("h100:8", "gpu", CARDS["h100"], (8,), 2, (), 450e9)
     seconds = roofline.roofline(report, nodes)["seconds"]
     assert seconds["ici"] == pytest.approx(0.1) and seconds["dcn"] == pytest.approx(0.1)
     assert seconds["hbm"] == pytest.approx(819 / 3352.32)

@@ -88,15 +88,15 @@ SHAPES = {
 def test_gpus_take_their_kernel_for_every_half_precision_call_of_the_model(name):
     queries, keys, heads, channels = SHAPES[name]
     q, k = shape(queries, heads, channels), shape(keys, heads, channels)
-    assert choose("auto:cuda", q, k) == choose("cudnn", q, k) == "cudnn"
+    assert choose("auto:gpu", q, k) == choose("cudnn", q, k) == "cudnn"
 
 
 @pytest.mark.parametrize(
     ("platform", "q", "expected"),
     [
-        ("cuda", shape(16384, 1, 512), "blockwise"),  # the autoencoder's
+        ("gpu", shape(16384, 1, 512), "blockwise"),  # the autoencoder's
         ("gpu", shape(1024, 20, 64, jnp.float32), "blockwise"),
-        ("cuda", shape(1024, 20, 60), "blockwise"),
+        ("gpu", shape(1024, 20, 60), "blockwise"),
         ("tpu", shape(1024, 20, 64), "splash"),
         ("tpu", shape(256, 20, 64), "blockwise"),
         ("tpu", shape(16384, 1, 512), "blockwise"),
@@ -125,7 +125,7 @@ def test_what_auto_takes_is_told_once(caplog):
     caplog.set_level("INFO", logger=module.__name__)
     module._tell.cache_clear()
     for _ in range(2):
-        choose("auto:cuda", shape(10, 3, 64), shape(7, 3, 64))
+        choose("auto:gpu", shape(10, 3, 64), shape(7, 3, 64))
     assert caplog.messages == [
         "attention of 10 queries, 7 keys, 3 heads of 64 channels, bfloat16: cudnn"
     ]

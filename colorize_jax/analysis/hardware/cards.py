@@ -165,7 +165,7 @@ def describe(card: Card, number: str, num_nodes: int) -> Machines | None:
         ) from error
     return Machines(
         name=f"{card.name}:{number}",
-        platform="cuda",
+        platform="gpu",
         device=card,
         shape=(int(number),),
         count=num_nodes,

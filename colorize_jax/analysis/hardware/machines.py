@@ -39,7 +39,7 @@ class Machines:
 
     Attributes:
         name: e.g. "v5e:8x8" or "h100:8".
-        platform: "tpu" or "cuda".
+        platform: "tpu" or "gpu".
         device: what they are made of.
         shape: devices along each axis of one of them.
         count: number of slices or nodes.
