@@ -84,7 +84,7 @@ def reference_active(
 def mask_context(context: Array, active: Array) -> Array:
     """Replace the context (B, S, C) by zero tokens where `active`, () or (B,), is false.
 
-    Cross-attention has no biases in keys and values, so any number of zero tokens answers like one.
+    Cross-attention has no biases in keys and values: zero tokens give zero, however many they are.
     """
     return jnp.where(_per_sample(active, context), context, 0)
 

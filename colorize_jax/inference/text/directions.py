@@ -7,7 +7,7 @@ a control c. With
     d = t - a                           the direction from text to text
     r = |v_0|                           the picture's own unit of length
 
-a manipulation of strength s moves every token along d by its own amount,
+a manipulation of strength s moves token i along d by
 
     v_i  <-  v_i + s r w_i g_i d
 

@@ -136,8 +136,8 @@ def open_published(
     Args:
         path: colorizer, plugin or SDXL file, diffusers folder, CLIP or tagger file or folder, or a
             file that `export` wrote.
-        configs: network -> fields of its configuration that somebody says; they win over what the
-            file says.
+        configs: network -> fields of its configuration that the user gives; they take precedence
+            over what the file says.
 
     Raises:
         UserError: it cannot be read, or is nothing that we import (the message says what it is).

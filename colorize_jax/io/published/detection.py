@@ -46,7 +46,7 @@ def detect_config(
         component: a key of `architectures.PUBLISHED`.
         shapes: name -> shape, PyTorch layout; everything in the file.
         prefix: what the network's names begin with.
-        given: fields that somebody says; they win over what is found.
+        given: fields that the user gives; they take precedence over what is found.
 
     Returns:
         A complete configuration.
@@ -250,42 +250,42 @@ def _detect_vae(shapes: Shapes) -> NetworkConfig:
 
 
 def _detect_clip_vision(shapes: Shapes) -> NetworkConfig:
-    embeddings, layer = "vision_model.embeddings.", "vision_model.encoder.layers.0."
+    embeddings = "vision_model.embeddings."
     patch = _axis(shapes, embeddings + "patch_embedding.weight", 2)
     tokens = _axis(shapes, embeddings + "position_embedding.weight", 0)
     side = round((tokens - 1) ** 0.5) if tokens else 0
     square = patch and side and side * side == tokens - 1
-    return {
-        "hidden_size": _vote(
-            [
-                _axis(shapes, embeddings + "class_embedding", 0),
-                _axis(shapes, "vision_model.post_layernorm.weight", 0),
-                _axis(shapes, "visual_projection.weight", 1),
-            ]
-        ),
-        "intermediate_size": _axis(shapes, layer + "mlp.fc1.weight", 0),
-        "num_layers": _count(shapes, r"vision_model\.encoder\.layers\.(\d+)\..*") or None,
+    widths = [
+        _axis(shapes, embeddings + "class_embedding", 0),
+        _axis(shapes, "vision_model.post_layernorm.weight", 0),
+    ]
+    return _clip_tower(shapes, "vision_model", widths, "visual_projection.weight") | {
         "image_size": side * patch if square else None,
         "patch_size": patch,
-        "projection_dim": _axis(shapes, "visual_projection.weight", 0),
     }
 
 
 def _detect_clip_text(shapes: Shapes) -> NetworkConfig:
-    embeddings, layer = "text_model.embeddings.", "text_model.encoder.layers.0."
-    return {
-        "hidden_size": _vote(
-            [
-                _axis(shapes, embeddings + "token_embedding.weight", 1),
-                _axis(shapes, "text_model.final_layer_norm.weight", 0),
-                _axis(shapes, "text_projection.weight", 1),
-            ]
-        ),
-        "intermediate_size": _axis(shapes, layer + "mlp.fc1.weight", 0),
-        "num_layers": _count(shapes, r"text_model\.encoder\.layers\.(\d+)\..*") or None,
+    embeddings = "text_model.embeddings."
+    widths = [
+        _axis(shapes, embeddings + "token_embedding.weight", 1),
+        _axis(shapes, "text_model.final_layer_norm.weight", 0),
+    ]
+    return _clip_tower(shapes, "text_model", widths, "text_projection.weight") | {
         "vocab_size": _axis(shapes, embeddings + "token_embedding.weight", 0),
         "context_length": _axis(shapes, embeddings + "position_embedding.weight", 0),
-        "projection_dim": _axis(shapes, "text_projection.weight", 0),
+    }
+
+
+def _clip_tower(
+    shapes: Shapes, tower: str, widths: list[int | None], projection: str
+) -> NetworkConfig:
+    """What both towers of CLIP have: layers of one width, and a projection."""
+    return {
+        "hidden_size": _vote([*widths, _axis(shapes, projection, 1)]),
+        "intermediate_size": _axis(shapes, f"{tower}.encoder.layers.0.mlp.fc1.weight", 0),
+        "num_layers": _count(shapes, rf"{tower}\.encoder\.layers\.(\d+)\..*") or None,
+        "projection_dim": _axis(shapes, projection, 0),
     }
 
 

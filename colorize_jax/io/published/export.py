@@ -78,6 +78,7 @@ def export_safetensors(
     return len(tensors)
 
 
+# Takes the options of `export_safetensors`, which the command passes to either.
 def export_diffusers(
     weights: Weights,
     output: str | Path,

@@ -111,7 +111,7 @@ def inspect_path(
 
     Args:
         path: a published checkpoint, a folder of weights or the workdir of a training run.
-        configs: network -> fields of its configuration that somebody says.
+        configs: network -> fields of its configuration that the user gives.
         scan: read every tensor and look for NaN and infinity.
 
     Raises:

@@ -78,7 +78,7 @@ SKIPPED = tuple(
         r"(conditioner|cond_stage_model\.transformer|cond_stage_model\.model\.transformer)\..*",
         r"first_stage_model\.(loss|model_ema)\..*",
         r"loss\..*",
-        # The text half of a CLIP model where nobody asks for it, and buffers of both towers.
+        # CLIP's text tower where it is not imported, and buffers of both towers.
         r"(.*\.)?(text_model\..*|text_projection\.weight|position_ids)",
         r"(cond_stage_model\.model\.)?logit_scale",
         r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|k_bias)",
