@@ -11,6 +11,7 @@ import functools
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
@@ -22,15 +23,17 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.analysis.stored_step import with_stored
-from colorize_jax.config.load import load_config
-from colorize_jax.config.options import RESUMABLE, Config
+from colorize_jax.config.load import check_changes, load_config
+from colorize_jax.config.options import PLACES, RESUMABLE, Config
 from colorize_jax.errors import USER_ERROR_STATUS, UserError
 from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.io.runs.checkpoint import Checkpoints
+from colorize_jax.io.runs.owner import Owner
+from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.rng import stream
 from colorize_jax.setup import datasets, distributed, platform
-from colorize_jax.setup.initialize import abstract_state, initial_state, run_key
+from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
 from colorize_jax.setup.networks import build_colorize, build_train_system, weights_metadata
 from colorize_jax.sharding import (
     check_batch,
@@ -68,19 +71,38 @@ INPUT_BOUND_TEXT = (
 SAMPLE_COLUMNS = ("sketch", "reference", "result", "truth")
 
 
+@dataclass(frozen=True)
+class Command:
+    """What the command line says of a run beside its config.
+
+    Attributes:
+        profile: updates from which, and up to which, to record a trace.
+        load_step: file of a compiled step, see `stored_step`.
+        allow_changes: options, sections or "data" in which the run may change from here on.
+        fork_from: WORKDIR or WORKDIR@STEP of the run whose parameters this one starts from.
+        with_optimizer: start from its optimizer's state too.
+    """
+
+    profile: tuple[int, int] | None = None
+    load_step: str | None = None
+    allow_changes: tuple[str, ...] = ()
+    fork_from: str | None = None
+    with_optimizer: bool = False
+
+
 def train(
     config: Config,
     workdir: str,
-    profile: tuple[int, int] | None = None,
-    step_file: str | None = None,
+    owner: Owner,
+    command: Command,
 ) -> int:
     """Run a training, from its start or its newest checkpoint, to its last step.
 
     Args:
         config: all options.
         workdir: the run's folder.
-        profile: updates from which, and up to which, to record a trace.
-        step_file: a compiled step, see `stored_step`.
+        owner: of the workdir, which it has not taken yet.
+        command: what else the command line says.
 
     Returns:
         The number of the signal that stopped the run; 0 where it came to its end.
@@ -93,21 +115,33 @@ def train(
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     system = build_train_system(config)
-    claim_workdir(workdir, config.to_dict(), weights_metadata(config), free=RESUMABLE)
     source = datasets.make_source(config.data)
     batches = datasets.make_batches(config, source, local_rows(mesh, config.data.batch_size))
+    # Everything is open: what is wrong with the command has been said before the run has a folder.
+    owner.take()
+    claim_workdir(
+        workdir,
+        config.to_dict(),
+        weights_metadata(config),
+        free=RESUMABLE,
+        places=PLACES,
+        allow=command.allow_changes,
+        origin=command.fork_from,
+    )
 
     # ----------------------------------------------------------------------- restore or begin
     key = run_key(config, mesh)
     keep = {"keep_last": config.checkpoint.keep_last, "keep_every": config.checkpoint.keep_every}
-    checkpoints = Checkpoints(workdir, **keep)
+    checkpoints = Checkpoints(workdir, data=datasets.fingerprint(source), **keep)
     abstract = abstract_state(system)
     shardings = state_shardings(mesh, abstract)
     if mesh.size > 1:
         logger.info("%s", report(mesh, abstract, shardings))
     with watch.timing("start"), jax.set_mesh(mesh):
-        restored = checkpoints.restore(with_shardings(abstract, shardings), batches)
-        state, first = restored or (initial_state(system, shardings), 0)
+        expected = with_shardings(abstract, shardings)
+        allow_data = "data" in command.allow_changes
+        restored = checkpoints.restore(expected, batches, allow_data=allow_data)
+        state, first = restored or (begin(system, expected, shardings, command), 0)
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
@@ -119,8 +153,8 @@ def train(
 
     # ----------------------------------------------------------------------------- the programs
     step = jit_step(system, mesh, shardings)
-    if step_file:
-        step = with_stored(step, step_file, config)
+    if command.load_step:
+        step = with_stored(step, command.load_step, config)
     draw_samples = make_sampler(system, source, mesh)
     history, meter = MetricsHistory(), Meter(config.data.batch_size)
 
@@ -131,7 +165,7 @@ def train(
         dynamic_ncols=True,
         disable=jax.process_index() > 0,
     )
-    stop, trace = StopSignals(), Trace(profile, workdir)
+    stop, trace = StopSignals(), Trace(command.profile, workdir)
     with stop, trace, bar, writer, checkpoints, logging_redirect_tqdm(), jax.set_mesh(mesh):
         for number in range(first, config.total_steps):
             trace.before(number)
@@ -164,6 +198,7 @@ def train(
                     logger.warning(INPUT_BOUND_TEXT, 100 * rates["data_wait_share"])
                 bar.set_postfix_str(summary(means, rates))
             if saves:
+                owner.check()
                 with watch.timing("checkpoints"):
                     checkpoints.save(done, state, batches)
             draws_every = config.logging.samples_every
@@ -180,6 +215,23 @@ def train(
         parts = ", ".join(f"{part} {s:.0f} s" for part, s in watch.report().items())
         logger.info("done: %s", parts)
     return 0
+
+
+def begin(
+    system: TrainSystem, expected: TrainState, shardings: TrainState, command: Command
+) -> TrainState:
+    """The state of step 0: from the weights that the config names, or from another run."""
+    if not command.fork_from:
+        return initial_state(system, shardings)
+    workdir, _, number = command.fork_from.rpartition("@")
+    workdir, number = (workdir, number) if workdir and number.isdigit() else (command.fork_from, "")
+    weights = RunWeights(workdir, step=int(number) if number else None)
+    with Checkpoints(workdir, reads_only=True) as checkpoints:
+        start = checkpoints.restore_weights(
+            weights.step, expected, optimizer=command.with_optimizer
+        )
+    logger.info("started from step %d of %s", weights.step, workdir)
+    return forked_state(system, start, shardings)
 
 
 def tell_processes(reason: str) -> None:
@@ -240,6 +292,23 @@ def parse_range(text: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
+def parse_command(options: argparse.Namespace) -> Command:
+    """Check what the command line says of a run beside its config."""
+    if options.with_optimizer and not options.fork_from:
+        raise UserError(
+            "got --with_optimizer without --fork_from, expected the run whose optimizer it means; "
+            "name it or leave the option out"
+        )
+    changes = [key for key in (options.allow_changes or "").split(",") if key]
+    return Command(
+        profile=parse_range(options.profile) if options.profile else None,
+        load_step=options.load_step,
+        allow_changes=check_changes(changes),
+        fork_from=options.fork_from,
+        with_optimizer=options.with_optimizer,
+    )
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: options, and what overrides the config."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -255,6 +324,20 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
         "--load_step",
         metavar="FILE",
         help="run the step that --save_step stored; of files that you trust only",
+    )
+    going_on = parser.add_argument_group("going on from what is there")
+    going_on.add_argument(
+        "--allow_changes",
+        metavar="KEY,...",
+        help="options or sections that this run may change from here on; data: other pictures",
+    )
+    going_on.add_argument(
+        "--fork_from",
+        metavar="WORKDIR[@STEP]",
+        help="start from the parameters of another run, its newest step if none is named",
+    )
+    going_on.add_argument(
+        "--with_optimizer", action="store_true", help="and from its optimizer's state"
     )
     several = parser.add_argument_group("several processes (found out on SLURM, TPUs, Kubernetes)")
     several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
@@ -289,8 +372,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config, options.topology, folder, options.save_step, overwrite=options.overwrite
             )
             return 0 if fits else DOES_NOT_FIT_STATUS
-        profile = parse_range(options.profile) if options.profile else None
         settings = platform.configure()
+        command = parse_command(options)
         several = distributed.initialize(
             options.coordinator, options.num_processes, options.process_id
         )
@@ -301,7 +384,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logger.info("%s", line)
         if several:
             tell_processes(several.reason)
-        number = train(config, options.workdir, profile, options.load_step)
+        with Owner(options.workdir) as owner:
+            number = train(config, options.workdir, owner, command)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_STATUS

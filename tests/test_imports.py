@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "io.formats": BASICS,
     "io.runs": BASICS | {"io.formats", "config"},
     "io": BASICS | {"io.formats", "io.runs"},
-    "io.published": BASICS | {"io", "io.formats", "io.runs", "models"},
+    "io.published": BASICS | {"config", "diffusion", "io", "io.formats", "io.runs", "models"},
     # ------------------------------------------------- training and inference, never each other
     "training.losses": {"types"},
     "training": BASICS

@@ -116,6 +116,22 @@ def field_check(key: str) -> Check:
     return _fields(section)[name].metadata["check"]
 
 
+def check_changes(keys: Sequence[str]) -> tuple[str, ...]:
+    """Check what `--allow_changes` names: options, sections, or "data" for the pictures.
+
+    Raises:
+        UserError: one is unknown (the nearest is named).
+    """
+    known = {*all_keys(), *_fields(Config)}
+    for key in keys:
+        if key not in known:
+            raise UserError(
+                f"got --allow_changes={key}, expected options, sections or data; nearest: "
+                f"{_nearest_key(key, known)}"
+            )
+    return tuple(keys)
+
+
 def all_keys(section: Any = Config, prefix: str = "") -> Iterator[str]:
     """Yield the dotted key of every option."""
     inner = _sections(section)

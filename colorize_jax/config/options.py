@@ -256,6 +256,8 @@ class Config:
         return dataclasses.asdict(self)
 
 
+# Where things lie: only whether these are set belongs to a run, see `claim_workdir`.
+PLACES = ("data.path", "model.init_from", "encoders.weights", "gram.anchor")
 # Options that may change when a run is resumed: they do not affect its numbers.
 RESUMABLE = (
     "mesh",

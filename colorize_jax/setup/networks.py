@@ -11,6 +11,7 @@ from colorize_jax.inference.batches import Colorize, make_colorize
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.system import System
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
+from colorize_jax.io.published import noise_schedules
 from colorize_jax.io.published.torch_names import PREFIXES
 from colorize_jax.models.architectures import build, published_config
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
@@ -172,4 +173,6 @@ def weights_metadata(config: Config) -> WeightsMetadata:
         prefixes={name: PREFIXES[name] for name in configs},
         prediction_type=config.diffusion.prediction_type,
         scaling_factor=config.encoders.scaling_factor,
+        schedule=noise_schedules.record(config.diffusion),
+        size=[config.data.height, config.data.width],
     )

@@ -39,6 +39,7 @@ def create_state(
     trainable: Sequence[str] = ("",),
     ema: bool = True,
     frozen_dtype: Any = jnp.float32,
+    frozen_networks: Sequence[str] | None = None,
 ) -> TrainState:
     """Build the state of step 0; may be jitted with `out_shardings`, to create it sharded.
 
@@ -48,16 +49,21 @@ def create_state(
         trainable: rules (see `trees`) that name what is trained; "" names everything.
         ema: keep a running average.
         frozen_dtype: float dtype in which frozen parameters are kept.
+        frozen_networks: components that this holds for; what is frozen of others stays float32, as
+            it is a part of the result. None: all.
 
     Raises:
         UserError: a rule names nothing.
     """
     trained, frozen = trees.split(params, trainable)
-    trained = _cast(trained, jnp.float32)
+    trained, casts = _cast(trained, jnp.float32), frozen_networks
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=trained,
-        frozen=_cast(frozen, frozen_dtype),
+        frozen={
+            name: _cast(tree, frozen_dtype if casts is None or name in casts else jnp.float32)
+            for name, tree in frozen.items()
+        },
         opt_state=optimizer.init(trained),
         # A copy, because a donated state must not hold the same buffer twice.
         ema=jax.tree.map(jnp.copy, trained) if ema else None,

@@ -1,5 +1,6 @@
 """A user's own data: `color/`, `sketch*/` and, where there are any, `mask/` -> records."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,16 @@ class FolderSource:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these pictures from others, wherever they lie: count, names and index."""
+        taken = self.table.take(pa.array(self.rows))
+        told = [taken[name].to_numpy() for name in ("score", "has_sketch", "published")]
+        lists = taken["references"].combine_chunks()
+        told += [pc.list_value_length(lists).to_numpy(zero_copy_only=False)]
+        told += [pc.list_flatten(lists).to_numpy(zero_copy_only=False)]
+        names = taken["name"].to_numpy()
+        return {"pictures": len(names), "names": _digest([names]), "index": _digest(told)}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "options": self.options, "_path": self._path, "size": len(self)}
@@ -334,3 +345,15 @@ def _of_aspect(part: StoredPicture, image: StoredPicture) -> StoredPicture:
             "expected the same aspect; crop one of them"
         )
     return part
+
+
+def _digest(columns: Sequence[np.ndarray]) -> str:
+    """Hash of columns; texts end with a zero byte each, which no name holds."""
+    digest = hashlib.sha256()
+    for column in columns:
+        if column.dtype == object:
+            texts = (str(value).encode("utf-8", "surrogatepass") for value in column)
+            digest.update(b"\0".join(texts))
+        else:
+            digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()[:16]

@@ -26,6 +26,8 @@ from colorize_jax.types import Params
 
 METADATA_FILE = "metadata.json"
 FORMAT = "colorize-jax weights 1"
+# What a noise schedule is, under the names of the config's options.
+SCHEDULE_FIELDS = ("beta_start", "beta_end", "num_timesteps", "zero_terminal_snr")
 KIND = "a folder of weights"
 MIN_BUFFER_BYTES = 256_000_000  # of Orbax's own buffers; see `_checkpointer`
 
@@ -41,6 +43,8 @@ class WeightsMetadata:
         prediction_type: "v", "eps", or None if unknown.
         scaling_factor: what latents are multiplied by, or None if unknown.
         left_out: networks of the whole system that these weights lack.
+        schedule: of the noise, see `io.published.noise_schedules`, or None where nobody said.
+        size: height and width of the pictures that they were trained on, px, or None.
     """
 
     kind: str
@@ -49,6 +53,8 @@ class WeightsMetadata:
     prediction_type: str | None = None
     scaling_factor: float | None = None
     left_out: list[str] = field(default_factory=list)
+    schedule: dict[str, Any] | None = None
+    size: list[int] | None = None
 
 
 def save_weights(
