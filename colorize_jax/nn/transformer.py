@@ -162,7 +162,8 @@ class SpatialTransformer(nn.Module):
     def _init_blocks(self, key: Array) -> Any:
         x = jnp.zeros((1, 1, self.channels))
         context = jnp.zeros((1, 1, self.context_channels)) if self.context_channels else None
-        block = self._block(parent=None)
+        # Parameters are what is asked for; kernels cannot be mapped over blocks.
+        block = self._block(parent=None).clone(implementation="plain", parent=None)
 
         def init(key: Array) -> Any:
             return block.init(key, x, context, method="initialize")["params"]

@@ -34,7 +34,7 @@ from colorize_jax.models.background_encoder import unreached
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.unet import UNet
 from colorize_jax.rng import stream
-from colorize_jax.sharding import constrain_batch, constrain_params, replicated
+from colorize_jax.sharding import constrain_batch, constrain_layouts, constrain_params, replicated
 from colorize_jax.training import augment, refinement, trees
 from colorize_jax.training.augment import StepRandomness
 from colorize_jax.training.branches import anchor_features, run_branches
@@ -244,7 +244,7 @@ def gradients(
 
         def loss(params: Params) -> tuple[Array, Metrics]:
             # This gives gradients the sharding of their parameters, in every micro-batch.
-            params = constrain_params(params)
+            params = constrain_params(constrain_layouts(params))
             return total_loss(system, params, frozen, inputs, weight, dual=dual)
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
