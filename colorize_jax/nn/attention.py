@@ -20,7 +20,7 @@ from colorize_jax.types import Array
 logger = logging.getLogger(__name__)
 
 IMPLEMENTATIONS = ("auto", "blockwise", "cudnn", "splash", "plain")
-# What "auto" prefers, by platform.
+# The implementation that "auto" prefers on each platform.
 KERNELS = {"gpu": "cudnn", "tpu": "splash"}
 
 # Probabilities held at once by the blockwise form, bytes a sample; float32.
