@@ -29,7 +29,7 @@ from data.sources.store import Listing, Place, list_folder, read_place, stamp
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 CACHE = ".catalog"
 COLOR, MASK, SKETCH = "color", "mask", "sketch"
 _HEADER_THREADS = 8
@@ -47,9 +47,9 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
 
     Returns:
         The table, mapped from its file, and that file. Columns: `name`, `problem`, `width`,
-        `height`, `score`, `has_sketch`, `published`, `references` (row numbers), `caption`, `tags`
-        and, for every store, its name (location), `_offset`, `_size` and `_crc`; a location of ""
-        is the colour picture's.
+        `height`, `score`, `has_sketch`, `published`, `lot` (see `lots`), `references` (row
+        numbers), `caption`, `tags` and, for every store, its name (location), `_offset`, `_size` and
+        `_crc`; a location of "" is the colour picture's.
 
     Raises:
         DataError: folders are missing, or an index is bad.
@@ -171,6 +171,15 @@ def hashes(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         one = key(name)
         exact[i], stems[i] = hash(one), hash(stem(one))
     return exact, stems
+
+
+def lots(names: Sequence[str]) -> np.ndarray:
+    """(N,) float32 in [0, 1) that follow from the names alone, evenly spread: who is held out."""
+    digests = (
+        hashlib.blake2b(stem(key(name)).encode(errors="replace"), digest_size=4).digest()
+        for name in names
+    )
+    return (np.frombuffer(b"".join(digests), "<u4") / 2**32).astype(np.float32)
 
 
 def build(root: Path, paths: Sequence[Path]) -> pa.Table:
@@ -342,6 +351,7 @@ class _Rows:
             "score": padded(pa.array(self.score)),
             "has_sketch": padded(pa.array(self.has_sketch)),
             "published": padded(pa.array(self.published)),
+            "lot": padded(pa.array(lots(self.names))),
         }
         table["references"] = padded(self.references)
         for text, values in self.texts.items():

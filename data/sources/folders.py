@@ -1,5 +1,6 @@
 """A user's own data: `color/`, `sketch*/` and, where there are any, `mask/` -> records."""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ NO_SKETCH = "has no sketch"
 # How reasons begin for which nothing is lost that was meant to be used.
 HARMLESS = ("is hidden", "is no picture (", "is not in the index", "has no colour picture")
 _ASPECT_TOLERANCE = 0.02
+_CHUNK = 100_000
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class FolderOptions:
             instead of themselves, drawn anew in every epoch.
         masks: "estimate" those that have no file, or "off": records without masks.
         sketches: "files", or "extract" the lines of pictures that have none.
+        heldout_share: share of the pictures that training does not see, by a hash of their names.
+        heldout: take those, and not the others.
         max_passed_over: share of the pictures that may be passed over as unusable.
         seed: of `FolderSource.__getitem__`.
     """
@@ -50,11 +54,13 @@ class FolderOptions:
     reference_rate: float = 0.0
     masks: str = "estimate"
     sketches: str = "files"
+    heldout_share: float = 0.0
+    heldout: bool = False
     max_passed_over: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("reference_rate", "max_passed_over"):
+        for name in ("reference_rate", "heldout_share", "max_passed_over"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise DataError(f"got {name} {getattr(self, name)}, expected 0..1; give a share")
         for name, words in (("masks", MASKS), ("sketches", SKETCHES)):
@@ -118,7 +124,9 @@ class FolderSource:
         usable &= self._has_sketch()
         for passes in self.filtered.values():
             usable &= passes
-        self.rows = np.flatnonzero(usable).astype(np.int32)
+        out = self._numbers("lot", 0) < self.options.heldout_share
+        self.num_other = int((usable & (out != self.options.heldout)).sum())
+        self.rows = np.flatnonzero(usable & (out == self.options.heldout)).astype(np.int32)
 
     def _has_sketch(self) -> np.ndarray:
         if self.options.sketches == "extract":
@@ -154,6 +162,15 @@ class FolderSource:
         """(N, 2) heights and widths, px, from the index or else the files' headers."""
         sides = [self._numbers(side, 0)[self.rows] for side in ("height", "width")]
         return np.stack(sides, axis=1)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these examples from others; where they lie does not."""
+        digest = hashlib.sha256()
+        for start in range(0, len(self), _CHUNK):
+            names = self.table["name"].take(self.rows[start : start + _CHUNK])
+            digest.update("\n".join(names.to_pylist()).encode(errors="replace"))
+        digest.update(np.ascontiguousarray(self.shapes, np.int32).tobytes())
+        return {"examples": len(self), "digest": digest.hexdigest()[:16]}
 
     def measure(self) -> np.ndarray:
         """The same, as a function for `buckets.BucketSampler`."""
@@ -279,6 +296,8 @@ class FolderSource:
     def describe(self) -> list[str]:
         """What a run sees here, and what not, in a few lines."""
         lines = [f"{len(self)} pictures in {self.root}; {self._styles_and_masks()}"]
+        if self.num_other and not self.options.heldout:
+            lines.append(f"  {self.num_other} held out for validation")
         left = pc.is_null(self.table["problem"]).to_numpy()
         for reason, passes in self.filtered.items():
             count = int((left & ~passes).sum())
