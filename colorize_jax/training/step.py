@@ -33,6 +33,7 @@ from colorize_jax.rng import stream
 from colorize_jax.sharding import constrain_batch, constrain_params, replicated
 from colorize_jax.training import augment, trees
 from colorize_jax.training.augment import StepRandomness
+from colorize_jax.training.encoding import encode_parts
 from colorize_jax.training.losses.diffusion import diffusion_loss
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.optim import accumulate
@@ -154,7 +155,8 @@ def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step:
     """Encode a batch and draw its random numbers, all for the global batch."""
     options = system.config.diffusion
     batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
-    encoded = system.encoders.encode(frozen, batch, stream(key, step, "posterior"))
+    posterior, count = stream(key, step, "posterior"), system.config.optimizer.accumulation
+    encoded = encode_parts(system.encoders, frozen, batch, posterior, count)
     encoded = jax.lax.stop_gradient(encoded)
     random = augment.draw(
         key,

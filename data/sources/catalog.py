@@ -48,8 +48,8 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
     Returns:
         The table, mapped from its file, and that file. Columns: `name`, `problem`, `width`,
         `height`, `score`, `has_sketch`, `published`, `lot` (see `lots`), `references` (row
-        numbers), `caption`, `tags` and, for every store, its name (location), `_offset`, `_size` and
-        `_crc`; a location of "" is the colour picture's.
+        numbers), `caption`, `tags` and, for every store, its name (location), `_offset`, `_size`
+        and `_crc`; a location of "" is the colour picture's.
 
     Raises:
         DataError: folders are missing, or an index is bad.
