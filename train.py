@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax.analysis import aot
+from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.analysis.stored_step import with_stored
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import RESUMABLE, Config
@@ -43,12 +44,14 @@ from colorize_jax.sharding import (
     with_shardings,
 )
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.loop import History, StopSignals, Stopwatch, Trace
-from colorize_jax.training.measure import Meter, step_flops
-from colorize_jax.training.run_writer import Writer
-from colorize_jax.training.skipped import SkippedPictures
+from colorize_jax.training.monitoring.history import MetricsHistory
+from colorize_jax.training.monitoring.run_writer import Writer
+from colorize_jax.training.monitoring.skipped import SkippedPictures
+from colorize_jax.training.monitoring.throughput import Meter
+from colorize_jax.training.monitoring.timing import Stopwatch, Trace
 from colorize_jax.training.state import TrainState, all_params
 from colorize_jax.training.step import TrainSystem, is_dual, jit_step
+from colorize_jax.training.stop_signals import StopSignals
 from colorize_jax.types import Array, Params
 from data.errors import DataError
 from data.records import Source
@@ -119,7 +122,7 @@ def train(
     if step_file:
         step = with_stored(step, step_file, config)
     draw_samples = make_sampler(system, source, mesh)
-    history, meter = History(), Meter(config.data.batch_size)
+    history, meter = MetricsHistory(), Meter(config.data.batch_size)
 
     bar = tqdm(
         total=config.total_steps,

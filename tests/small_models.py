@@ -5,7 +5,8 @@ import json
 import numpy as np
 import safetensors.numpy
 
-from colorize_jax.io.published import architectures, torch_names
+from colorize_jax.io.published import torch_names
+from colorize_jax.models import architectures
 
 TRUNK = {
     "model_channels": 32,

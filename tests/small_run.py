@@ -9,9 +9,9 @@ import small_system
 from PIL import Image
 
 from colorize_jax.config.load import config_from_dict
-from colorize_jax.io.published.architectures import abstract_params
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.workdir import claim_workdir
+from colorize_jax.models.architectures import abstract_params
 from colorize_jax.setup.networks import network_configs, weights_metadata
 from colorize_jax.training.state import create_state
 

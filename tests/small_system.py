@@ -9,7 +9,7 @@ from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.inference.pictures.sizes import SizeLimits
 from colorize_jax.inference.system import Networks, System
 from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.models.sketch_encoder import SketchEncoder
 from colorize_jax.models.unet import UNet, touch

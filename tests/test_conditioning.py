@@ -7,10 +7,10 @@ import pytest
 
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.errors import UserError
-from colorize_jax.models.clip_vision import ClipVision
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
-from colorize_jax.models.tagger import Tagger
-from colorize_jax.models.vae import Vae
+from colorize_jax.models.frozen.clip_vision import ClipVision
+from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.frozen.tagger import Tagger
+from colorize_jax.models.frozen.vae import Vae
 from colorize_jax.types import Batch
 
 PATCHES = FrozenEncoders(

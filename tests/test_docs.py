@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import train
-from colorize_jax import cli
+from colorize_jax.commands import cli
+from colorize_jax.commands.option_flags import add_option_flags, options_from_flags
 from colorize_jax.config.load import load_config
-from colorize_jax.inference.option_flags import add_option_flags, options_from_flags
 from colorize_jax.inference.options import InferenceOptions
 
 ROOT = Path(__file__).parents[1]

@@ -1,36 +1,135 @@
-"""Who may import whom: the arrows between the rooms point one way."""
+"""Who may import whom: the arrows between folders point one way, down this table.
+
+Every folder of the package and of `data` stands here with all that its modules may import beside
+each other; so does every module at the root of either. An import inside a function counts.
+"""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# What every room of the package may know.
-COMMON = {"types", "errors", "rng"}
-
-# Room -> rooms that it may import beside itself and `COMMON`. Composition (build, datasets,
-# initialize, commands, verify, cli) and the programs at the top know everything.
-ALLOWED = {
-    "types": set(),
-    "errors": set(),
-    "rng": set(),
-    "config": {"diffusion"},
-    "nn": {"sharding"},
-    "models": {"nn", "sharding"},
-    "conditioning": {"models"},
-    "diffusion": set(),
-    "evaluation": set(),
-    "sharding": {"config"},
-    "io": {"models", "nn", "config"},
-    "training": {"nn", "models", "conditioning", "diffusion", "config", "analysis", "sharding"},
+BASICS = {"errors", "types"}
+NETWORKS = {"models", "models.frozen", "nn"}
+INFERENCE = {"inference", "inference.pictures", "inference.text"}
+IO = {"io", "io.formats", "io.published", "io.runs"}
+TRAINING = {"training", "training.losses", "training.monitoring"}
+READING = {"data.errors", "data.pictures"}  # colouring reads pictures as training does
+DATA = READING | {
+    "data.buckets",
+    "data.cache",
+    "data.illustrations",
+    "data.loader",
+    "data.records",
+    "data.sources",
+    "data.transforms",
 }
 
+# Folder or module of a root -> what it may import. Names without a root are of the package.
+ALLOWED: dict[str, set[str]] = {
+    # ------------------------------------------------- records and pictures: neither JAX nor ours
+    "data.errors": set(),
+    "data.records": set(),
+    "data.pictures": {"data.errors"},
+    "data.illustrations": {"data.errors", "data.records"},
+    "data.sources": {"data.errors", "data.pictures", "data.records"},
+    "data.buckets": {"data.errors"},
+    "data.cache": {"data.records"},
+    "data.transforms": {"data.errors", "data.pictures", "data.records"},
+    "data.loader": {"data.buckets", "data.errors", "data.records"},
+    "data.check": DATA - {"data.cache", "data.illustrations", "data.loader"},
+    # ------------------------------------------------------------------ what everybody knows
+    "errors": set(),
+    "types": set(),
+    "rng": {"types"},
+    # ----------------------------------------------------------------------- numbers, options
+    "diffusion": BASICS,
+    "diffusion.samplers": BASICS | {"diffusion"},
+    "evaluation": {"errors"},
+    "config": {"errors", "diffusion.samplers"},
+    "sharding": BASICS | {"config"},
+    # ------------------------------------------------------------------------------- networks
+    "nn": BASICS | {"sharding"},
+    "models.frozen": BASICS | {"nn"},
+    "models": BASICS | {"models.frozen", "nn", "sharding"},
+    "conditioning": BASICS | {"models.frozen"},
+    # ---------------------------------------------------------------------------------- files
+    "io.formats": BASICS,
+    "io.runs": BASICS | {"io.formats", "config"},
+    "io": BASICS | {"io.formats", "io.runs"},
+    "io.published": BASICS | {"io", "io.formats", "io.runs", "models"},
+    # ------------------------------------------------- training and inference, never each other
+    "training.losses": {"types"},
+    "training": BASICS
+    | NETWORKS
+    | {"conditioning", "config", "diffusion", "rng", "sharding", "training.losses"},
+    "training.monitoring": BASICS | {"training"},
+    "inference.pictures": BASICS | READING,
+    "inference.text": BASICS | {"config"},
+    "inference": BASICS
+    | NETWORKS
+    | READING
+    | {
+        "conditioning",
+        "config",
+        "diffusion",
+        "diffusion.samplers",
+        "inference.pictures",
+        "inference.text",
+        "io.formats",
+        "rng",
+        "sharding",
+    },
+    # ---------------------------------------------------------------------------- composition
+    "setup": BASICS
+    | NETWORKS
+    | INFERENCE
+    | IO
+    | TRAINING
+    | DATA
+    | {"conditioning", "config", "diffusion", "rng", "sharding"},
+    "analysis": BASICS | TRAINING | {"config", "io.formats", "models", "nn", "setup", "sharding"},
+    "verify": BASICS
+    | NETWORKS
+    | INFERENCE
+    | TRAINING
+    | {"conditioning", "config", "diffusion", "diffusion.samplers", "io.published"},
+    "benchmark": BASICS
+    | INFERENCE
+    | TRAINING
+    | {"analysis", "config", "diffusion.samplers", "io.formats", "nn", "setup", "sharding"},
+    "commands": BASICS
+    | INFERENCE
+    | IO
+    | {"analysis", "benchmark", "config", "evaluation", "models", "setup", "verify"},
+    "__main__": {"commands"},
+}
 
-def _modules(room: str) -> list[Path]:
-    folder = ROOT / "colorize_jax" / room
-    return sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+# Inference's own layers: a module imports those of earlier lines alone.
+INFERENCE_LAYERS = (
+    ("options", "denoiser"),
+    ("system",),
+    ("sampling", "inputs"),
+    ("program_options", "programs"),
+    ("batches", "pipeline", "tagging"),
+    ("metadata",),
+    ("jobs",),
+)
+
+
+def _folders() -> Iterator[tuple[str, list[Path]]]:
+    """Every folder, and every module of a root, with the files that it consists of."""
+    for root, prefix in ((ROOT / "colorize_jax", ""), (ROOT / "data", "data.")):
+        for path in sorted(root.glob("*.py")):
+            if path.name != "__init__.py":
+                yield prefix + path.stem, [path]
+        for folder in sorted(path for path in root.rglob("*") if path.is_dir()):
+            files = sorted(folder.glob("*.py"))
+            if files:
+                yield prefix + ".".join(folder.relative_to(root).parts), files
 
 
 def _imported(path: Path) -> set[str]:
@@ -43,37 +142,57 @@ def _imported(path: Path) -> set[str]:
     return names
 
 
-def _rooms(path: Path) -> set[str]:
-    own = (name.split(".") for name in _imported(path))
-    return {words[1] for words in own if words[0] == "colorize_jax" and len(words) > 1}
+def _folder_of(name: str) -> str | None:
+    """The folder, or the module of a root, that an imported name lies in; None: not ours."""
+    root, *words = name.split(".")
+    if root not in ("colorize_jax", "data"):
+        return None
+    place, found = ROOT / root, []
+    for word in words:
+        if not (place / word).is_dir():
+            break
+        place, found = place / word, [*found, word]
+    prefix = "data." if root == "data" else ""
+    return prefix + (".".join(found) or words[0])
 
 
-@pytest.mark.parametrize("room", ALLOWED)
-def test_rooms_import_only_what_lies_below_them(room: str) -> None:
-    for path in _modules(room):
-        if path.exists():
-            wrong = _rooms(path) - ALLOWED[room] - COMMON - {room}
-            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+FOLDERS = dict(_folders())
 
 
-def test_training_and_inference_do_not_know_each_other() -> None:
-    for room, other in (("training", "inference"), ("inference", "training")):
-        for path in _modules(room):
-            assert other not in _rooms(path), path
+def test_the_table_has_every_folder_and_no_other() -> None:
+    assert set(FOLDERS) == set(ALLOWED)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folders_import_only_what_the_table_says(folder: str) -> None:
+    for path in FOLDERS[folder]:
+        found = {_folder_of(name) for name in _imported(path)} - {None, folder}
+        wrong = found - ALLOWED.get(folder, set())
+        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_the_arrows_make_no_circle() -> None:
+    """What a folder may import stands above it in the table."""
+    order = list(ALLOWED)
+    for folder, allowed in ALLOWED.items():
+        later = {name for name in allowed if order.index(name) > order.index(folder)}
+        assert not later, f"{folder} may import {', '.join(sorted(later))}, which come after it"
+
+
+def test_inference_imports_its_own_earlier_layers_alone() -> None:
+    below: set[str] = set()
+    files = {path.stem: path for path in FOLDERS["inference"] if path.stem != "__init__"}
+    assert set(files) == {name for layer in INFERENCE_LAYERS for name in layer}
+    for layer in INFERENCE_LAYERS:
+        for name in layer:
+            words = (n.split(".") for n in _imported(files[name]))
+            own = {w[2] for w in words if w[:2] == ["colorize_jax", "inference"] and len(w) > 2}
+            wrong = (own & set(files)) - below
+            assert not wrong, f"inference/{name}.py imports {', '.join(sorted(wrong))}"
+        below |= set(layer)
 
 
 def test_data_knows_neither_the_package_nor_jax() -> None:
     for path in sorted((ROOT / "data").rglob("*.py")):
         roots = {name.split(".")[0] for name in _imported(path)}
         assert not roots & {"colorize_jax", "jax", "flax", "torch", "tensorflow"}, path
-
-
-def test_only_the_programs_at_the_top_and_composition_know_data() -> None:
-    composition = {"datasets.py", "benchmark.py"}
-    for path in sorted((ROOT / "colorize_jax").rglob("*.py")):
-        if path.name not in composition:
-            names = {name for name in _imported(path) if name.split(".")[0] == "data"}
-            # Colouring reads pictures as training does.
-            allowed = ("data.pictures", "data.errors") if "inference" in path.parts else ()
-            wrong = {name for name in names if not name.startswith(allowed)} if allowed else names
-            assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"

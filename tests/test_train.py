@@ -15,7 +15,7 @@ import eval as evaluation
 import train
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.setup import datasets
-from colorize_jax.training.run_writer import read_metrics
+from colorize_jax.training.monitoring.run_writer import read_metrics
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "tests" / "configs" / "smallest.py")

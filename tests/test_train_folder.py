@@ -11,7 +11,7 @@ from PIL import Image
 from test_train import compilation_cache, run, stop_at  # noqa: F401 (the fixture serves here too)
 
 from colorize_jax.io.runs.run_weights import RunWeights
-from colorize_jax.training.run_writer import read_metrics
+from colorize_jax.training.monitoring.run_writer import read_metrics
 from data.illustrations import render
 
 COUNT, BATCH_SIZE = 40, 4

@@ -25,6 +25,7 @@ from colorize_jax.analysis import hlo
 from colorize_jax.analysis.chips import GIB, Slice, describe
 from colorize_jax.analysis.flops import count_jaxpr, equations, trace
 from colorize_jax.analysis.roofline import roofline
+from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.analysis.stored_step import save_step
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
@@ -32,7 +33,6 @@ from colorize_jax.io.formats.atomic import atomic_output, check_output
 from colorize_jax.nn.attention import default_implementation
 from colorize_jax.setup.initialize import abstract_state
 from colorize_jax.setup.networks import build_train_system
-from colorize_jax.training.measure import step_flops
 from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import TrainSystem, jit_step, train_step
 

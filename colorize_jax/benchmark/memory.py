@@ -4,6 +4,7 @@ Nothing runs and no weights are read, so that the device need not be there. What
 the compiler plans for each program, and the bytes of the parameters that are held beside it.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +19,10 @@ from colorize_jax.benchmark.timing import Report, header
 from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.programs import SamplingInputs
-from colorize_jax.inference.settings import make_static_options, make_traced_options
+from colorize_jax.inference.program_options import make_static_options, make_traced_options
+from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import System
-from colorize_jax.setup.networks import build_train_system, random_params
+from colorize_jax.setup.networks import build_train_system, inference_system, random_params
 from colorize_jax.sharding import in_bytes, make_mesh, replicated, with_shardings
 from colorize_jax.types import Array, Params
 
@@ -57,20 +58,9 @@ def picture_memory(config: Config, topology: str | None = None) -> Report:
     mesh = make_mesh(MeshConfig(), devices)
     config = for_platform(config, devices[0].platform)
     train_system = build_train_system(config)
-    system = System(
-        train_system.colorizer,
-        train_system.encoders,
-        train_system.schedule,
-        config.diffusion.prediction_type,
-    )
-    sampling = config.sampling
-    options = InferenceOptions(
-        sampler=sampling.sampler,
-        schedule=sampling.schedule,
-        steps=sampling.num_steps,
-        reference_guidance=sampling.reference_guidance,
-        sketch_guidance=1.0,
-    )
+    system = inference_system(train_system)
+    sampling = dataclasses.replace(config.sampling, sketch_guidance=1.0)
+    options = InferenceOptions.from_config(sampling)
     params = _abstract_params(train_system, jnp.dtype(config.model.dtype))
     report = header("memory", config, mesh) | {"batch_size": 1, "topology": topology}
     report["parameters"] = {name: _bytes(tree) for name, tree in params.items()}

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from colorize_jax.analysis.aot import abstract_record, for_platform
 from colorize_jax.analysis.flops import count_flops
+from colorize_jax.analysis.step_flops import countable
 from colorize_jax.benchmark.step import synthetic_record
 from colorize_jax.benchmark.timing import (
     Report,
@@ -31,7 +32,6 @@ from colorize_jax.sharding import (
     state_shardings,
 )
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.measure import countable
 from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 

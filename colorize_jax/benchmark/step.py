@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from colorize_jax.analysis.aot import abstract_record, arguments, compile_step, for_platform
 from colorize_jax.analysis.flops import count_flops
+from colorize_jax.analysis.step_flops import countable, step_flops
 from colorize_jax.benchmark.timing import (
     Report,
     compile_program,
@@ -40,7 +41,6 @@ from colorize_jax.sharding import (
 )
 from colorize_jax.training import trees
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.measure import countable, step_flops
 from colorize_jax.training.step import Inputs, TrainSystem, embed, gradients, jit_step, prepare
 from colorize_jax.types import Array, Params
 

@@ -13,7 +13,7 @@ from colorize_jax.analysis.aot import program_memory
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.sharding import in_bytes
-from colorize_jax.training.measure import peak_flops, peak_memory
+from colorize_jax.training.monitoring.throughput import peak_flops, peak_memory
 
 NUM_WARM_UP = 1  # the first call loads the program and finds its memory
 

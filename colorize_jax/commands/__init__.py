@@ -1,1 +1,1 @@
-"""The commands of `python -m colorize_jax`, one module each; see `colorize_jax.cli`."""
+"""The commands of `python -m colorize_jax`, one module each; see `colorize_jax.commands.cli`."""

@@ -18,7 +18,7 @@ COLUMNS = ("sketch", "reference", "result")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    from colorize_jax.inference.option_flags import add_option_flags
+    from colorize_jax.commands.option_flags import add_option_flags
 
     parser.epilog = EPILOG
     parser.add_argument(
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     from colorize_jax.errors import UserError
     from colorize_jax.inference.jobs import run_jobs
-    from colorize_jax.inference.pipeline import ColorizePipeline
+    from colorize_jax.setup.checkpoints import open_pipeline
 
     given = _recall(args)
     if args.batch_size < 1:
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"nothing to do: all {skipped} pictures exist in {args.output}")
         _write_sheet(args, reads)
         return 0
-    pipeline = ColorizePipeline.from_checkpoint(
+    pipeline = open_pipeline(
         *args.checkpoint,
         dtype=args.dtype,
         prediction_type=args.prediction_type,
@@ -132,9 +132,9 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UserError: an option is wrong, or a path is given nowhere.
     """
+    from colorize_jax.commands.option_flags import options_from_flags
     from colorize_jax.errors import UserError
     from colorize_jax.inference.metadata import read_metadata
-    from colorize_jax.inference.option_flags import options_from_flags
     from colorize_jax.inference.options import InferenceOptions, read_options
 
     given: dict[str, Any] = {}

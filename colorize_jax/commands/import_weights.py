@@ -39,9 +39,10 @@ def run(args: argparse.Namespace) -> int:
     """Convert, and print what was converted."""
     from colorize_jax.commands.files import read_config_file, use_cpu
     from colorize_jax.io.formats.atomic import Reads, check_output
+    from colorize_jax.io.formats.weights_folder import KIND
     from colorize_jax.io.open_weights import weights_paths
-    from colorize_jax.io.published.pretrained import import_weights, open_published
-    from colorize_jax.io.weights_folder import KIND
+    from colorize_jax.io.published.checkpoint import open_published
+    from colorize_jax.io.published.importing import import_weights
 
     use_cpu()
     reads = Reads({"input": weights_paths(args.input), "config": [args.config]})

@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tags of each picture, most probable first; of ratings only the first."""
-    from colorize_jax.inference.tagging import PictureTagger
+    from colorize_jax.setup.checkpoints import open_tagger
 
-    tagger = PictureTagger.from_checkpoint(args.checkpoint, args.labels)
+    tagger = open_tagger(args.checkpoint, args.labels)
     for path in args.image:
         tags = tagger(path, args.threshold)
         if args.json:

@@ -9,20 +9,19 @@ Rows of one forward, for B pictures:
 
 Everything before the first cross-attention is the same for the first and the last group and runs
 once; the last group's cross-attention is its bias alone. Keys and values of the context, hints and
-banks do not depend on the timestep: `prepare` makes them, once.
+banks do not depend on the timestep: `project_conditions` makes them, once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.diffusion import guidance, samplers
-from colorize_jax.diffusion.schedule import NoiseSchedule
+from colorize_jax.diffusion import guidance
 from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.models.unet import Controls
+from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.transformer import KeysValues
 from colorize_jax.types import Array, Conditions, Params
 
@@ -31,7 +30,7 @@ BLANK = -1.0  # a sketch without lines
 
 @flax.struct.dataclass
 class ProjectedConditions:
-    """What of a picture does not change between steps.
+    """A picture's conditions in the form that every step reads them.
 
     Attributes:
         keys_values: of the context in every transformer stack, or None: no reference at all.
@@ -63,13 +62,13 @@ class GuidanceScales:
     excluded: tuple[Array | float, Array | float] | None = None
 
 
-def prepare(
+def project_conditions(
     colorizer: Colorizer,
     params: Params,
     conditions: Conditions,
     *,
     blank_hints: tuple[Array, ...] | None = None,
-    controls: Controls | None = None,
+    lora_scales: Mapping[str, Array] | None = None,
 ) -> ProjectedConditions:
     """Compute what does not depend on the timestep.
 
@@ -78,25 +77,18 @@ def prepare(
         params: theirs.
         conditions: of B pictures; without a context they have no reference.
         blank_hints: hints of a blank sketch, batch B, for sketch guidance.
-        controls: only the scales of low-rank additions matter here.
+        lora_scales: label -> scale of the low-rank additions.
     """
-    scales = None if controls is None else controls.lora_scales
-    return ProjectedConditions(
-        keys_values=(
-            None
-            if conditions.context is None
-            else colorizer.project_context(params, conditions.context, scales)
-        ),
-        hints=conditions.hints,
-        blank_hints=blank_hints,
-        vector=conditions.vector,
-    )
+    keys_values = None
+    if conditions.context is not None:
+        keys_values = colorizer.project_context(params, conditions.context, lora_scales)
+    return ProjectedConditions(keys_values, conditions.hints, blank_hints, conditions.vector)
 
 
 def make_predict(
     colorizer: Colorizer,
     params: Params,
-    prepared: ProjectedConditions,
+    conditions: ProjectedConditions,
     scales: GuidanceScales,
     *,
     guide_reference: bool = True,
@@ -108,32 +100,32 @@ def make_predict(
     Args:
         colorizer: the networks.
         params: theirs.
-        prepared: from `prepare`; sketch guidance runs where it has blank hints.
+        conditions: from `project_conditions`; sketch guidance runs where it has blank hints.
         scales: of guidance.
         guide_reference: whether to evaluate without reference; static.
         controls: what steers every forward; batches as those of the rows,
             except of the foreground, which all rows of a picture share.
         num_timesteps: of the schedule.
     """
-    guide_sketch = prepared.blank_hints is not None
+    guide_sketch = conditions.blank_hints is not None
 
     def predict(noisy: Array, timesteps: Array) -> Array:
         batch = noisy.shape[0]
         foreground = None if controls is None else controls.foreground
 
         def prefix(hints: tuple[Array, ...]) -> Any:
-            conditions = Conditions(None, hints, prepared.vector)
-            return colorizer.prefix(params, noisy, timesteps, conditions, foreground=foreground)
+            own = Conditions(None, hints, conditions.vector)
+            return colorizer.prefix(params, noisy, timesteps, own, foreground=foreground)
 
-        groups = [(prefix(prepared.hints), prepared.hints)]
+        groups = [(prefix(conditions.hints), conditions.hints)]
         if guide_sketch:
-            groups.append((prefix(prepared.blank_hints), prepared.blank_hints))
+            groups.append((prefix(conditions.blank_hints), conditions.blank_hints))
         keys_values = None
-        if prepared.keys_values is not None:
+        if conditions.keys_values is not None:
             active = guidance.reference_active(
                 timesteps, scales.window, scales.excluded, num_timesteps
             )
-            keys_values = _repeat_rows(prepared.keys_values, active, len(groups))
+            keys_values = _repeat_rows(conditions.keys_values, active, len(groups))
         if guide_reference:
             groups.append(groups[0])
         unet_state, hints = jax.tree.map(lambda *rows: jnp.concatenate(rows), *groups)
@@ -161,67 +153,3 @@ def _repeat_rows(
         return jnp.concatenate([x] * count, axis=1) if count > 1 else x
 
     return jax.tree.map(repeat, keys_values)
-
-
-def generate(
-    colorizer: Colorizer,
-    params: Params,
-    schedule: NoiseSchedule,
-    conditions: Conditions,
-    keys: Array,
-    plan: samplers.Plan,
-    scales: GuidanceScales,
-    latents_shape: tuple[int, int, int],
-    *,
-    sampler: samplers.Sampler,
-    prediction_type: str,
-    guide_reference: bool = True,
-    blank_hints: tuple[Array, ...] | None = None,
-    controls: Controls | None = None,
-    after_step: Callable[[Array, Array, Array], Array] | None = None,
-) -> Array:
-    """Sample scaled latents (B, h, w, C); to be called inside jit.
-
-    Args:
-        colorizer: the networks.
-        params: theirs.
-        schedule: of the noise that they were trained with.
-        conditions: of B pictures.
-        keys: (B,) one random key a picture; a picture's result depends on its own alone.
-        plan: noise levels, from `samplers.make_plan`.
-        scales: of guidance.
-        latents_shape: (h, w, C).
-        sampler: from `samplers.find_sampler`; static.
-        prediction_type: "v" or "eps".
-        guide_reference: whether to evaluate without reference; static.
-        blank_hints: of a blank sketch, where sketch guidance is on.
-        controls: what steers every forward.
-        after_step: see `samplers.sample`.
-    """
-    prepared = prepare(colorizer, params, conditions, blank_hints=blank_hints, controls=controls)
-    predict = make_predict(
-        colorizer,
-        params,
-        prepared,
-        scales,
-        guide_reference=guide_reference,
-        controls=controls,
-        num_timesteps=schedule.num_timesteps,
-    )
-    start, fresh = split_keys(keys)
-    noise = jax.vmap(lambda key: jax.random.normal(key, latents_shape))(start)
-    return samplers.sample(
-        sampler,
-        samplers.make_denoiser(predict, schedule, prediction_type),
-        noise,
-        plan,
-        samplers.noise_from_keys(fresh, latents_shape),
-        after_step=after_step,
-        prediction_type=prediction_type,
-    )
-
-
-def split_keys(keys: Array) -> tuple[Array, Array]:
-    """(B,) keys of pictures -> (B,) keys of their initial noise, (B,) of the sampler's draws."""
-    both = jax.vmap(jax.random.split)(keys)
-    return both[:, 0], both[:, 1]

@@ -29,6 +29,7 @@ from colorize_jax.config.options import (
     MAX_SAMPLER_STEPS,
     RATE,
     SEED,
+    SamplingConfig,
     sampler_name,
     schedule_name,
 )
@@ -229,6 +230,17 @@ class InferenceOptions(Options):
     def to_json(self) -> str:
         """Return all options as a JSON object."""
         return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_config(cls, sampling: SamplingConfig) -> "InferenceOptions":
+        """The options with which a training run samples."""
+        return cls(
+            sampler=sampling.sampler,
+            schedule=sampling.schedule,
+            steps=sampling.num_steps,
+            reference_guidance=sampling.reference_guidance,
+            sketch_guidance=sampling.sketch_guidance,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> "InferenceOptions":

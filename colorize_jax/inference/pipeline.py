@@ -1,6 +1,6 @@
 """From any sketch and any reference to a picture.
 
-    pipeline = ColorizePipeline.from_checkpoint("weights")
+    pipeline = open_pipeline("weights")  # of colorize_jax.setup.checkpoints
     pictures = pipeline("sketch.png", "reference.jpg", InferenceOptions(steps=30, seed=1))
 
 Preprocess, encode, denoise, decode: the host prepares arrays (`inputs`), the device runs a handful
@@ -30,14 +30,14 @@ from colorize_jax.inference.inputs import (
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pictures.tiles import decode_tiled
-from colorize_jax.inference.programs import SamplingInputs
-from colorize_jax.inference.settings import (
+from colorize_jax.inference.program_options import (
     check_parts,
     lora_scales,
     make_static_options,
     make_traced_options,
 )
-from colorize_jax.inference.system import Networks, System, open_networks
+from colorize_jax.inference.sampling import SamplingInputs
+from colorize_jax.inference.system import Networks, System
 from colorize_jax.inference.text.directions import TextDirections, make_directions
 from colorize_jax.inference.text.tokenizer import Tokenizer
 from colorize_jax.nn.lora import merge_loras
@@ -75,33 +75,6 @@ class ColorizePipeline:
         self._embeddings: dict[str, np.ndarray] = {}
         self._merged: tuple[dict[str, float], Params] | None = None
         self.system, self.defaults = networks.system, networks.defaults
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        *paths: str | Path,
-        dtype: str | None = None,
-        prediction_type: str | None = None,
-        raw: bool = False,
-        extractors: Extractors = BUILT_IN,
-        tokenizer: str | Path | None = None,
-    ) -> "ColorizePipeline":
-        """Find the networks in checkpoints; they are loaded when they are needed.
-
-        Args:
-            paths: workdirs of training runs, folders of imported weights, published files; each
-                network is taken from the first that has it.
-            dtype: "float32" or "bfloat16"; by default bfloat16 where there is an accelerator.
-            prediction_type: "v" or "eps", where no checkpoint says.
-            raw: of training runs, the parameters themselves and not their running average.
-            extractors: of lines and foregrounds.
-            tokenizer: folder of CLIP's tokenizer, for options with text; read when it is needed.
-
-        Raises:
-            UserError: the paths do not hold a colorizer.
-        """
-        networks = open_networks(paths, dtype=dtype, prediction_type=prediction_type, raw=raw)
-        return cls(networks, extractors, tokenizer)
 
     def __call__(
         self,

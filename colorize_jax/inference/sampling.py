@@ -1,70 +1,298 @@
-"""Pictures from a batch, as training's samples and evaluation make them: one call, one jit."""
+"""The sampling loop, for users' pictures, training's samples and evaluation alike.
 
-from collections.abc import Callable
+A picture's noise comes from its own key, so that it does not depend on its batch. Numbers travel as
+arrays, so that another strength, scale, seed or number of steps compiles nothing; whether a control
+is there at all shows in the structure of the arguments and in `StaticOptions`.
+"""
 
+from dataclasses import dataclass
+
+import flax.struct
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.conditioning import FrozenEncoders
-from colorize_jax.config.options import SamplingConfig
 from colorize_jax.diffusion import samplers
-from colorize_jax.diffusion.schedule import NoiseSchedule
-from colorize_jax.inference.denoiser import BLANK, GuidanceScales, generate
-from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.types import Array, Batch, Conditions, Params
+from colorize_jax.diffusion.schedule import t_to_sigma
+from colorize_jax.inference.denoiser import (
+    GuidanceScales,
+    ProjectedConditions,
+    make_predict,
+    project_conditions,
+)
+from colorize_jax.inference.system import System
+from colorize_jax.models.unet_controls import Controls
+from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.rng import stream
+from colorize_jax.types import Array, Conditions, Params
 
-# (parameters of every network, batch, (B,) keys) -> images (B, H, W, 3) in [-1, 1]
-Colorize = Callable[[Params, Batch, Array], Array]
+NORMED = "norm1"  # the feature that self-attention reads, its own or a foreign one
 
 
-def make_colorize(
-    colorizer: Colorizer,
-    encoders: FrozenEncoders,
-    schedule: NoiseSchedule,
-    options: SamplingConfig,
-    prediction_type: str,
-) -> Colorize:
-    """Compile the colouring of batches.
+@dataclass(frozen=True)
+class StaticOptions:
+    """Options that a sampling loop is compiled for.
+
+    Attributes:
+        sampler: its name.
+        guide_reference: whether the UNet is evaluated without reference too.
+        guide_sketch: whether it is evaluated without sketch too.
+        split: whether foreground and background attend to halves of the context.
+    """
+
+    sampler: str
+    guide_reference: bool = True
+    guide_sketch: bool = False
+    split: bool = False
+
+    @property
+    def num_groups(self) -> int:
+        """How many rows of the UNet a picture has; see `denoiser`."""
+        return 1 + self.guide_sketch + self.guide_reference
+
+
+@flax.struct.dataclass
+class SamplingInputs:
+    """What B pictures are sampled from: arrays, all of one picture in one row.
+
+    Attributes:
+        keys: (B,) random keys.
+        vector: (B, E) size embedding.
+        hints: of the sketch, finest first.
+        blank_hints: of a sheet without lines, batch 1; where the sketch guides.
+        context: (B, S, C) reference tokens, foreground's first where attention is split; None: no
+            reference.
+        sketch_mask: (B, h, w, 1) foreground, where something asks for it.
+        bank: decoder stack -> (L, B, M, C) normed tokens of the background, for the plugin.
+        foreground: (B, h, w, C) latents of the reference's foreground, for the plugin.
+        background: (B, h, w, C) latents that are kept outside the mask.
+        injected: (B, h, w, C) latents of the reference that self-attention sees.
+    """
+
+    keys: Array
+    vector: Array
+    hints: tuple[Array, ...]
+    blank_hints: tuple[Array, ...] | None = None
+    context: Array | None = None
+    sketch_mask: Array | None = None
+    bank: dict[str, Array] | None = None
+    foreground: Array | None = None
+    background: Array | None = None
+    injected: Array | None = None
+
+
+@flax.struct.dataclass
+class TracedOptions:
+    """Options that are numbers: another value compiles nothing.
+
+    Attributes:
+        plan: noise levels.
+        scales: of guidance.
+        block_strengths: (number of transformer blocks,) factors of the reference.
+        hint_strengths: (levels,) factors of the hints.
+        foreground_strength, background_strength, merge: of split cross-attention, each ().
+        mask_threshold: () what sketch masks are compared with.
+        fidelity: () share without injection in the unguided rows.
+        lora_scales: label -> ().
+    """
+
+    plan: samplers.Plan
+    scales: GuidanceScales
+    block_strengths: Array
+    hint_strengths: Array
+    foreground_strength: Array
+    background_strength: Array
+    merge: Array
+    mask_threshold: Array
+    fidelity: Array
+    lora_scales: dict[str, Array]
+
+
+def sample_latents(
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+    noise: Array | None = None,
+) -> Array:
+    """Sample scaled latents (B, h, w, C); to be called inside jit.
 
     Args:
-        colorizer: the trained networks.
-        encoders: the frozen ones.
-        schedule: of the noise that they were trained with.
-        options: sampler, steps, guidance.
-        prediction_type: "v" or "eps".
-
-    Raises:
-        UserError: there is no such sampler or schedule.
+        system: static.
+        static: what the loop is compiled for.
+        params: of the UNet.
+        inputs: of the pictures.
+        traced: numbers.
+        noise: (B, h, w, C) standard normal to start from; by default from the keys.
     """
-    sampler = samplers.find_sampler(options.sampler)
-    plan = samplers.make_plan(sampler, schedule, options.num_steps, options.schedule)
-    scales = GuidanceScales(options.reference_guidance, options.sketch_guidance)
+    colorizer, sampler = system.colorizer, samplers.find_sampler(static.sampler)
+    controls = make_controls(system, static, params, inputs, traced)
+    conditions = project_inputs(system, params, inputs, traced)
+    shape = (*inputs.hints[0].shape[1:3], colorizer.unet.out_channels)
 
-    def colorize(params: Params, batch: Batch, keys: Array) -> Array:
-        tokens = encoders.encode_reference(params, batch.reference)
-        height, width = batch.sketch.shape[1:3]
-        cell = encoders.autoencoder.pixels_per_latent
-        blank = None
-        if options.sketch_guidance > 1:
-            blank = colorizer.hints(params, jnp.full_like(batch.sketch, BLANK))
-        latents = generate(
+    def predict(noisy: Array, timesteps: Array) -> Array:
+        steered = controls
+        if inputs.injected is not None:
+            banks = injected_banks(system, static, params, conditions, inputs, traced, timesteps)
+            # The plugin's bank keeps the stacks that it is made for.
+            steered = controls.replace(banks=banks | dict(controls.banks or {}))
+        return make_predict(
             colorizer,
             params,
-            schedule,
-            Conditions(
-                context=colorizer.context(params, *tokens),
-                hints=colorizer.hints(params, batch.sketch),
-                vector=colorizer.vector(batch.size, batch.aesthetic_score),
-            ),
-            keys,
-            plan,
-            scales,
-            (height // cell, width // cell, colorizer.unet.out_channels),
-            sampler=sampler,
-            prediction_type=prediction_type,
-            guide_reference=options.reference_guidance > 1,
-            blank_hints=blank,
-        )
-        return jnp.clip(encoders.decode(params, latents), -1, 1)
+            conditions,
+            traced.scales,
+            guide_reference=static.guide_reference,
+            controls=steered,
+            num_timesteps=system.schedule.num_timesteps,
+        )(noisy, timesteps)
 
-    return jax.jit(colorize)
+    start, fresh = _split_keys(inputs.keys)
+    if noise is None:
+        noise = jax.vmap(lambda key: jax.random.normal(key, shape))(start)
+    latents = samplers.sample(
+        sampler,
+        samplers.make_denoiser(predict, system.schedule, system.prediction_type),
+        noise,
+        traced.plan,
+        samplers.noise_from_keys(fresh, shape),
+        after_step=None if inputs.background is None else _keep_background(inputs, traced),
+        prediction_type=system.prediction_type,
+    )
+    if inputs.background is None:
+        return latents
+    # Some samplers end at a level above zero.
+    return jnp.where(_inside(inputs, traced), latents, inputs.background)
+
+
+def _split_keys(keys: Array) -> tuple[Array, Array]:
+    """(B,) keys of pictures -> (B,) keys of their initial noise, (B,) of the sampler's draws."""
+    both = jax.vmap(jax.random.split)(keys)
+    return both[:, 0], both[:, 1]
+
+
+def make_controls(
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+) -> Controls:
+    """What steers every forward, with the rows that `denoiser` describes."""
+
+    def rows(x: Array, axis: int = 0) -> Array:
+        return jnp.concatenate([x] * static.num_groups, axis) if static.num_groups > 1 else x
+
+    mask = None if inputs.sketch_mask is None else rows(inputs.sketch_mask)
+    regions = banks = None
+    if static.split:
+        regions = Regions(
+            mask,
+            traced.mask_threshold,
+            traced.foreground_strength,
+            traced.background_strength,
+            traced.merge,
+        )
+    if inputs.bank is not None:
+        projected = _unet(system, params, inputs.bank, method="project_banks")
+        banks = {
+            name: Bank(jax.tree.map(lambda x: rows(x, 1), kv), mask, traced.mask_threshold)
+            for name, kv in projected.items()
+        }
+    return Controls(
+        reference_strength=traced.block_strengths,
+        regions=regions,
+        banks=banks,
+        lora_scales=traced.lora_scales,
+        foreground=inputs.foreground,
+    )
+
+
+def project_inputs(
+    system: System, params: Params, inputs: SamplingInputs, traced: TracedOptions
+) -> ProjectedConditions:
+    """Compute what does not change between steps, hints at their strengths."""
+
+    def scaled(hints: tuple[Array, ...]) -> tuple[Array, ...]:
+        return tuple(
+            hint * strength.astype(hint.dtype)
+            for hint, strength in zip(hints, traced.hint_strengths, strict=False)
+        )
+
+    blank = inputs.blank_hints
+    if blank is not None:
+        batch = inputs.keys.shape[:1]
+        blank = scaled(tuple(jnp.broadcast_to(x, batch + x.shape[1:]) for x in blank))
+    return project_conditions(
+        system.colorizer,
+        params,
+        Conditions(inputs.context, scaled(inputs.hints), inputs.vector),
+        blank_hints=blank,
+        lora_scales=traced.lora_scales,
+    )
+
+
+def injected_banks(
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    conditions: ProjectedConditions,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+    timesteps: Array,
+) -> dict[str, Bank]:
+    """Run the UNet over the reference, as noisy as the picture is now, for its normed tokens.
+
+    The reference has no sketch; its noise stays the same from step to step.
+
+    Returns:
+        Transformer stack -> keys and values that self-attention reads beside its own, for all rows;
+        in the unguided ones a share `fidelity` of the attention goes without them.
+    """
+    keys = jax.vmap(lambda key: stream(key, 0, "injection"))(inputs.keys)
+    noise = jax.vmap(lambda key: jax.random.normal(key, inputs.injected.shape[1:]))(keys)
+    sigma = t_to_sigma(system.schedule, timesteps)[:, None, None, None]
+    noisy = (inputs.injected + sigma * noise) * jax.lax.rsqrt(1 + sigma**2)
+    unet_state = _unet(system, params, noisy, timesteps, inputs.vector, method="prefix")
+    depths = system.colorizer.unet.stacks()
+    _, features = _unet(
+        system,
+        params,
+        unet_state,
+        conditions.keys_values,
+        method="body",
+        controls=Controls(lora_scales=traced.lora_scales),
+        collect=tuple((name, NORMED) for name in depths),
+        until=list(depths.items())[-1],
+    )
+    tokens = {name: features[name, NORMED] for name in depths}
+    projected = _unet(system, params, tokens, method="project_banks")
+    guided = jnp.zeros(inputs.keys.shape[0])
+    unguided = jnp.broadcast_to(traced.fidelity, guided.shape)
+    weight = jnp.concatenate([guided] + [unguided] * (static.num_groups - 1))
+
+    def rows(x: Array) -> Array:
+        return jnp.concatenate([x] * static.num_groups, axis=1)
+
+    return {
+        name: Bank(jax.tree.map(rows, kv), plain_weight=weight) for name, kv in projected.items()
+    }
+
+
+def _unet(system: System, params: Params, *args, **options):
+    return system.colorizer.unet.apply({"params": params["unet"]}, *args, **options)
+
+
+def _inside(inputs: SamplingInputs, traced: TracedOptions) -> Array:
+    return inputs.sketch_mask > traced.mask_threshold
+
+
+def _keep_background(inputs: SamplingInputs, traced: TracedOptions) -> samplers.AfterStep:
+    """Put the known background, as noisy as the next step expects, outside the mask."""
+    keys = jax.vmap(lambda key: stream(key, 0, "background"))(inputs.keys)
+    draw = samplers.noise_from_keys(keys, inputs.background.shape[1:])
+
+    def after_step(x: Array, sigma: Array, step: Array) -> Array:
+        level = jnp.broadcast_to(sigma, x.shape[:1])[:, None, None, None]
+        return jnp.where(_inside(inputs, traced), x, inputs.background + level * draw(step))
+
+    return after_step

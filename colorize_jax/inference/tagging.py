@@ -5,15 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.pictures.preprocess import prepare_reference
 from colorize_jax.inference.pictures.reading import PictureSource, read_picture
-from colorize_jax.inference.system import open_checkpoint
-from colorize_jax.io.published.architectures import build
-from colorize_jax.models.tagger import preprocess_tagger
 
 RATING = "9"  # the category of which a picture has exactly one
 
@@ -66,38 +62,6 @@ class PictureTagger:
     def __init__(self, logits: Callable[[np.ndarray], np.ndarray], labels: Sequence[Label]):
         """Use a function from pictures (1, H, W, 3) in [-1, 1] to logits (1, number of labels)."""
         self._logits, self._labels = logits, list(labels)
-
-    @classmethod
-    def from_checkpoint(cls, path: str | Path, labels: str | Path) -> "PictureTagger":
-        """Load a tagger.
-
-        Args:
-            path: folder of imported weights, or published file.
-            labels: CSV, see `read_labels`.
-
-        Raises:
-            UserError: there is no tagger, or the labels are not its own.
-        """
-        known = read_labels(labels)
-        weights = open_checkpoint(path)
-        if "tagger" not in weights.abstract:
-            raise UserError(
-                f"got {path} with {', '.join(weights.abstract)}, expected a tagger; name its "
-                "weights"
-            )
-        module = build("tagger", weights.metadata.configs["tagger"])
-        if len(known) != module.num_classes:
-            raise UserError(
-                f"got {len(known)} labels in {labels} for a tagger of {module.num_classes} "
-                "classes, expected as many; get the list that belongs to the weights"
-            )
-        params = jax.tree.map(lambda x: jax.numpy.asarray(x, np.float32), weights.read("tagger"))
-        apply = jax.jit(lambda params, images: module.apply({"params": params}, images).logits)
-
-        def logits(images: np.ndarray) -> np.ndarray:
-            return np.asarray(apply(params, preprocess_tagger(images, module.image_size)))
-
-        return cls(logits, known)
 
     def __call__(self, picture: PictureSource, threshold: float = 0.35) -> list[Tag]:
         """Return the likeliest rating, then all other tags from a probability on, likeliest first.

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Protocol
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.runs.run_weights import RunWeights
-from colorize_jax.io.runs.workdir import CHECKPOINTS, CONFIG_FILE, FROZEN_FOLDER, is_workdir
-from colorize_jax.io.weights_folder import (
+from colorize_jax.io.formats.weights_folder import (
     METADATA_FILE,
     WeightsMetadata,
     WeightsReader,
     is_weights_dir,
 )
+from colorize_jax.io.runs.run_weights import RunWeights
+from colorize_jax.io.runs.workdir import CHECKPOINTS, CONFIG_FILE, FROZEN_FOLDER, is_workdir
 from colorize_jax.types import Params
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.models.sketch_encoder import SketchEncoder
-from colorize_jax.models.unet import Controls, Features, UNet, UNetState, touch
+from colorize_jax.models.unet import Features, UNet, UNetState, touch
+from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.layers import size_embedding
 from colorize_jax.nn.transformer import KeysValues
 from colorize_jax.types import Array, Conditions, Params

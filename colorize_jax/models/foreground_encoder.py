@@ -53,7 +53,7 @@ class ForegroundEncoder(nn.Module):
             self.model_channels, self.channel_mult, self.num_res_blocks, no_transformers
         )
         for index, stage in enumerate(stages):
-            module = make_module(stage, dtype=self.dtype, name=stage.name)
+            module = make_module(stage, dtype=self.dtype)
             x = module(x, embedding) if stage.kind == "res" else module(x)
             zero = Conv(
                 stage.channels,

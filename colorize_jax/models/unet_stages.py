@@ -1,5 +1,6 @@
-"""What a UNet is made of: the list of its modules, and those that are no transformers."""
+"""The UNet as a list of stages in order of execution, and the stages that are no transformers."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,27 +10,56 @@ import jax.numpy as jnp
 from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init
 from colorize_jax.types import Array
 
-# A network that starts at random shall hear what to draw, the hints, before its noisy latents:
-# those say nothing at high timesteps.
-quiet_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
+# A network that is trained from random parameters should follow the hints before its noisy latents,
+# which say nothing at high timesteps: the first convolution starts small.
+small_init = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 
 
 class Stage(NamedTuple):
-    """One module of the UNet, in order of execution.
+    """One module of the UNet, and what the forward does before and after it.
 
     Attributes:
-        name: of the module: published name with '.' before a number as '_'.
+        name: of the module: its published name with '_' for '.'.
         kind: "conv", "res", "transformer", "down" or "up".
-        block: "input_blocks_4" and the like: the published block it belongs to.
-        channels: of its output.
+        channels: of the output.
+        block: number of the input or output block that it belongs to, from 0.
         depth: number of transformer blocks.
+        first_block: transformer blocks of the whole UNet that run before it.
+        takes_skip: whether the newest skip is concatenated to the input.
+        stores_skip: whether the output gets a hint and becomes a skip.
     """
 
     name: str
     kind: str
-    block: str
     channels: int
+    block: int = 0
     depth: int = 0
+    first_block: int = 0
+    takes_skip: bool = False
+    stores_skip: bool = False
+
+
+@functools.cache
+def unet_stages(
+    model_channels: int,
+    channel_mult: tuple[int, ...],
+    num_res_blocks: int,
+    transformer_depth: tuple[int, ...],
+    num_output_blocks: int | None = None,
+) -> tuple[Stage, ...]:
+    """Encoder, middle and decoder; arguments as the fields of `UNet`."""
+    stages = [
+        *encoder_stages(model_channels, channel_mult, num_res_blocks, transformer_depth),
+        *_middle_stages(channel_mult[-1] * model_channels, transformer_depth[-1]),
+        *_decoder_stages(
+            model_channels, channel_mult, num_res_blocks, transformer_depth, num_output_blocks
+        ),
+    ]
+    first_block, numbered = 0, []
+    for stage in stages:
+        numbered.append(stage._replace(first_block=first_block))
+        first_block += stage.depth
+    return tuple(numbered)
 
 
 def encoder_stages(
@@ -38,59 +68,57 @@ def encoder_stages(
     num_res_blocks: int,
     transformer_depth: tuple[int, ...],
 ) -> list[Stage]:
-    """List the encoder's modules."""
-    stages = [Stage("input_blocks_0_0", "conv", "input_blocks_0", model_channels)]
-    index = 1
+    """The input blocks; the last stage of each stores a skip."""
+    blocks = [[_stage("conv", model_channels)]]
     for level, mult in enumerate(channel_mult):
         channels = mult * model_channels
-        for _ in range(num_res_blocks):
-            block = f"input_blocks_{index}"
-            stages.append(Stage(f"{block}_0", "res", block, channels))
-            if transformer_depth[level]:
-                depth = transformer_depth[level]
-                stages.append(Stage(f"{block}_1", "transformer", block, channels, depth))
-            index += 1
+        blocks += [_res_block(channels, transformer_depth[level]) for _ in range(num_res_blocks)]
         if level < len(channel_mult) - 1:
-            block = f"input_blocks_{index}"
-            stages.append(Stage(f"{block}_0", "down", block, channels))
-            index += 1
-    return stages
+            blocks.append([_stage("down", channels)])
+    for block in blocks:
+        block[-1] = block[-1]._replace(stores_skip=True)
+    return _named("input_blocks", blocks)
 
 
-def middle_stages(channels: int, depth: int) -> list[Stage]:
-    """List the modules between encoder and decoder."""
-    kinds = [("res", 0), ("transformer", depth), ("res", 0)]
-    if not depth:
-        kinds = [("res", 0), ("res", 0)]
-    return [
-        Stage(f"middle_block_{i}", kind, "middle_block", channels, blocks)
-        for i, (kind, blocks) in enumerate(kinds)
-    ]
+def _middle_stages(channels: int, depth: int) -> list[Stage]:
+    stages = [*_res_block(channels, depth), _stage("res", channels)]
+    return [stage._replace(name=f"middle_block_{i}") for i, stage in enumerate(stages)]
 
 
-def decoder_stages(
+def _decoder_stages(
     model_channels: int,
     channel_mult: tuple[int, ...],
     num_res_blocks: int,
     transformer_depth: tuple[int, ...],
+    num_output_blocks: int | None,
 ) -> list[Stage]:
-    """List the decoder's modules; every block begins by taking a skip."""
-    stages, index = [], 0
+    """The output blocks, or as many as there are; the first stage of each takes a skip."""
+    blocks = []
     for level in reversed(range(len(channel_mult))):
         channels, depth = channel_mult[level] * model_channels, transformer_depth[level]
-        for repeat in range(num_res_blocks + 1):
-            block = f"output_blocks_{index}"
-            kinds = [("res", 0)]
-            if depth:
-                kinds.append(("transformer", depth))
-            if level and repeat == num_res_blocks:
-                kinds.append(("up", 0))
-            stages += [
-                Stage(f"{block}_{i}", kind, block, channels, blocks)
-                for i, (kind, blocks) in enumerate(kinds)
-            ]
-            index += 1
-    return stages
+        blocks += [_res_block(channels, depth) for _ in range(num_res_blocks + 1)]
+        if level:
+            blocks[-1].append(_stage("up", channels))
+    for block in blocks:
+        block[0] = block[0]._replace(takes_skip=True)
+    return _named("output_blocks", blocks[:num_output_blocks])
+
+
+def _stage(kind: str, channels: int, depth: int = 0) -> Stage:
+    return Stage("", kind, channels, depth=depth)
+
+
+def _res_block(channels: int, depth: int) -> list[Stage]:
+    transformer = [_stage("transformer", channels, depth)] if depth else []
+    return [_stage("res", channels), *transformer]
+
+
+def _named(prefix: str, blocks: list[list[Stage]]) -> list[Stage]:
+    return [
+        stage._replace(name=f"{prefix}_{index}_{i}", block=index)
+        for index, block in enumerate(blocks)
+        for i, stage in enumerate(block)
+    ]
 
 
 class ResBlock(nn.Module):
@@ -148,16 +176,15 @@ def make_module(
     remat: Callable[..., bool] | None = None,
     dtype: Any = jnp.float32,
     norm_groups: int = 32,
-    **options: Any,
 ) -> nn.Module:
-    """Make a module that is no transformer; `options` are those of every Flax module."""
+    """Make the module of a stage that is no transformer, under the stage's name."""
     if stage.kind == "conv":
-        return Conv(stage.channels, kernel_init=quiet_init, dtype=dtype, **options)
+        return Conv(stage.channels, kernel_init=small_init, dtype=dtype, name=stage.name)
     if stage.kind == "res":
         block = ResBlock
         if remat is not None:
             # Outside of a loop XLA would merge what is computed again with what was computed once.
             block = nn.remat(ResBlock, policy=remat, prevent_cse=True)
-        return block(stage.channels, dtype, norm_groups, **options)
-    kinds = {"down": Downsample, "up": Upsample}
-    return kinds[stage.kind](stage.channels, dtype, **options)
+        return block(stage.channels, dtype, norm_groups, name=stage.name)
+    resample = {"down": Downsample, "up": Upsample}[stage.kind]
+    return resample(stage.channels, dtype, name=stage.name)

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.config.options import Config
-from colorize_jax.io.published.architectures import build, published_config
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.architectures import build, published_config
+from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 
 
 def build_encoders(config: Config) -> FrozenEncoders:

@@ -7,15 +7,18 @@ import jax.numpy as jnp
 
 from colorize_jax.config.options import Config
 from colorize_jax.diffusion.schedule import make_schedule
-from colorize_jax.inference.sampling import Colorize, make_colorize
-from colorize_jax.io.published.architectures import build, published_config
+from colorize_jax.inference.batches import Colorize, make_colorize
+from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.system import System
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published.torch_names import PREFIXES
-from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.models.architectures import build, published_config
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
-from colorize_jax.models.patch import PatchAutoencoder
+from colorize_jax.models.frozen.patch import PatchAutoencoder
 from colorize_jax.setup.encoders import build_encoders, patch_encoder
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.optim import learning_rate, make_optimizer
-from colorize_jax.training.step import GramBlocks, TrainSystem
+from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 
 REMAT = {
@@ -123,20 +126,24 @@ def build_train_system(config: Config) -> TrainSystem:
     return system
 
 
+def inference_system(system: TrainSystem) -> System:
+    """The networks of a training run as inference knows them."""
+    return System(
+        system.colorizer,
+        system.encoders,
+        system.schedule,
+        system.config.diffusion.prediction_type,
+    )
+
+
 def build_colorize(system: TrainSystem) -> Colorize:
-    """Compile the colouring of batches as the system's config samples.
+    """Compile the colouring of batches as the run's config samples.
 
     Raises:
         UserError: there is no such sampler or schedule.
     """
-    config = system.config
-    return make_colorize(
-        system.colorizer,
-        system.encoders,
-        system.schedule,
-        config.sampling,
-        config.diffusion.prediction_type,
-    )
+    options = InferenceOptions.from_config(system.config.sampling)
+    return make_colorize(inference_system(system), options)
 
 
 def random_params(system: TrainSystem, key: Array) -> Params:

@@ -24,7 +24,7 @@ import optax
 from jax.sharding import Mesh
 
 from colorize_jax.conditioning import FrozenEncoders
-from colorize_jax.config.options import Config, GramConfig
+from colorize_jax.config.options import Config
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.models.colorizer import Colorizer
@@ -34,6 +34,7 @@ from colorize_jax.sharding import constrain_batch, constrain_params, replicated
 from colorize_jax.training import augment, trees
 from colorize_jax.training.augment import StepRandomness
 from colorize_jax.training.encoding import encode_parts
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.losses.diffusion import diffusion_loss
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.optim import accumulate
@@ -295,7 +296,7 @@ def run_branches(
     unet_state: UNetState,
     conditions: Conditions,
     other_context: Array,
-    gram_blocks: "GramBlocks",
+    gram_blocks: GramBlocks,
 ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
     """Run both branches from their common unet_state on, up to the last Gram block as one batch.
 
@@ -327,7 +328,7 @@ def run_branches(
     own = colorizer.project_context(params, conditions.context)
     own[gram_blocks.last[0]], _ = split_pairs(keys_values[gram_blocks.last[0]], axis=1)
     unet_state, _ = split_pairs(unet_states)
-    prediction, _ = colorizer.body(params, unet_state, own, hints, since=gram_blocks.last)
+    prediction, _ = colorizer.body(params, unet_state, own, hints)
     return prediction, *split_pairs(gram_blocks.select(features))
 
 
@@ -377,7 +378,7 @@ def snr_weights(system: TrainSystem, timesteps: Array) -> Array | None:
 
 
 def anchor_features(
-    colorizer: Colorizer, params: Params, inputs: Inputs, noisy: Array, gram_blocks: "GramBlocks"
+    colorizer: Colorizer, params: Params, inputs: Inputs, noisy: Array, gram_blocks: GramBlocks
 ) -> dict[str, Array]:
     """The aligned branch's features as another, frozen colorizer has them."""
     conditions = embed(colorizer, params, inputs)
@@ -392,29 +393,3 @@ def anchor_features(
         until=gram_blocks.last,
     )
     return jax.lax.stop_gradient(gram_blocks.select(features))
-
-
-class GramBlocks:
-    """Where the Gram blocks are in the UNet.
-
-    Attributes:
-        collect: (stack, feature) pairs that a body has to return.
-        last: stack and number of its blocks after which no Gram block follows.
-    """
-
-    def __init__(self, colorizer: Colorizer, gram: GramConfig):
-        unet = colorizer.unet
-        order = list(unet.stacks())
-        places = {block: unet.locate(block) for block in gram.blocks}
-        self._places, self._tap = places, gram.tap
-        stacks = dict.fromkeys(stack for stack, _ in places.values())
-        self.collect = tuple((stack, gram.tap) for stack in stacks)
-        stack, index = max(places.values(), key=lambda place: (order.index(place[0]), place[1]))
-        self.last = (stack, index + 1)
-
-    def select(self, features: Mapping[tuple[str, str], Array]) -> dict[str, Array]:
-        """Block's number -> (B, N, C), from what a body returned."""
-        return {
-            str(block): features[stack, self._tap][index]
-            for block, (stack, index) in self._places.items()
-        }

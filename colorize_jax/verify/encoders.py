@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from colorize_jax.errors import UserError
-from colorize_jax.models.clip_vision import ClipVision, preprocess_clip
-from colorize_jax.models.tagger import Tagger, preprocess_tagger
-from colorize_jax.models.vae import Vae
+from colorize_jax.models.frozen.clip_vision import ClipVision, preprocess_clip
+from colorize_jax.models.frozen.tagger import Tagger, preprocess_tagger
+from colorize_jax.models.frozen.vae import Vae
 from colorize_jax.nn.resize import resize_antialiased
 from colorize_jax.verify.golden import GoldenCase
 from colorize_jax.verify.networks import load, nchw, nhwc

@@ -12,8 +12,8 @@ from colorize_jax.inference import programs
 from colorize_jax.inference.inputs import at_side, latent_mask
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import paint_out
-from colorize_jax.inference.programs import SamplingInputs
-from colorize_jax.inference.settings import make_static_options, make_traced_options
+from colorize_jax.inference.program_options import make_static_options, make_traced_options
+from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import System
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.colorizer import Colorizer

@@ -8,7 +8,9 @@ import numpy as np
 
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.foreground_encoder import ForegroundEncoder
-from colorize_jax.models.unet import Controls, Injection, UNet
+from colorize_jax.models.unet import UNet
+from colorize_jax.models.unet_controls import Controls
+from colorize_jax.models.unet_injection import Injection
 from colorize_jax.nn.transformer import Bank, Regions
 from colorize_jax.verify import golden
 from colorize_jax.verify.golden import GoldenCase

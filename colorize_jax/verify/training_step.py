@@ -10,7 +10,7 @@ from colorize_jax.config.options import Config, DiffusionConfig, GramConfig
 from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.models.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.training.augment import StepRandomness, add_offset
 from colorize_jax.training.step import TrainSystem, gradients, pair

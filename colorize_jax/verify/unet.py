@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.io.published import torch_names
-from colorize_jax.models.unet import Controls, UNet, touch
+from colorize_jax.models.unet import UNet, touch
+from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.lora import LoRADense, merge_loras
 from colorize_jax.nn.transformer import Regions
 from colorize_jax.types import Params

@@ -17,7 +17,7 @@ from colorize_jax.analysis.stored_step import load_step, save_step, with_stored
 from colorize_jax.config.load import load_config
 from colorize_jax.errors import UserError
 from colorize_jax.setup.networks import build_train_system
-from colorize_jax.training.run_writer import read_metrics
+from colorize_jax.training.monitoring.run_writer import read_metrics
 from colorize_jax.training.step import jit_step
 
 CONFIG = "tests/configs/smallest.py"

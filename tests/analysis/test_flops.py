@@ -6,10 +6,10 @@ import pytest
 from jax import ShapeDtypeStruct
 
 from colorize_jax.analysis.flops import count_flops
-from colorize_jax.models.clip_vision import ClipVision
+from colorize_jax.models.frozen.clip_vision import ClipVision
+from colorize_jax.models.frozen.vae import Vae
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.models.unet import UNet, touch
-from colorize_jax.models.vae import Vae
 
 # One image, matrix products and convolutions, 2 per multiply-add; counted on the PyTorch networks.
 PUBLISHED = {

@@ -10,7 +10,7 @@ import small_system
 import small_tokenizer
 from PIL import Image
 
-from colorize_jax import cli
+from colorize_jax.commands import cli
 from colorize_jax.inference.metadata import read_metadata
 
 

@@ -8,12 +8,12 @@ import pytest
 import safetensors.numpy
 import small_models
 
-from colorize_jax import cli
-from colorize_jax.io.published import pretrained, torch_names
-from colorize_jax.io.published.architectures import abstract_params
+from colorize_jax.commands import cli
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
+from colorize_jax.io.published import checkpoint, torch_names
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.workdir import claim_workdir
-from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.models.architectures import abstract_params
 from colorize_jax.training.state import create_state
 
 COMPONENTS = ("unet", "vae")
@@ -57,7 +57,7 @@ def test_a_training_run_is_exported(tmp_path, run, raw):
     ) | dict(torch_names.to_torch("vae", state.frozen["vae"], prefix=torch_names.PREFIXES["vae"]))
     expected = {name: np.ascontiguousarray(array) for name, array in expected.items()}
     assert small_models.same_bits(found, expected)
-    source = pretrained.open_published(out)
+    source = checkpoint.open_published(out)
     assert (source.prediction_type, set(source.configs)) == ("v", set(COMPONENTS))
 
 

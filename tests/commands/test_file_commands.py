@@ -8,7 +8,7 @@ import safetensors.numpy
 import small_models
 from small_models import COLORIZER, save, system, tensors
 
-from colorize_jax import cli
+from colorize_jax.commands import cli
 from colorize_jax.commands.files import parse_size
 from colorize_jax.errors import UserError
 

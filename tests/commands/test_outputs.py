@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import small_run
 
-from colorize_jax import cli
+from colorize_jax.commands import cli
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from colorize_jax.commands.option_flags import add_option_flags, options_from_flags
 from colorize_jax.diffusion.samplers import SAMPLERS, SCHEDULES
 from colorize_jax.errors import UserError
 from colorize_jax.inference.metadata import KEYWORD, PictureMetadata, read_metadata, save_png
-from colorize_jax.inference.option_flags import add_option_flags, options_from_flags
 from colorize_jax.inference.options import InferenceOptions, block_levels, read_options
 from colorize_jax.inference.pictures.sizes import SizeLimits
 from colorize_jax.inference.text.manipulation import TextManipulation

@@ -12,10 +12,10 @@ from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.inference import programs
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.programs import SamplingInputs
-from colorize_jax.inference.settings import make_static_options, make_traced_options
+from colorize_jax.inference.program_options import make_static_options, make_traced_options
+from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import System
-from colorize_jax.io.published.architectures import abstract_params, build, published_config
+from colorize_jax.models.architectures import abstract_params, build, published_config
 from colorize_jax.models.colorizer import Colorizer
 
 FORWARD = 6_892_250_071_040  # of the plain UNet, one picture of 1024 px

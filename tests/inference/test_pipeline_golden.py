@@ -14,7 +14,7 @@ from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.sizes import SizeLimits
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.inference.system import Networks, System
-from colorize_jax.io.published.architectures import abstract_params
+from colorize_jax.models.architectures import abstract_params
 from colorize_jax.setup.networks import build_colorizer, build_encoders, network_configs
 from colorize_jax.types import Conditions
 from colorize_jax.verify import verify_folder

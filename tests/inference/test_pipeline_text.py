@@ -18,8 +18,8 @@ from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.inference.system import Networks
 from colorize_jax.inference.text.manipulation import TextManipulation
 from colorize_jax.io.published import torch_names
-from colorize_jax.io.published.architectures import abstract_params, build
-from colorize_jax.models.patch import PatchReferenceEncoder
+from colorize_jax.models.architectures import abstract_params, build
+from colorize_jax.models.frozen.patch import PatchReferenceEncoder
 from colorize_jax.models.reference_projection import ReferenceProjection
 
 OPTIONS = InferenceOptions(sampler="Euler", steps=2, seed=0)

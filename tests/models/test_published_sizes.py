@@ -8,11 +8,11 @@ import jax
 import pytest
 
 from colorize_jax.io.published import torch_names
-from colorize_jax.models.clip_vision import ClipVision
+from colorize_jax.models.frozen.clip_vision import ClipVision
+from colorize_jax.models.frozen.tagger import Tagger
+from colorize_jax.models.frozen.vae import Vae
 from colorize_jax.models.reference_projection import ReferenceProjection
 from colorize_jax.models.sketch_encoder import SketchEncoder
-from colorize_jax.models.tagger import Tagger
-from colorize_jax.models.vae import Vae
 
 MANIFESTS = Path(__file__).parents[1] / "io" / "manifests"
 # Component -> manifest, prefix in it, module, shapes of its inputs.

@@ -11,7 +11,8 @@ import pytest
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.published import torch_names
-from colorize_jax.models.unet import Controls, UNet, touch
+from colorize_jax.models.unet import UNet, touch
+from colorize_jax.models.unet_controls import Controls
 from colorize_jax.verify import verify_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -136,7 +137,7 @@ def test_a_forward_can_stop_and_go_on(tiny, until) -> None:
         unet_state, features = TINY.apply(
             params, unet_state, kv, hints, collect=wanted, until=until, **options
         )
-        return TINY.apply(params, unet_state, kv, hints, since=until, **options)[0], features
+        return TINY.apply(params, unet_state, kv, hints, **options)[0], features
 
     whole, expected = apply(params, latents, timesteps, context, hints, vector, collect=wanted)
     prediction, features = parts(params)

@@ -15,7 +15,7 @@ import pytest
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.setup.distributed import Start, find_start
-from colorize_jax.training.run_writer import read_metrics
+from colorize_jax.training.monitoring.run_writer import read_metrics
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "tests" / "configs" / "smallest.py"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from colorize_jax.config.load import load_config
-from colorize_jax.io.published.architectures import abstract_params
+from colorize_jax.models.architectures import abstract_params
 from colorize_jax.models.colorizer import TRAINED_NETWORKS
 from colorize_jax.setup.networks import (
     build_colorizer,

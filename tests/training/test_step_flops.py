@@ -11,14 +11,15 @@ from small_training import make_inputs, make_params, make_train_system
 
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.flops import count_flops
+from colorize_jax.analysis.step_flops import countable
 from colorize_jax.benchmark.step import count_step
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import make_mesh, state_shardings
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.losses.gram import gram_loss
-from colorize_jax.training.measure import countable
-from colorize_jax.training.step import GramBlocks, embed, gradients, jit_step
+from colorize_jax.training.step import embed, gradients, jit_step
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.published.architectures import NetworkConfig, check_config, published_config
+from colorize_jax.models.architectures import NetworkConfig, check_config, published_config
 
 Shapes = Mapping[str, tuple[int, ...]]
 

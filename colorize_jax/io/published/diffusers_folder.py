@@ -20,7 +20,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.readers import open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.published import diffusers_names, torch_names
-from colorize_jax.io.published.architectures import (
+from colorize_jax.models.architectures import (
     SCALING_FACTOR,
     NetworkConfig,
     abstract_params,

@@ -20,9 +20,9 @@ from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.open_weights import Weights
 from colorize_jax.io.published import diffusers_folder, torch_names
-from colorize_jax.io.published.architectures import SCALING_FACTOR, abstract_params
+from colorize_jax.io.published.checkpoint import CONFIG_KEY
 from colorize_jax.io.published.hub_configs import clip_json
-from colorize_jax.io.published.pretrained import CONFIG_KEY
+from colorize_jax.models.architectures import SCALING_FACTOR, abstract_params
 from colorize_jax.types import Params
 
 DTYPES = {

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.published.architectures import NetworkConfig
+from colorize_jax.models.architectures import NetworkConfig
 
 # Tower -> our field -> transformers' CLIPVisionConfig or CLIPTextConfig field and its default.
 CLIP_FIELDS: Mapping[str, Mapping[str, tuple[str, int]]] = {

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
+from colorize_jax.io.formats.weights_folder import is_weights_dir
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.published import torch_names
-from colorize_jax.io.published.architectures import NetworkConfig, published_config
+from colorize_jax.io.published.checkpoint import PublishedCheckpoint, open_published
 from colorize_jax.io.published.export import published_tensors
-from colorize_jax.io.published.pretrained import PublishedCheckpoint, open_published
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import is_workdir
-from colorize_jax.io.weights_folder import is_weights_dir
+from colorize_jax.models.architectures import NetworkConfig, published_config
 
 MAX_LISTED = 20  # names of not finite tensors
 

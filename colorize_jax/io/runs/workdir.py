@@ -3,7 +3,7 @@
 DIR/config.json        the run's config, and what its weights are
 DIR/checkpoints/STEP/  see `io.checkpoint`
 DIR/frozen/            parameters that are never trained, once
-DIR/metrics.jsonl, events..., samples/      see `colorize_jax.training.run_writer`
+DIR/metrics.jsonl, events..., samples/      see `colorize_jax.training.monitoring.run_writer`
 """
 
 import json
@@ -18,7 +18,7 @@ from etils import epath
 
 from colorize_jax.config.difference import belongs, difference, flatten
 from colorize_jax.errors import UserError
-from colorize_jax.io.weights_folder import WeightsMetadata
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"

@@ -1,0 +1,326 @@
+"""Published checkpoints: what a file or folder is, and its tensors under the published names.
+
+A network is there when any of its tensors is, and must then be complete; networks that a file lacks
+are left out and listed.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from colorize_jax.errors import UserError
+from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
+from colorize_jax.io.formats.tensors import LazyTensor
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
+from colorize_jax.io.published import diffusers_folder, torch_names
+from colorize_jax.io.published.detection import detect_config
+from colorize_jax.io.published.hub_configs import config_beside
+from colorize_jax.models import architectures
+from colorize_jax.models.architectures import NetworkConfig
+from colorize_jax.types import Params
+
+# Kind -> networks of the whole system that such a file can hold and is judged by.
+SYSTEMS = {
+    "colorizer": ("unet", "sketch_encoder", "reference_projection", "vae"),
+    "plugin": ("unet", "sketch_encoder", "reference_projection", "vae", "background_encoder"),
+    "sdxl": ("unet", "sketch_encoder", "reference_projection", "vae"),
+}
+
+# CLIP's towers, which may share a file -> a name that only a file with this tower has.
+CLIP_TOWERS = {
+    "clip_vision": re.compile(r"(vision_model\.|visual_projection\.).*"),
+    "clip_text": re.compile(r"text_projection\.weight"),
+}
+
+# Kind of a file with one network and no prefix -> a name that only such a file has.
+SINGLE_NETWORKS = {
+    "tagger": re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.cpb_mlp\..*"),
+    "vae": re.compile(r"encoder\.down\.0\.block\.0\..*"),
+    "unet": re.compile(r"output_blocks\.0\.0\..*"),
+}
+
+# Files that people have beside the ones we read, by a name in them.
+FOREIGN = {
+    "one file of a diffusers folder (name the folder)": re.compile(
+        r"(conv_in|down_blocks\.\d+|encoder\.down_blocks\.\d+)\..*"
+    ),
+    "a CLIP in open_clip's layout (transformers' is needed)": re.compile(
+        r"visual\.transformer\.resblocks\..*"
+    ),
+    "a LoRA file": re.compile(r"(lora_(unet|te\d?)_.*|.*\.lora_[AB]\.weight)"),
+    "a text encoder without its text_projection": re.compile(
+        r"(text_model|transformer\.text_model)\..*"
+    ),
+    "a ControlNet": re.compile(r"(control_model|controlnet_cond_embedding|zero_convs)\..*"),
+    "Stable Diffusion 1 or 2": re.compile(
+        r"cond_stage_model\.(transformer|model\.transformer)\..*"
+    ),
+}
+
+LABEL_EMBEDDING = "label_emb.0.0.weight"  # of the UNet: the layer that --fit changes
+SDXL_VECTOR_CHANNELS = 2816
+CONFIG_KEY = "colorize_jax.config"  # of safetensors metadata: JSON, network -> configuration
+
+PREDICTION_TYPES = {
+    "v": "v",
+    "v_prediction": "v",
+    "v-prediction": "v",
+    "eps": "eps",
+    "epsilon": "eps",
+}
+
+
+@dataclass(frozen=True)
+class PublishedCheckpoint:
+    """A checkpoint of which we know what it is.
+
+    Attributes:
+        path: what the user named.
+        kind: "colorizer", "plugin", "sdxl", "clip" of both towers, or the one network it holds.
+        form: the container, in words.
+        tensors: published name -> lazily read tensor, everything in the file.
+        prefixes: network that is there -> what its names begin with.
+        configs: network that is there -> its configuration.
+        file_names: published name -> the file's own, where the file has another layout.
+        prediction_type: "v", "eps", or None where the file does not say.
+        scaling_factor: of its latents, or None.
+        left_out: networks of the whole system that are not there.
+    """
+
+    path: Path
+    kind: str
+    form: str
+    tensors: dict[str, LazyTensor]
+    prefixes: dict[str, str]
+    configs: dict[str, NetworkConfig]
+    file_names: dict[str, str] = field(default_factory=dict)
+    prediction_type: str | None = None
+    scaling_factor: float | None = None
+    left_out: list[str] = field(default_factory=list)
+
+    def expected(self) -> dict[str, dict[str, tuple[int, ...]]]:
+        """Network -> published name -> shape, of every tensor that its configuration has."""
+        return {
+            component: {
+                slot.name: slot.shape
+                for slot in torch_names.slots(
+                    component,
+                    architectures.abstract_params(component, config),
+                    prefix=self.prefixes[component],
+                )
+            }
+            for component, config in self.configs.items()
+        }
+
+    def shapes(self) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:
+        """Shapes that the file has and that its networks need, both under the file's names."""
+        found = {self._own(name): tensor.shape for name, tensor in self.tensors.items()}
+        tables = self.expected().values()
+        needed = {self._own(name): shape for table in tables for name, shape in table.items()}
+        return found, needed
+
+    def _own(self, name: str) -> str:
+        return self.file_names.get(name, name)
+
+
+def open_published(
+    path: str | Path, configs: Mapping[str, Mapping[str, Any]] | None = None
+) -> PublishedCheckpoint:
+    """Open a published checkpoint and find out what it is, without loading it.
+
+    Args:
+        path: colorizer, plugin or SDXL file, diffusers folder, CLIP or tagger file or folder, or a
+            file that `export` wrote.
+        configs: network -> fields of its configuration that somebody says; they win over what the
+            file says.
+
+    Raises:
+        UserError: it cannot be read, or is nothing that we import (the message says what it is).
+    """
+    path, configs = Path(path), configs or {}
+    folder = diffusers_folder.read(path)
+    if folder is not None:
+        prefixes = {name: torch_names.PREFIXES[name] for name in folder.configs}
+        return PublishedCheckpoint(
+            path,
+            "sdxl",
+            folder.form,
+            folder.tensors,
+            prefixes,
+            folder.configs,
+            folder.file_names,
+            normal_prediction_type(folder.prediction_type),
+            folder.scaling_factor,
+            _left_out("sdxl", prefixes),
+        )
+    checkpoint = open_checkpoint(path)
+    kind, prefixes = _identify(checkpoint)
+    return PublishedCheckpoint(
+        path,
+        kind,
+        checkpoint.form,
+        checkpoint.tensors,
+        prefixes,
+        _configs(checkpoint, prefixes, configs),
+        prediction_type=_prediction_type(checkpoint),
+        scaling_factor=_scaling_factor(checkpoint, prefixes),
+        left_out=_left_out(kind, prefixes),
+    )
+
+
+def normal_prediction_type(text: str | None) -> str | None:
+    """Bring the spellings of prediction types to "v" or "eps".
+
+    Raises:
+        UserError: it is neither.
+    """
+    if text is None:
+        return None
+    if text.lower() not in PREDICTION_TYPES:
+        raise UserError(
+            f"got prediction type {text!r}, expected one of {', '.join(PREDICTION_TYPES)}; "
+            "models that predict something else cannot be used"
+        )
+    return PREDICTION_TYPES[text.lower()]
+
+
+def _identify(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
+    """Return the kind of a checkpoint and the prefix of every network in it."""
+    names = checkpoint.tensors
+    towers = [
+        tower
+        for tower, pattern in CLIP_TOWERS.items()
+        if any(pattern.fullmatch(name) for name in names)
+    ]
+    if towers:
+        return towers[0] if len(towers) == 1 else "clip", dict.fromkeys(towers, "")
+    for kind, pattern in SINGLE_NETWORKS.items():
+        if any(pattern.fullmatch(name) for name in names):
+            return kind, {kind: ""}
+    foreign = [
+        what for what, pattern in FOREIGN.items() if any(pattern.fullmatch(name) for name in names)
+    ]
+    prefixes = {
+        component: prefix
+        for component, prefix in torch_names.PREFIXES.items()
+        if any(name.startswith(prefix) and not torch_names.is_skipped(name) for name in names)
+    }
+    if foreign or not prefixes:
+        examples = ", ".join(list(names)[:4]) or "no tensors"
+        raise UserError(
+            f"got {checkpoint.path}, which is {foreign[0] if foreign else 'nothing we know'} "
+            f"({examples}, ...), expected a colorizer, plugin, SDXL, CLIP or tagger "
+            "checkpoint; name another file"
+        )
+    if "background_encoder" in prefixes:
+        return "plugin", prefixes
+    label = names.get(torch_names.PREFIXES["unet"] + LABEL_EMBEDDING)
+    sdxl_width = label is not None and label.shape[-1] == SDXL_VECTOR_CHANNELS
+    if sdxl_width and "sketch_encoder" not in prefixes:
+        return "sdxl", prefixes
+    return "colorizer", prefixes
+
+
+def _configs(
+    checkpoint: Checkpoint,
+    prefixes: Mapping[str, str],
+    given: Mapping[str, Mapping[str, Any]],
+) -> dict[str, NetworkConfig]:
+    """Find configurations: what the user says, the metadata, a config.json, then the shapes."""
+    try:
+        stored = dict(json.loads(checkpoint.metadata.get(CONFIG_KEY, "{}")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"got {checkpoint.path} whose metadata holds a damaged config ({error}), expected a "
+            "JSON dictionary; export it again"
+        ) from error
+    absent = sorted(set(given) - set(prefixes))
+    if absent:
+        raise UserError(
+            f"got a config of {', '.join(absent)}, expected only networks that {checkpoint.path} "
+            f"holds ({', '.join(prefixes)}); remove it"
+        )
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    configs = {}
+    for component, prefix in prefixes.items():
+        said: NetworkConfig = {}
+        for fields in (
+            config_beside(checkpoint.path, component),
+            stored.get(component, {}),
+            given.get(component, {}),
+        ):
+            architectures.check_config(component, fields)
+            said |= fields
+        configs[component] = detect_config(component, shapes, prefix, said)
+    return configs
+
+
+def _prediction_type(checkpoint: Checkpoint) -> str | None:
+    """Read the prediction type from metadata, or from the flag that some trainers add."""
+    metadata = checkpoint.metadata
+    said = metadata.get("prediction_type") or metadata.get("modelspec.prediction_type")
+    if said is None and "v_pred" in checkpoint.tensors:
+        said = "v"
+    return normal_prediction_type(said)
+
+
+def _scaling_factor(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> float | None:
+    said = checkpoint.metadata.get("scaling_factor")
+    if said is not None:
+        try:
+            return float(said)
+        except ValueError as error:
+            raise UserError(
+                f"got {checkpoint.path} with scaling_factor {said!r} in its metadata, expected a "
+                "number; export it again"
+            ) from error
+    return architectures.SCALING_FACTOR if "unet" in prefixes or "vae" in prefixes else None
+
+
+def _left_out(kind: str, prefixes: Mapping[str, str]) -> list[str]:
+    return [component for component in SYSTEMS.get(kind, ()) if component not in prefixes]
+
+
+class PublishedWeights:
+    """The networks of a published file; see `io.open_weights.Weights`.
+
+    Attributes:
+        metadata: what they are.
+        abstract: network -> tree of `jax.ShapeDtypeStruct`.
+    """
+
+    def __init__(self, path: str | Path):
+        """Open the file and check that every network in it is complete.
+
+        Raises:
+            UserError: it cannot be read, is nothing that we know, or lacks tensors.
+        """
+        self._source = source = open_published(path)
+        torch_names.check_tensors(*source.shapes(), str(path))
+        self.metadata = WeightsMetadata(
+            source.kind,
+            source.configs,
+            source.prefixes,
+            source.prediction_type,
+            source.scaling_factor,
+            source.left_out,
+        )
+        self.abstract = {
+            component: architectures.abstract_params(component, config)
+            for component, config in source.configs.items()
+        }
+
+    def read(self, component: str, module: str | None = None) -> Params:
+        """Read one network, or the tree with one top-level module of it, as NumPy arrays."""
+        abstract = self.abstract[component]
+        if module is not None:
+            abstract = {module: abstract[module]}
+        prefix = self._source.prefixes[component]
+        slots = torch_names.slots(component, abstract, prefix=prefix)
+        own = {slot.name: np.asarray(self._source.tensors[slot.name]) for slot in slots}
+        return torch_names.from_torch(component, own, abstract, prefix=prefix)

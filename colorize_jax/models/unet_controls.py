@@ -1,0 +1,64 @@
+"""What steers a forward of the UNet beside its conditions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax.numpy as jnp
+
+from colorize_jax.models.unet_injection import Injection
+from colorize_jax.models.unet_stages import Stage
+from colorize_jax.nn.resize import resize_bicubic
+from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.types import Array
+
+
+@flax.struct.dataclass
+class Controls:
+    """The controls of one forward; every part may be left out.
+
+    Attributes:
+        reference_strength: () or (number of transformer blocks,) factor of cross-attention.
+        regions: split cross-attention; its mask is (B, h, w, 1) at the latents' resolution.
+        banks: transformer stack -> foreign tokens of its self-attention; masks (B, h, w, 1).
+        lora_scales: label -> scale, 1 where a label is not named.
+        foreground: (B, h, w, C) latent that `conv_fg` adds after the first convolution.
+        injection: features for the decoder's skips.
+    """
+
+    reference_strength: Array | None = None
+    regions: Regions | None = None
+    banks: Mapping[str, Bank] | None = None
+    lora_scales: Mapping[str, Array] | None = None
+    foreground: Array | None = None
+    injection: Injection | None = None
+
+
+def transformer_controls(
+    controls: Controls, stage: Stage, num_blocks: int, height: int, width: int
+) -> dict[str, Any]:
+    """What one transformer gets of the controls, as arguments of `SpatialTransformer`.
+
+    Args:
+        controls: of the whole forward.
+        stage: the transformer's.
+        num_blocks: transformer blocks of the whole UNet.
+        height, width: of its pixels, to which masks are resized.
+    """
+
+    def at_tokens(control: Bank | Regions | None) -> Bank | Regions | None:
+        if control is None or control.mask is None:
+            return control
+        mask = resize_bicubic(control.mask, height, width)
+        return control.replace(mask=mask.reshape(mask.shape[0], height * width, 1))
+
+    strength = controls.reference_strength
+    if strength is not None:
+        strength = jnp.broadcast_to(strength, (num_blocks,))
+        strength = strength[stage.first_block : stage.first_block + stage.depth]
+    return {
+        "strength": strength,
+        "bank": at_tokens((controls.banks or {}).get(stage.name)),
+        "regions": at_tokens(controls.regions),
+        "lora_scales": controls.lora_scales,
+    }

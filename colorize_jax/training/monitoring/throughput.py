@@ -1,0 +1,126 @@
+"""How fast training is: images and FLOPs a second, utilization, memory, waiting for data."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+
+# Dense bfloat16 products, FLOP/s of one device, by how JAX names it; the vendors' data sheets
+# (without sparsity). The first entry that a name begins with counts.
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5p": 459e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "TPU7x": 2307e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA GH200": 989e12,
+    "NVIDIA B200": 2250e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak of bfloat16 products, FLOP/s, of devices of this kind; None where it is not known."""
+    for name, peak in PEAK_FLOPS.items():
+        if device_kind.startswith(name):
+            return peak
+    return None
+
+
+def peak_memory(devices: Sequence[jax.Device] | None = None) -> int | None:
+    """Most bytes that any of the devices (this process's) has held so far; None where not known."""
+    devices = jax.local_devices() if devices is None else devices
+    stats = [device.memory_stats() or {} for device in devices]
+    peaks = [stat["peak_bytes_in_use"] for stat in stats if "peak_bytes_in_use" in stat]
+    return max(peaks, default=None)
+
+
+class Meter:
+    """Throughput of a loop between two reports.
+
+        with meter.waiting():
+            record = next(records)
+        state, metrics = step(state, record)
+        meter.count(dual=True)
+        ...
+        jax.block_until_ready(metrics)
+        log(meter.report())
+
+    Attributes:
+        flops: whether a step is dual -> its FLOPs; where they are missing, rates of them are left
+            out.
+
+    Args:
+        batch_size: global.
+        num_devices: that share a step, in all processes.
+        device_kind: of them.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        *,
+        num_devices: int | None = None,
+        device_kind: str | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        self.flops: dict[bool, int] = {}
+        self._batch_size, self._clock = batch_size, clock
+        self._num_devices = jax.device_count() if num_devices is None else num_devices
+        self._peak = peak_flops(device_kind or jax.devices()[0].device_kind)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again, e.g. behind the first step, whose time is compilation."""
+        self._start = self._clock()
+        self._waited = 0.0
+        self._steps = {False: 0, True: 0}
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - start
+
+    def count(self, *, dual: bool) -> None:
+        """Count a step that was started, with or without the misaligned branch."""
+        self._steps[dual] += 1
+
+    def report(self) -> dict[str, float]:
+        """Rates since the last report, and begin again; to be called when the steps have ended.
+
+        Returns:
+            "images_per_second" and "step_seconds" of the global batch, "data_wait_share" 0..1,
+            "tflops_per_device", "mfu" 0..1 and "memory_peak_gib"; what is not known is left out.
+        """
+        seconds = max(self._clock() - self._start, 1e-9)
+        steps = sum(self._steps.values())
+        rates = {
+            "images_per_second": steps * self._batch_size / seconds,
+            "step_seconds": seconds / max(steps, 1),
+            "data_wait_share": self._waited / seconds,
+        }
+        if all(dual in self.flops for dual, count in self._steps.items() if count):
+            total = sum(self.flops[dual] * count for dual, count in self._steps.items() if count)
+            per_device = total / seconds / self._num_devices
+            rates["tflops_per_device"] = per_device / 1e12
+            if self._peak is not None:
+                rates["mfu"] = per_device / self._peak
+        memory = peak_memory()
+        if memory is not None:
+            rates["memory_peak_gib"] = memory / 2**30
+        self.reset()
+        return rates

@@ -1,0 +1,57 @@
+"""Ctrl-C, SIGTERM and preemption: a run stops between two steps, after a checkpoint."""
+
+import logging
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+logger = logging.getLogger(__name__)
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignals:
+    """Ctrl-C and SIGTERM end the loop after its current step; a second one ends it at once.
+
+        with StopSignals() as stop:
+            while not stop.reached(step): ...
+
+    Of several processes any may get SIGTERM: JAX's preemption service takes it, and names a step
+    behind which all of them stop.
+
+    Attributes:
+        number: of the signal that came, 0 as long as none did.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._note) for s in STOP_SIGNALS}
+        return self
+
+    def reached(self, step: int) -> int:
+        """Return the signal after which to stop behind `step`, 0 where there is none.
+
+        Args:
+            step: updates done; every process asks once for each.
+        """
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.number = signal.SIGTERM
+        return self.number
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+        logger.info("stopping after this step (%s)", signal.Signals(number).name)
