@@ -130,6 +130,12 @@ class DataConfig(Options):
         "pictures without a sketch are left out, or their lines are extracted",
         only=_FOLDER,
     )
+    heldout_share: float = option(
+        0.0,
+        Real(0, 0.5),
+        "share of the pictures that training never sees, by a hash of their names",
+        only=_FOLDER,
+    )
     max_skipped_share: float = option(
         0.1, RATE, "share of the pictures that may be unusable; more stop the run", only=_FOLDER
     )
@@ -186,6 +192,10 @@ class LoggingConfig(Options):
         _STEPS_OR_OFF,
         "pictures of held-out pairs after so many updates, and at the end; 0: none",
     )
+    validation_every: int = option(
+        0, _STEPS_OR_OFF, "loss on held-out pictures after so many updates, and at the end; 0: none"
+    )
+    validation_batches: int = option(4, Whole(1, 10**4), "how many of data.batch_size it takes")
     num_samples: int = option(8, Whole(1, 1024), "how many")
     tensorboard: bool = option(True, Flag(), "write event files beside metrics.jsonl")
 

@@ -131,7 +131,11 @@ def train_step(
         "gradient_norm": optax.tree.norm(grads),
         "parameter_norm": optax.tree.norm(state.params),
     }
-    return apply_gradients(state, grads, system.optimizer, config.optimizer.ema_decay), metrics
+    finite = None
+    if config.optimizer.max_skipped_updates:
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+    ema_decay = config.optimizer.ema_decay
+    return apply_gradients(state, grads, system.optimizer, ema_decay, finite), metrics
 
 
 def jit_step(system: TrainSystem, mesh: Mesh, shardings: Any, **options: bool) -> Any:

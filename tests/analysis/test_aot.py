@@ -13,7 +13,7 @@ import train
 from colorize_jax import sharding
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.chips import CHIPS, describe, min_links
-from colorize_jax.analysis.stored_step import load_step, save_step, with_stored
+from colorize_jax.analysis.stored_step import fits, load_step, save_step
 from colorize_jax.config.load import load_config
 from colorize_jax.errors import UserError
 from colorize_jax.setup.networks import build_train_system
@@ -151,14 +151,10 @@ def test_a_stored_step_runs_where_its_arguments_are_given(tmp_path):
     config = load_config(CONFIG, [])
     compiled, (state, record, key) = compiled_sum()
     save_step(compiled, config, tmp_path / "step.bin")
-
-    def other(state, record, key, *, dual):
-        return "compiled anew", dual
-
-    step = with_stored(other, tmp_path / "step.bin", config)
-    assert step(state, record, key, dual=True)[0] == 3
-    assert step(state, record, key, dual=False) == ("compiled anew", False)
-    assert step(state, {"x": jnp.ones(4)}, key, dual=True) == ("compiled anew", True)
+    program = load_step(tmp_path / "step.bin", config)
+    assert fits(program, (state, record, key))
+    assert program(state, record, key)[0] == 3
+    assert not fits(program, (state, {"x": jnp.ones(4)}, key))
 
 
 def test_a_stored_step_of_another_config_is_refused(tmp_path):
