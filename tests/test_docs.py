@@ -23,7 +23,11 @@ def commands(page):
     """Words of the commands in the page's blocks of shell."""
     for block in re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            yield shlex.split(line, comments=True)
+            words = shlex.split(line.replace(".venv/bin/python", "python"), comments=True)
+            while "&&" in words:
+                yield words[: words.index("&&")]
+                words = words[words.index("&&") + 1 :]
+            yield words
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -43,6 +47,19 @@ def test_commands_are_understood(page, monkeypatch):
             options, overrides = train.parse_arguments(words[2:])
             # What a shell's variable stands for is not known here.
             load_config(options.config, [word for word in overrides if "$" not in word])
+
+
+def test_ci_runs_the_tests_as_the_readme_says():
+    (command,) = re.findall(r"^.*pytest -n 2$", PAGES[0].read_text(), re.MULTILINE)
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_every_file_that_the_plan_names_exists():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`((?:colorize_jax|data|tests)/[\w./]+|\w+\.py)`", page))
+    assert len(names) > 40
+    missing = sorted(name for name in names if not (ROOT / name).exists())
+    assert not missing
 
 
 def test_every_control_is_on_its_page():
