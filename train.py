@@ -7,6 +7,7 @@ done without the stop. On several machines the same command runs on each; see do
 """
 
 import argparse
+import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -125,8 +126,10 @@ def train(
         disable=jax.process_index() > 0,
     )
     stop, trace = StopSignals(), Trace(profile, workdir)
-    redirected = logging_redirect_tqdm()
-    with stop, trace, bar, writer, checkpoints, programs, redirected, jax.set_mesh(mesh):
+    tidy = contextlib.ExitStack()
+    tidy.enter_context(logging_redirect_tqdm())
+    tidy.enter_context(contextlib.closing(batches))
+    with stop, trace, bar, writer, checkpoints, programs, tidy, jax.set_mesh(mesh):
         metrics = None
         for number in range(first, config.total_steps):
             trace.before(number)

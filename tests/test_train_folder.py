@@ -45,7 +45,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             image.save(root / f"color/{i}.{('png', 'jpg', 'webp', 'gif')[i % 4]}")
         Image.fromarray(drawn.sketch[..., 0]).save(root / f"sketch/{i}.png")
-    for damaged in (root / "color" / "1.jpg", root / "sketch" / "8.png"):
+    for damaged in (root / "color" / "5.jpg", root / "sketch" / "8.png"):
         content = damaged.read_bytes()
         damaged.write_bytes(content[: len(content) // 2])
     (root / "color" / "notes.txt").write_text("")
@@ -84,8 +84,8 @@ def test_it_trains_to_the_end_and_says_what_it_goes_without(finished: Path) -> N
     assert "1 passed over: has no sketch (lonely.png)" in told
     assert "1 passed over: is no picture (suffix .txt) (color/notes.txt)" in told
     found = skipped(finished)
-    assert found.keys() == {"color/1.jpg", "color/8.png"}
-    assert "1.jpg, which is damaged" in found["color/1.jpg"]
+    assert found.keys() == {"color/5.jpg", "color/8.png"}
+    assert "5.jpg, which is damaged" in found["color/5.jpg"]
     assert "sketch/8.png, which is damaged" in found["color/8.png"]
     metrics = read_metrics(finished)
     assert metrics[-1]["data_skipped"] >= 2

@@ -17,6 +17,7 @@ from colorize_jax.config.checks import (
     Items,
     Location,
     Named,
+    Pair,
     Real,
     Text,
     Whole,
@@ -71,6 +72,12 @@ class DataConfig(Options):
         "drawn on the fly, the same stored, or a folder of pictures",
     )
     path: str = option("", Location(empty=True), "of a stored data set or a folder", only=_READ)
+    sources: tuple[tuple[str, float], ...] = option(
+        (),
+        Items(Pair(Location(), Real(1e-6, 1e6)), empty=True),
+        "(folder, weight) of several, in the place of path; an epoch shows a folder weight times",
+        only=_FOLDER,
+    )
     index: tuple[str, ...] = option(
         (),
         Items(Text(), empty=True),

@@ -16,6 +16,7 @@ from data.illustrations import CrossPairSource, IllustrationSource
 from data.loader import ATTEMPTS, Loader, make_loader
 from data.records import RECORD_KEYS, Record, Source
 from data.sources.folders import FolderOptions, FolderSource
+from data.sources.mixture import MixedSource
 
 # What the training step reads; drawn records hold more, and text cannot go to a device.
 STEP_KEYS = (*RECORD_KEYS, "moments", "clip_tokens", "tagger_tokens")
@@ -43,7 +44,7 @@ def make_source(options: DataConfig) -> Source:
 
             source = StoredSource(options.path)
         else:
-            source = FolderSource(options.path, folder_options(options))
+            source = _folders(options, folder_options(options))
     except DataError as error:
         raise UserError(str(error)) from error
     return CachedSource(source, STEP_KEYS) if options.cache else source
@@ -126,7 +127,7 @@ def folder_options(options: DataConfig) -> FolderOptions:
 def describe(source: Source) -> list[str]:
     """What a run sees of its data, in lines; none of drawn pictures."""
     pictures = source.source if isinstance(source, CachedSource) else source
-    return pictures.describe() if isinstance(pictures, FolderSource) else []
+    return pictures.describe() if isinstance(pictures, FolderSource | MixedSource) else []
 
 
 def step_record(record: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -156,9 +157,7 @@ def held_out(config: Config, source: Source, count: int) -> Source | None:
     if not options.heldout_share:
         return None
     try:
-        return FolderSource(
-            options.path, dataclasses.replace(folder_options(options), heldout=True)
-        )
+        return _folders(options, dataclasses.replace(folder_options(options), heldout=True))
     except DataError as error:
         raise UserError(str(error)) from error
 
@@ -222,6 +221,14 @@ def shapes(config: Config, sampler: BucketSampler | None) -> list[tuple[int, int
     if sampler is None:
         return [(config.data.height, config.data.width)]
     return sampler.shapes()
+
+
+def _folders(options: DataConfig, taken: FolderOptions) -> Source:
+    """One folder, or a mixture of several."""
+    if not options.sources:
+        return FolderSource(options.path, taken)
+    paths, weights = zip(*options.sources, strict=True)
+    return MixedSource([FolderSource(path, taken) for path in paths], weights)
 
 
 def _square_crop(options: DataConfig) -> transforms.BucketCrop:

@@ -77,7 +77,8 @@ class FolderSource:
     """Records of the pictures below `root/color`, by their names.
 
     `color/`, `sketch*/` and `mask/` hold equal names, up to the extension: plain files, folders of
-    them, or zip archives of equal names with members of equal names. Sketches are dark lines on
+    them, or archives of equal names with members of equal names; or the folder holds `shards`.
+    Sketches are dark lines on
     light paper; of several styles one is drawn for every picture and epoch. Pictures are decoded
     when a window of them is asked for. Threads may share it; pickled, it is a path and options.
 
@@ -116,7 +117,7 @@ class FolderSource:
 
     def _open(self, table: pa.Table) -> None:
         self.table = table
-        stores = catalog.facts(table)["stores"]
+        self._folders = stores = catalog.facts(table)["stores"]
         self.styles = tuple(name for name in stores if name.startswith(catalog.SKETCH))
         self.has_masks = catalog.MASK in stores
         self.filtered = self._filters()
@@ -178,7 +179,8 @@ class FolderSource:
 
     def name(self, index: SupportsIndex) -> str:
         """The location of record `index`'s colour picture below `root`."""
-        return f"{catalog.COLOR}/{self.table['name'][int(self.rows[index])].as_py()}"
+        location = self.table["name"][int(self.rows[index])].as_py()
+        return f"{self._folders[catalog.COLOR]}/{location}".removeprefix("/")
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         """Record `index` (see `data.records`), all pictures at the size of their colour picture.
@@ -266,7 +268,7 @@ class FolderSource:
 
     def picture(self, store: str, row: int, kind: str) -> StoredPicture:
         """A row's picture of a store, see `StoredPicture`."""
-        place, folder = self.place(store, row), self.root / store
+        place, folder = self.place(store, row), self.root / self._folders[store]
         return StoredPicture(partial(read_place, folder, place), str(folder / place.location), kind)
 
     def passed_over(self) -> dict[str, int]:
@@ -330,7 +332,8 @@ class FolderSource:
         return f" ({first}{', …' if count > 1 else ''})"
 
     def _check(self) -> None:
-        faults, total = self.faults(), self.faults() + len(self)
+        faults = self.faults()
+        total = faults + len(self) + self.num_other
         most = self.options.max_passed_over
         enough = len(self) > 0 and faults <= most * total
         if not enough:

@@ -1,4 +1,4 @@
-"""Pictures in folders and zip archives: which there are, and the bytes of one of them.
+"""Pictures in folders, zip and tar archives: which there are, and the bytes of one of them.
 
 A picture's location is its path below the folder; the members of `a/b.zip` are `a/b.zip/member`.
 Archives are listed once. Afterwards a member is read by its offset, without its archive's
@@ -7,6 +7,7 @@ directory, so that millions in thousands of archives cost neither memory nor tim
 
 import os
 import struct
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -31,9 +32,9 @@ class Place(NamedTuple):
 
     Attributes:
         location: below the folder.
-        offset: of its local header in its archive; -1 for a file of its own.
+        offset: of its local header in a zip archive, of itself in a tar; -1 for a file of its own.
         size: in the archive, compressed, bytes.
-        crc: CRC-32 of the content.
+        crc: CRC-32 of the content; 0 in tars, which have none.
     """
 
     location: str
@@ -50,6 +51,7 @@ class Listing:
         locations: of pictures, sorted by folder.
         offsets, sizes, crcs: parts of their `Place`s.
         problems: (location, reason) of everything else.
+        names: what the pictures are called by others, where that is not their location.
         stamps: path -> (modification time in ns, bytes) of the folders and archives looked at.
     """
 
@@ -58,6 +60,7 @@ class Listing:
     sizes: list[int] = field(default_factory=list)
     crcs: list[int] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
+    names: list[str] | None = None
     stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, place: Place) -> None:
@@ -132,6 +135,9 @@ def _list(root: str, below: str, above: tuple[str, ...], listing: Listing) -> No
 def _list_archive(root: str, location: str, listing: Listing) -> None:
     path = os.path.join(root, location)
     listing.stamps[path] = stamp(path)
+    if suffix(location) == ".tar":
+        _list_tar(path, location, listing)
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -150,6 +156,26 @@ def _list_archive(root: str, location: str, listing: Listing) -> None:
             listing.problems.append((place.location, problem))
         else:
             listing.add(place)
+
+
+def _list_tar(path: str, location: str, listing: Listing) -> None:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [member for member in archive if member.isfile()]
+    except (OSError, tarfile.TarError) as error:
+        reason = " ".join(str(error).split())
+        listing.problems.append((location, f"is not a whole tar archive ({reason})"))
+        return
+    for member in members:
+        name = f"{location}/{member.name}"
+        if any(is_hidden(part) for part in member.name.split("/")):
+            listing.problems.append((name, "is hidden"))
+        elif not is_picture(member.name):
+            listing.problems.append((name, _no_picture(member.name)))
+        elif member.size > MAX_FILE:
+            listing.problems.append((name, f"takes {member.size / 2**30:.1f} GiB"))
+        else:
+            listing.add(Place(name, member.offset_data, member.size))
 
 
 def _member_problem(member: zipfile.ZipInfo) -> str | None:
@@ -217,6 +243,11 @@ def _archives(root: str, location: str) -> Iterator[str]:
 def _read_member(path: str, place: Place, most: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(place.offset)
+        if suffix(path) == ".tar":
+            content = file.read(min(place.size, most + 1))
+            if len(content) < min(place.size, most + 1):
+                raise OSError(None, "its archive is shorter than it was")
+            return content
         signature, _, _, method, *_, name_length, extra_length = _LOCAL_HEADER.unpack(
             file.read(_LOCAL_HEADER.size)
         )
