@@ -11,6 +11,7 @@ import contextlib
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import jax
 from tqdm import tqdm
@@ -18,14 +19,16 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.stored_step import load_step
-from colorize_jax.config.load import load_config
-from colorize_jax.config.options import RESUMABLE, Config
+from colorize_jax.config.load import check_changes, load_config
+from colorize_jax.config.options import PLACES, RESUMABLE, Config
 from colorize_jax.errors import USER_ERROR_STATUS, UserError
 from colorize_jax.io.runs.checkpoint import Checkpoints
+from colorize_jax.io.runs.owner import Owner
+from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.setup import datasets, distributed
 from colorize_jax.setup.held_out import make_sampler, make_validation
-from colorize_jax.setup.initialize import abstract_state, initial_state, run_key
+from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
 from colorize_jax.setup.networks import build_train_system, weights_metadata
 from colorize_jax.setup.programs import Programs
 from colorize_jax.sharding import (
@@ -42,7 +45,8 @@ from colorize_jax.training.monitoring.run_writer import Writer
 from colorize_jax.training.monitoring.skipped import SkippedPictures
 from colorize_jax.training.monitoring.throughput import Meter
 from colorize_jax.training.monitoring.timing import Stopwatch, Trace
-from colorize_jax.training.step import is_dual, jit_step
+from colorize_jax.training.state import TrainState
+from colorize_jax.training.step import TrainSystem, is_dual, jit_step
 from colorize_jax.training.stop_signals import StopSignals
 from data.errors import DataError
 
@@ -58,19 +62,38 @@ INPUT_BOUND_TEXT = (
 PROGRAMS = "programs"  # folder of a workdir: the next start need not compile them
 
 
+@dataclass(frozen=True)
+class Command:
+    """What the command line says of a run beside its config.
+
+    Attributes:
+        profile: updates from which, and up to which, to record a trace.
+        load_step: file of a compiled step, see `stored_step`.
+        allow_changes: options, sections or "data" in which the run may change from here on.
+        fork_from: WORKDIR or WORKDIR@STEP of the run whose parameters this one starts from.
+        with_optimizer: start from its optimizer's state too.
+    """
+
+    profile: tuple[int, int] | None = None
+    load_step: str | None = None
+    allow_changes: tuple[str, ...] = ()
+    fork_from: str | None = None
+    with_optimizer: bool = False
+
+
 def train(
     config: Config,
     workdir: str,
-    profile: tuple[int, int] | None = None,
-    step_file: str | None = None,
+    owner: Owner,
+    command: Command,
 ) -> int:
     """Run a training, from its start or its newest checkpoint, to its last step.
 
     Args:
         config: all options.
         workdir: the run's folder.
-        profile: updates from which, and up to which, to record a trace.
-        step_file: a compiled step, see `stored_step`.
+        owner: of the workdir, which it has not taken yet.
+        command: what else the command line says.
 
     Returns:
         The number of the signal that stopped the run; 0 where it came to its end.
@@ -83,23 +106,35 @@ def train(
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     system = build_train_system(config)
-    claim_workdir(workdir, config.to_dict(), weights_metadata(config), free=RESUMABLE)
     source = datasets.make_source(config.data)
     sampler = datasets.make_bucket_sampler(config.data, source)
     rows = local_rows(mesh, config.data.batch_size)
     batches = datasets.make_batches(config, source, rows, sampler)
+    # Everything is open: what is wrong with the command has been said before the run has a folder.
+    owner.take()
+    claim_workdir(
+        workdir,
+        config.to_dict(),
+        weights_metadata(config),
+        free=RESUMABLE,
+        places=PLACES,
+        allow=command.allow_changes,
+        origin=command.fork_from,
+    )
 
     # ----------------------------------------------------------------------- restore or begin
     key = run_key(config, mesh)
     keep = {"keep_last": config.checkpoint.keep_last, "keep_every": config.checkpoint.keep_every}
-    checkpoints = Checkpoints(workdir, **keep)
+    checkpoints = Checkpoints(workdir, data=datasets.fingerprint(source), **keep)
     abstract = abstract_state(system)
     shardings = state_shardings(mesh, abstract)
     if mesh.size > 1:
         logger.info("%s", report(mesh, abstract, shardings))
     with watch.timing("start"), jax.set_mesh(mesh):
-        restored = checkpoints.restore(with_shardings(abstract, shardings), batches)
-        state, first = restored or (initial_state(system, shardings), 0)
+        expected = with_shardings(abstract, shardings)
+        allow_data = "data" in command.allow_changes
+        restored = checkpoints.restore(expected, batches, allow_data=allow_data)
+        state, first = restored or (begin(system, expected, shardings, command), 0)
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
@@ -110,7 +145,7 @@ def train(
     skipped = SkippedPictures(workdir, config.data.max_skipped_share)
 
     # ----------------------------------------------------------------------------- the programs
-    stored = load_step(step_file, config) if step_file else None
+    stored = load_step(command.load_step, config) if command.load_step else None
     programs = Programs(jit_step(system, mesh, shardings), system, mesh, stored)
     draw_samples = make_sampler(system, source, mesh)
     held_out = datasets.make_validation_batches(config, source, rows)
@@ -125,7 +160,7 @@ def train(
         dynamic_ncols=True,
         disable=jax.process_index() > 0,
     )
-    stop, trace = StopSignals(), Trace(profile, workdir)
+    stop, trace = StopSignals(), Trace(command.profile, workdir)
     tidy = contextlib.ExitStack()
     tidy.enter_context(logging_redirect_tqdm())
     tidy.enter_context(contextlib.closing(batches))
@@ -175,6 +210,7 @@ def train(
                     logger.warning(INPUT_BOUND_TEXT, 100 * rates["data_wait_share"])
                 bar.set_postfix_str(summary(means, rates))
             if saves:
+                owner.check()
                 with watch.timing("checkpoints"):
                     checkpoints.save(done, state, batches)
             draws_every = config.logging.samples_every
@@ -191,6 +227,23 @@ def train(
         parts = ", ".join(f"{part} {s:.0f} s" for part, s in watch.report().items())
         logger.info("done: %s", parts)
     return 0
+
+
+def begin(
+    system: TrainSystem, expected: TrainState, shardings: TrainState, command: Command
+) -> TrainState:
+    """The state of step 0: from the weights that the config names, or from another run."""
+    if not command.fork_from:
+        return initial_state(system, shardings)
+    workdir, _, number = command.fork_from.rpartition("@")
+    workdir, number = (workdir, number) if workdir and number.isdigit() else (command.fork_from, "")
+    weights = RunWeights(workdir, step=int(number) if number else None)
+    with Checkpoints(workdir, reads_only=True) as checkpoints:
+        start = checkpoints.restore_weights(
+            weights.step, expected, optimizer=command.with_optimizer
+        )
+    logger.info("started from step %d of %s", weights.step, workdir)
+    return forked_state(system, start, shardings)
 
 
 def tell_processes(reason: str) -> None:
@@ -221,6 +274,23 @@ def parse_range(text: str) -> tuple[int, int]:
     return int(start), int(stop)
 
 
+def parse_command(options: argparse.Namespace) -> Command:
+    """Check what the command line says of a run beside its config."""
+    if options.with_optimizer and not options.fork_from:
+        raise UserError(
+            "got --with_optimizer without --fork_from, expected the run whose optimizer it means; "
+            "name it or leave the option out"
+        )
+    changes = [key for key in (options.allow_changes or "").split(",") if key]
+    return Command(
+        profile=parse_range(options.profile) if options.profile else None,
+        load_step=options.load_step,
+        allow_changes=check_changes(changes),
+        fork_from=options.fork_from,
+        with_optimizer=options.with_optimizer,
+    )
+
+
 def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     """Read the command line: options, and what overrides the config."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
@@ -238,6 +308,20 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
         "--load_step",
         metavar="FILE",
         help="run the step that --save_step stored; of files that you trust only",
+    )
+    going_on = parser.add_argument_group("going on from what is there")
+    going_on.add_argument(
+        "--allow_changes",
+        metavar="KEY,...",
+        help="options or sections that this run may change from here on; data: other pictures",
+    )
+    going_on.add_argument(
+        "--fork_from",
+        metavar="WORKDIR[@STEP]",
+        help="start from the parameters of another run, its newest step if none is named",
+    )
+    going_on.add_argument(
+        "--with_optimizer", action="store_true", help="and from its optimizer's state"
     )
     several = parser.add_argument_group("several processes (found out on SLURM, TPUs, Kubernetes)")
     several.add_argument("--coordinator", metavar="HOST:PORT", help="of the first process")
@@ -274,7 +358,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config, options.topology, folder, options.save_step, overwrite=options.overwrite
             )
             return 0 if fits else DOES_NOT_FIT_STATUS
-        profile = parse_range(options.profile) if options.profile else None
+        command = parse_command(options)
         several = distributed.initialize(
             options.coordinator, options.num_processes, options.process_id
         )
@@ -283,7 +367,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             logging.getLogger(name).setLevel(level)
         if several:
             tell_processes(several.reason)
-        number = train(config, options.workdir, profile, options.load_step)
+        with Owner(options.workdir) as owner:
+            number = train(config, options.workdir, owner, command)
     except (UserError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_STATUS

@@ -1,4 +1,4 @@
-"""The frozen encoders: what a batch says before anything trainable has seen it."""
+"""The frozen encoders: from pictures to latents and reference tokens, outside the gradient."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class FrozenEncoders:
     """Autoencoder and reference encoders; hashable, its methods are pure and can be jitted.
 
     Their parameters travel as {"vae": ..., "clip_vision": ..., "tagger": ...} in any float dtype;
-    an encoder without weights needs no entry. Each one's `dtype` field rules its products.
+    an encoder without weights needs no entry. Each one computes in its `dtype`.
 
     Attributes:
         autoencoder: encodes images to moments and decodes latents.
         clip: reference -> tokens, class token first.
         tagger: reference -> tokens of a row-major grid.
-        scaling_factor: what sampled latents are multiplied by.
+        scaling_factor: factor from the autoencoder's latents to those of the UNet.
     """
 
     autoencoder: Vae | PatchAutoencoder
@@ -127,6 +127,6 @@ class FrozenEncoders:
 
 
 def _apply(module: Any, params: Params, name: str, method: str, images: Array) -> Any:
-    """Call a method of an encoder with its own part of the parameters."""
+    """Apply a method of one encoder to its own part of the parameters."""
     own: Mapping[str, Any] = params.get(name, {})
     return module.apply({"params": own}, images, method=method)

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and the name that was probably meant."""
+"""The exception whose message is for users, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ class UserError(Exception):
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Return the candidate that is spelt most like `name`, however unlike; candidates exist."""
+    """Return the candidate that is spelt most like `name`; there must be one."""
     return difflib.get_close_matches(str(name), list(candidates), n=1, cutoff=0.0)[0]
 
 
 def nearest_hint(name: str, candidates: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return " (nearest: NAME)" where a candidate is alike, 0..1, by more than `cutoff`, or ""."""
+    """Return " (nearest: NAME)" if a candidate's similarity, 0..1, reaches `cutoff`, else ""."""
     match = difflib.get_close_matches(str(name), list(candidates), n=1, cutoff=cutoff)
     return f" (nearest: {match[0]})" if match else ""

@@ -1,13 +1,15 @@
-"""Devices as a mesh, and where every array lies on it.
+"""The mesh of devices, and the sharding of every array on it.
 
-    data     the batch is split, parameters are whole; several slices meet on this axis
-    fsdp     the batch is split, and so is the storage of parameters: whoever needs a kernel gathers
-             it, one layer of a stack at a time
-    tensor   channels and heads are split: what comes out of a column kernel enters a row kernel
+    data     shards the batch and replicates parameters; several slices are joined on this axis
+    fsdp     shards the batch and the storage of parameters: a kernel is all-gathered where it is
+             used, one layer of a stack at a time
+    tensor   shards channels and heads: a kernel sharded by output channels is followed by one
+             sharded by input channels
 
-Parameters, the optimizer's moments and the running average of a parameter lie alike, because a rule
-sees the path of a leaf only. Modules say with `constrain` what the compiler would guess badly; it
-does nothing without a mesh (`jax.set_mesh`), so that a network is the same with and without.
+A parameter, its optimizer moments and its running average have the same sharding, because the rules
+look at the path of a leaf alone. Modules constrain activations (`constrain`) where the compiler's
+own choice would be bad; without a mesh (`jax.set_mesh`) that does nothing, so that the same network
+runs with and without one.
 """
 
 import functools
@@ -29,13 +31,13 @@ from colorize_jax.types import Array, Params
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 BATCH = (DATA, FSDP)  # the axes that split a batch
 
-# Kernels (..., in, out) whose output channels or heads are split on the tensor axis, and kernels
-# that take such channels in. All others are only stored in parts.
+# Kernels (..., in, out) whose output channels or heads are sharded on the tensor axis, and kernels
+# whose input channels are. Of all others only the storage is sharded.
 COLUMN = r"(^|/)(to_[qkv]|[qkv]_proj|net_0/proj|fc1|in_layers_2|emb_layers_1)/kernel$"
 ROW = r"(^|/)(to_out_0|out_proj|net_2|fc2|out_layers_3)/kernel$"
-# Leaves below have a leading axis of blocks, of which a loop takes one after another: never split.
+# Leaves below these have a leading axis of blocks that a scan iterates over: it is never sharded.
 STACKED = r"(^|/)(transformer_blocks|layers)/"
-# Tensors (without the axis of blocks) with fewer elements are whole everywhere.
+# Tensors with fewer elements, not counting the axis of blocks, are replicated.
 SMALL = 2**16
 
 
@@ -43,12 +45,12 @@ SMALL = 2**16
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Arrange devices as (data, fsdp, tensor), neighbours in the network beside each other.
+    """Arrange devices as (data, fsdp, tensor), neighbours in the interconnect beside each other.
 
     Args:
-        config: sizes of the axes, -1 for the rest; with several slices the data axis runs over them
-            first, so that only it crosses the slow network.
-        devices: all of all processes by default.
+        config: sizes of the axes, -1 for the rest; with several slices the data axis spans them, so
+            that it alone communicates over the slow network between slices.
+        devices: by default all devices of all processes.
 
     Raises:
         UserError: the sizes do not make up the number of devices, or of slices.
@@ -100,7 +102,7 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
 
 
 def parameter_spec(path: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
-    """Where a parameter lies; a block's own parameters lie as those of its stack do.
+    """Return how a parameter is sharded; a single block's parameters as those of its stack.
 
     Args:
         path: names joined by "/"; its end decides, so that a path inside a block serves as well.
@@ -127,14 +129,14 @@ def parameter_spec(path: str, shape: Sequence[int], sizes: Mapping[str, int]) ->
 
 
 def _fits(length: int, axes: Any, sizes: Mapping[str, int]) -> bool:
-    """Whether mesh axes split something, and evenly."""
+    """Whether mesh axes shard a dimension, and evenly."""
     axes = (axes,) if isinstance(axes, str) else axes
     count = math.prod(sizes[axis] for axis in axes)
     return count > 1 and length % count == 0
 
 
 def state_shardings(mesh: Mesh, abstract: Any) -> Any:
-    """Where every leaf of a training state, or of any tree of parameters, lies.
+    """Return the shardings of a training state, or of any tree of parameters.
 
     Args:
         mesh: of `make_mesh`.
@@ -148,7 +150,7 @@ def state_shardings(mesh: Mesh, abstract: Any) -> Any:
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:
-    """Shapes that know where they lie."""
+    """Return the tree as `jax.ShapeDtypeStruct`s with shardings."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings
     )
@@ -169,7 +171,7 @@ def device_bytes(tree: Any) -> int:
 
 
 def report(mesh: Mesh, abstract: Any, shardings: Any) -> str:
-    """Say which tensors lie where: one line for all that are alike.
+    """Describe the shardings of a tree: one line for all tensors that are alike.
 
     Args:
         mesh: where.
@@ -207,7 +209,7 @@ def in_bytes(count: float) -> str:
 
 
 def place(shardings: Any, tree: Any) -> Any:
-    """Make global arrays of NumPy arrays that every process has whole."""
+    """Make global arrays of NumPy arrays, each of which every process has in full."""
 
     def one(sharding: NamedSharding, leaf: Any) -> Array:
         return jax.make_array_from_callback(np.shape(leaf), sharding, lambda i: np.asarray(leaf)[i])
@@ -224,12 +226,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """Replicated on every device."""
     return NamedSharding(mesh, P())
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """In how many parts a batch is split."""
+    """Number of shards of a batch."""
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
@@ -255,8 +257,8 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation: int = 1) -> None:
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     """Rows of the global batch that this process's devices hold, ascending.
 
-    A mesh that follows the network need not give a process neighbouring rows: each loads those that
-    it has, and the global batch is the same on every mesh.
+    On a mesh that follows the interconnect, a process's rows need not be contiguous: each process
+    loads the rows that its devices hold, and the global batch is the same on every mesh.
     """
     slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     rows = {row for (part,) in slices for row in range(*part.indices(batch_size))}
@@ -284,12 +286,12 @@ def global_batch(mesh: Mesh, record: Mapping[str, np.ndarray]) -> dict[str, Arra
 
 
 def constrain(x: Array, *axes: Any) -> Array:
-    """Say where an activation lies, inside a jitted function; nothing happens without a mesh.
+    """Constrain the sharding of an activation inside a jitted function; no-op without a mesh.
 
     Args:
         x: any array.
-        axes: for its first axes, what splits each: an axis of the mesh, several, or None; further
-            axes are whole. What does not divide is left whole.
+        axes: for its first axes: an axis of the mesh, several, or None; further axes are not
+            sharded, and neither is an axis that does not divide evenly.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or FSDP not in mesh.shape:
@@ -298,7 +300,7 @@ def constrain(x: Array, *axes: Any) -> Array:
 
 
 def fitting_spec(shape: Sequence[int], axes: Sequence[Any], sizes: Mapping[str, int]) -> list[Any]:
-    """Of mesh axes for the first axes of an array, those that split it evenly; None elsewhere."""
+    """Of mesh axes for the first axes of an array, those that divide it evenly; else None."""
     pairs = zip(shape, axes, strict=False)
     return [axis if axis and _fits(length, axis, sizes) else None for length, axis in pairs]
 
@@ -309,9 +311,9 @@ def constrain_batch(tree: Any) -> Any:
 
 
 def constrain_params(params: Params, prefix: str = "") -> Params:
-    """Keep parameters, and the gradients that flow back to them, in parts as they are stored.
+    """Constrain parameters, and so their gradients, to the sharding in which they are stored.
 
-    Inside a loop over blocks this lets the compiler gather one block at a time.
+    Inside a scan over blocks this makes the compiler all-gather one block at a time.
 
     Args:
         params: nested dict.
@@ -330,10 +332,9 @@ def constrain_params(params: Params, prefix: str = "") -> Params:
 
 
 def gather(kernel: Array, module: Sequence[str]) -> Array:
-    """Bring a kernel that is stored in parts together where it is used.
+    """All-gather a kernel whose storage is sharded, where it is used; reduce-scatter its gradient.
 
-    Its gradient is split again as soon as it is there. Left alone, the compiler might gather the
-    whole batch's activations instead.
+    Without this the compiler might all-gather the activations of the whole batch instead.
 
     Args:
         kernel: as it is computed with.

@@ -1,11 +1,10 @@
-"""The pytrees that travel between rooms, and the alphabet of their axes.
+"""The pytrees that are passed between packages, and the letters of their axes.
 
     B batch            H W pixels           h w latents        N query tokens    S context tokens
     K attention heads  D channels a head    C channels         L transformer blocks of one stack
 
 Images are NHWC float32 in [-1, 1]; masks are (B, H, W, 1) float32 in [0, 1]; a sketch has lines at
-+1 on paper at -1. Loaders yield uint8 pictures; `training.augment.to_batch` converts them, once, at
-the border.
++1 on paper at -1. Loaders yield uint8 pictures; `training.augment.to_batch` alone converts them.
 """
 
 from typing import Any
@@ -23,7 +22,7 @@ class Batch:
 
     Attributes:
         sketch: (B, H, W, 3) in [-1, 1], line = +1, paper = -1.
-        size: (B,) size embedding's first input, pixels (see `spec: size embedding`).
+        size: (B,) first input of the size embedding, px: the square root of the picture's area.
         aesthetic_score: (B,) second input of the size embedding, about 0..10.
         image: (B, H, W, 3) in [-1, 1]; None where `moments` is given.
         reference: (B, H', W', 3) in [-1, 1]; None where the tokens are given.
@@ -48,7 +47,7 @@ class Batch:
 
 @flax.struct.dataclass
 class Encoded:
-    """What the frozen encoders say of a batch.
+    """The frozen encoders' outputs for a batch.
 
     Attributes:
         latents: (B, h, w, C) scaled latents of the image, float32.
@@ -63,7 +62,7 @@ class Encoded:
 
 @flax.struct.dataclass
 class Conditions:
-    """What conditions the denoiser.
+    """The inputs that condition the denoiser.
 
     Attributes:
         context: (B, S, C) reference tokens; all zero, or None, means "no reference".

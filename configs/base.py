@@ -16,7 +16,12 @@ def get_config() -> ConfigDict:
     return ConfigDict(
         {
             "total_steps": 70_000,
-            "model": {"dtype": "bfloat16", "remat": "block"},
+            "model": {
+                "dtype": "bfloat16",
+                "remat": "block",
+                # Weights of SDXL that predict noise learn to predict velocity, as published.
+                "init_changes": ("prediction_type",),
+            },
             "optimizer": {"learning_rate": 1e-5, "warmup_steps": 500},
             "data": {
                 "source": "folder",

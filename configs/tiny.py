@@ -41,7 +41,7 @@ def get_config() -> ConfigDict:
                 "reference_features": ("opponent", "std", "region"),
                 "dtype": "float32",
             },
-            # Sketch and reference leave so little open that almost all is learned from pure noise.
+            # Sketch and reference determine the picture so far that most is learned at pure noise.
             # These steps are too few to learn the rest, so that sampling does without: it takes
             # its last step from a third of the timesteps.
             "diffusion": {

@@ -1,4 +1,4 @@
-"""What a user is meant to read of this room."""
+"""Errors whose messages are for users."""
 
 import re
 

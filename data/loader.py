@@ -202,6 +202,7 @@ class Loader(Iterator[Record]):
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()
+        self._batches = iter(())
 
     def _start(self, batch: int) -> None:
         self._next = batch

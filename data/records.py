@@ -1,4 +1,4 @@
-"""What a record is, and the few things that every source does.
+"""The format of a record, and helpers of all sources.
 
 Every source yields, under these names, numpy arrays:
 

@@ -160,7 +160,7 @@ def _cut(
 
 @dataclass(frozen=True)
 class BlankMargins:
-    """Blanks the sketch's margins, so that the model learns to paint beyond a sketch.
+    """Blanks the sketch's margins, so that the model learns to paint outside of the sketch.
 
     Args:
         rate: share of the records it changes.
@@ -222,7 +222,7 @@ def dilate(mask: np.ndarray, reach: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class CoarsenReferenceMask:
-    """Makes the reference's mask as rough as a user's: grown to whole blocks, or partly erased.
+    """Makes the reference's mask as coarse as one drawn by hand: grown to blocks, or partly erased.
 
     Args:
         grow_rate: share of the records whose mask grows to all blocks that it touches.

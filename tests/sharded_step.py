@@ -131,7 +131,7 @@ def main(meshes):
     random = np.random.default_rng(0)
 
     def draw(path, leaf):
-        # A layer puts out what is as loud as what it takes in, and no gradient is next to nothing.
+        # Parameters that keep the scale of activations, so that no gradient vanishes.
         name = sharding.join(path)
         first = 1 if "transformer_blocks" in name else 0
         fan_in = np.prod(leaf.shape[first:-1]) if leaf.ndim > 1 else 25

@@ -58,6 +58,13 @@ def test_ci_runs_the_tests_as_the_readme_says():
     assert command in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
+
+
 def test_every_file_that_the_plan_names_exists():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     names = set(re.findall(r"`((?:colorize_jax|data|tests)/[\w./]+|\w+\.py)`", page))

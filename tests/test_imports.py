@@ -18,6 +18,7 @@ INFERENCE = {"inference", "inference.pictures", "inference.text"}
 IO = {"io", "io.formats", "io.published", "io.runs"}
 TRAINING = {"training", "training.losses", "training.monitoring"}
 READING = {"data.errors", "data.pictures"}  # colouring reads pictures as training does
+DRAWING = {"data.illustrations.canvas", "data.illustrations.parts"}
 DATA = READING | {
     "data.buckets",
     "data.cache",
@@ -34,7 +35,9 @@ ALLOWED: dict[str, set[str]] = {
     "data.errors": set(),
     "data.records": set(),
     "data.pictures": {"data.errors"},
-    "data.illustrations": {"data.errors", "data.records"},
+    "data.illustrations.canvas": set(),
+    "data.illustrations.parts": {"data.illustrations.canvas"},
+    "data.illustrations": {"data.errors", "data.records", *DRAWING},
     "data.sources": {"data.errors", "data.pictures", "data.records"},
     "data.buckets": {"data.errors"},
     "data.cache": {"data.records"},
@@ -60,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "io.formats": BASICS,
     "io.runs": BASICS | {"io.formats", "config"},
     "io": BASICS | {"io.formats", "io.runs"},
-    "io.published": BASICS | {"io", "io.formats", "io.runs", "models"},
+    "io.published": BASICS | {"config", "diffusion", "io", "io.formats", "io.runs", "models"},
     # ------------------------------------------------- training and inference, never each other
     "training.losses": {"types"},
     "training": BASICS

@@ -51,14 +51,14 @@ def test_step_on_data_or_fsdp_is_that_of_one_device():
         check(report)
     assert reports["8,1,1"]["split"] == 0
     assert "all-gather" not in reports["8,1,1"]["kinds"]
-    # Kernels travel to the batch, and nothing else is gathered.
+    # Only kernels are gathered, no activations.
     assert reports["1,8,1"]["other_gathers"] == []
 
 
 @pytest.mark.parametrize(
     ("path", "shape", "spec"),
     [
-        # Columns make channels and heads, rows take them in; the axis of blocks is never split.
+        # Output channels and heads on the tensor axis, or input channels; never the axis of blocks.
         (f"{STACK}/attn1/to_q/kernel", (10, 1280, 1280), P(None, "fsdp", "tensor")),
         (f"{STACK}/attn1/to_out_0/kernel", (10, 1280, 1280), P(None, "tensor", "fsdp")),
         (f"{STACK}/ff/net_0/proj/kernel", (10, 1280, 10240), P(None, "fsdp", "tensor")),

@@ -24,7 +24,7 @@ CONFIG = str(ROOT / "tests" / "configs" / "smallest.py")
 @pytest.fixture(scope="module", autouse=True)
 def compilation_cache(tmp_path_factory: pytest.TempPathFactory):
     """The programs of the runs below are the same: compile them once."""
-    folder = str(tmp_path_factory.mktemp("xla"))
+    folder = jax.config.jax_compilation_cache_dir or str(tmp_path_factory.mktemp("xla"))
     options = {
         "jax_compilation_cache_dir": folder,
         "jax_persistent_cache_min_compile_time_secs": 0.0,

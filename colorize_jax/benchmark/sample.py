@@ -1,4 +1,4 @@
-"""Pictures from noise, as training's samples and evaluation make them: timed on devices."""
+"""Sampling as training and evaluation do it, timed on devices."""
 
 import dataclasses
 from typing import Any

@@ -1,8 +1,8 @@
-"""`python -m colorize_jax COMMAND`: one small module a command, loaded only as far as it is needed.
+"""`python -m colorize_jax COMMAND`: a small module for each command.
 
 A command is a module of `colorize_jax.commands` with `HELP` (one line), `add_arguments(parser)` and
-`run(args) -> int`. It imports what it works with inside `run`, so that `--help` answers at once.
-Where it gives its parser the default `overrides`, that is the list of `--config.key=value`.
+`run(args) -> int`. Heavy imports are inside `run`, so that `--help` is fast. A command that sets
+the parser's default `overrides` gets the list of `--config.key=value` arguments there.
 """
 
 import argparse

@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recall(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that are given anywhere; fill in paths that a picture remembers.
+    """Return the options of all sources; fill in the paths stored in the picture of --from-image.
 
     Raises:
         UserError: an option is wrong, or a path is given nowhere.

@@ -1,4 +1,4 @@
-"""What the commands that work on files share."""
+"""Helpers of the commands that convert files."""
 
 import json
 import re

@@ -22,6 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "to start training from it",
     )
     parser.add_argument(
+        "--ema",
+        action="store_true",
+        help="of a trainer's file that holds both, the running average and not the parameters",
+    )
+    parser.add_argument(
         "--prediction-type",
         metavar="TYPE",
         help="what the UNet predicts, v or eps, where the file does not say",
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     use_cpu()
     reads = Reads({"input": weights_paths(args.input), "config": [args.config]})
     check_output(args.output, kind=KIND, overwrite=args.overwrite, reads=reads)
-    source = open_published(args.input, read_config_file(args.config))
+    source = open_published(args.input, read_config_file(args.config), averages=args.ema)
     metadata = import_weights(
         source,
         args.output,
@@ -60,6 +65,11 @@ def run(args: argparse.Namespace) -> int:
     for component, table in source.expected().items():
         parameters = sum(source.tensors[name].size for name in table)
         print(f"  {component:<22}{len(table):>6} tensors{parameters:>16,} parameters")
+    if source.averaged is not None:
+        print(
+            f"  took the {'running average' if source.averaged else 'parameters'} of the UNet; "
+            f"{'leave --ema out' if source.averaged else '--ema'} takes the other"
+        )
     if metadata.left_out:
         print(f"  not in it: {', '.join(metadata.left_out)}")
     if "unet" in metadata.configs and metadata.prediction_type is None:

@@ -1,4 +1,4 @@
-"""What an option may be: each check returns a value in its canonical form or raises UserError."""
+"""Types and ranges of options: a check returns a value in canonical form or raises UserError."""
 
 import ast
 import math
@@ -12,12 +12,14 @@ from colorize_jax.errors import UserError, nearest
 
 
 def refuse(name: str, value: Any, expected: str) -> UserError:
-    """Make the error for a value that is not what is `expected`."""
+    """Make the error for a value that is not as `expected`."""
     return UserError(f"got {name} {value!r}, expected {expected}; change it")
 
 
 class Check:
     """A rule for one option.
+
+    The checks below repeat these members in the same order; each differs in what it accepts.
 
     Attributes:
         metavar: how help pages call a value.
@@ -31,7 +33,7 @@ class Check:
 
     @property
     def expected(self) -> str:
-        """What an error message says that it wants."""
+        """What an error message says after "expected"."""
         raise NotImplementedError
 
     def __call__(self, name: str, value: Any) -> Any:
@@ -138,7 +140,7 @@ class Choice(Check):
 
 @dataclass(frozen=True)
 class Text(Check):
-    """A text that says something; where `empty`, also one that says nothing."""
+    """A text; with `empty`, also an empty one."""
 
     empty: bool = False
     plural: ClassVar[str] = "texts"
@@ -192,7 +194,7 @@ class Pattern(Check):
 
 @dataclass(frozen=True)
 class Named(Check):
-    """A name that another module knows how to find: `find` returns it as it is written there."""
+    """A name of a registry: `find` returns its canonical spelling."""
 
     find: Callable[[str], str]
     metavar: ClassVar[str] = "NAME"

@@ -22,14 +22,16 @@ def belongs(name: str, sections: Sequence[str]) -> bool:
     return any(name == section or name.startswith(section + ".") for section in sections)
 
 
-def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Name the first options in which two flat configs differ; "" where they are the same."""
+def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Names of the options in which two flat configs differ, one that is missing among them."""
     missing = object()
-    names = [
-        name
-        for name in dict.fromkeys([*here, *there])
-        if here.get(name, missing) != there.get(name, missing)
-    ]
+    names = dict.fromkeys([*here, *there])
+    return [name for name in names if here.get(name, missing) != there.get(name, missing)]
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Say the first options in which two flat configs differ; "" where they are the same."""
+    names = differing(there, here)
     shown = "; ".join(
         f"{name} is {there.get(name, 'missing')!r} there and {here.get(name, 'missing')!r} here"
         for name in names[:NUM_SHOWN]

@@ -29,7 +29,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     Raises:
         UserError: the file cannot be run; a key is unknown (the nearest is named); a value has the
-            wrong type or does not go with the others.
+            wrong type or contradicts another.
     """
     return config_from_dict(_run_file(Path(path)), overrides)
 
@@ -114,6 +114,22 @@ def field_check(key: str) -> Check:
         fields = ", ".join(f"{key}.{one}" for one in list(_fields(_sections(section)[name]))[:3])
         raise UserError(f"got a value for the section {key!r}, expected one of its keys: {fields}…")
     return _fields(section)[name].metadata["check"]
+
+
+def check_changes(keys: Sequence[str]) -> tuple[str, ...]:
+    """Check what `--allow_changes` names: options, sections, or "data" for the pictures.
+
+    Raises:
+        UserError: one is unknown (the nearest is named).
+    """
+    known = {*all_keys(), *_fields(Config)}
+    for key in keys:
+        if key not in known:
+            raise UserError(
+                f"got --allow_changes={key}, expected options, sections or data; nearest: "
+                f"{_nearest_key(key, known)}"
+            )
+    return tuple(keys)
 
 
 def all_keys(section: Any = Config, prefix: str = "") -> Iterator[str]:
@@ -251,7 +267,7 @@ def _check_diffusion(config: Config) -> None:
 
 
 def _check_masks(config: Config) -> None:
-    """Nothing asks for masks that the data do not have."""
+    """Raise UserError where an option needs masks that the data do not have."""
     data, diffusion = config.data, config.diffusion
     needing = {
         "diffusion.inpaint_rate": diffusion.inpaint_rate,

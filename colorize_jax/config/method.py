@@ -1,4 +1,4 @@
-"""What is computed: networks, encoders, noise, losses and the optimizer."""
+"""The options of the method: networks, encoders, noise, losses and the optimizer."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +78,11 @@ class ModelConfig(Options):
     )
     init_from: str = option(
         "", Location(empty=True), 'folder of weights to start from; "" starts at random'
+    )
+    init_changes: tuple[str, ...] = option(
+        (),
+        Items(Choice(("prediction_type", "schedule", "scaling_factor")), empty=True),
+        "facts of an SDXL base that this run trains otherwise, such as its prediction of noise",
     )
     dtype: str = option("float32", _DTYPE, "of products and activations; parameters are float32")
     remat: str = option(

@@ -273,7 +273,9 @@ class Config:
         return dataclasses.asdict(self)
 
 
-# Where a resumed run may differ from the one that it continues: nothing here changes its numbers.
+# Where things lie: only whether these are set belongs to a run, see `claim_workdir`.
+PLACES = ("data.path", "model.init_from", "encoders.weights", "gram.anchor")
+# Options that may change when a run is resumed: they do not affect its numbers.
 RESUMABLE = (
     "mesh",
     "checkpoint",

@@ -7,8 +7,8 @@ one without sketch (hints of a blank sheet), at scales s_r and s_s:
     sketch      u_s + s_s (c - u_s)
     both        the mean of the two
 
-A scale of 1 or less turns its guidance off. What is evaluated is the caller's choice and fixed in
-the graph; the scales are numbers that may change without recompilation.
+A scale of 1 or less turns its guidance off. Which predictions are evaluated is static; the scales
+are traced and may change without recompilation.
 """
 
 import jax.numpy as jnp
@@ -62,8 +62,8 @@ def reference_active(
 ) -> Array:
     """Whether the reference conditions the model at timesteps t.
 
-    A function of t alone: a window that was left is entered again where a sampler, as those with
-    evaluations inside a step, comes back to an earlier t.
+    A function of t alone: a sampler with evaluations inside a step may return to an earlier t, and
+    so enter a window again that it had left.
 
     Args:
         t: () or (B,), may be fractional.
@@ -84,7 +84,7 @@ def reference_active(
 def mask_context(context: Array, active: Array) -> Array:
     """Replace the context (B, S, C) by zero tokens where `active`, () or (B,), is false.
 
-    Cross-attention has no biases in keys and values, so any number of zero tokens answers like one.
+    Cross-attention has no biases in keys and values: zero tokens give zero, however many they are.
     """
     return jnp.where(_per_sample(active, context), context, 0)
 

@@ -1,4 +1,4 @@
-"""The noise schedule: how much signal and how much noise a latent holds at each timestep.
+"""The noise schedule: shares of signal and noise in a latent at each timestep.
 
     z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps                    (variance preserving)
     v_t = sqrt(abar_t) eps - sqrt(1 - abar_t) z_0                    (Salimans & Ho 2022)
@@ -93,8 +93,8 @@ def make_schedule(
 def _sampler_log_sigmas(alphas_cumprod: np.ndarray) -> np.ndarray:
     """Logarithms of the levels that published samplers start from and end at.
 
-    They keep abar in float32, which moves the smallest sigma by 1e-5 of itself, enough to change
-    where stochastic samplers arrive.
+    They round abar to float32, which changes the smallest sigma by a factor of 1 + 1e-5, enough to
+    show in the results of stochastic samplers.
     """
     rounded = alphas_cumprod.astype(np.float32).astype(np.float64)
     return 0.5 * np.log((1.0 - rounded) / rounded)
@@ -151,8 +151,7 @@ def predict_clean(
 ) -> Array:
     """Return the clean latents (B, ...) that a prediction at z_t implies.
 
-    For "eps" this divides by sqrt(abar_t): with zero terminal SNR the last timestep has no answer
-    (infinite).
+    For "eps" this divides by sqrt(abar_t): infinite at the last timestep with zero terminal SNR.
     """
     signal, spread = _at(schedule.signal_rates, t, noisy), _at(schedule.noise_rates, t, noisy)
     if check_prediction_type(prediction_type) == "eps":

@@ -33,17 +33,17 @@ def ciede2000(lab1: np.ndarray, lab2: np.ndarray) -> np.ndarray:
     l1, a1, b1 = np.moveaxis(np.asarray(lab1, np.float64), -1, 0)
     l2, a2, b2 = np.moveaxis(np.asarray(lab2, np.float64), -1, 0)
 
-    # Greys are stretched along a before chroma and hue are taken.
+    # The a axis is stretched near grey before chroma and hue are computed.
     chroma7 = ((np.hypot(a1, b1) + np.hypot(a2, b2)) / 2) ** 7
     stretch = 1.5 - 0.5 * np.sqrt(chroma7 / (chroma7 + 25.0**7))
     c1, c2 = np.hypot(a1 * stretch, b1), np.hypot(a2 * stretch, b2)
     h1 = np.degrees(np.arctan2(b1, a1 * stretch)) % 360
     h2 = np.degrees(np.arctan2(b2, a2 * stretch)) % 360
 
-    # The shorter way round the circle of hues; a grey has none.
+    # The smaller difference of two hue angles; greys have no hue.
     both_coloured = c1 * c2 > 0
     turn = (h2 - h1 + 180) % 360 - 180
-    # Exactly opposite hues go up: the formula's interval is closed at +180.
+    # Exactly opposite hues differ by +180: the formula's interval is closed there.
     turn = np.where((turn == -180) & (h2 > h1), 180.0, turn)
     turn = np.where(both_coloured, turn, 0.0)
     mean_hue = np.where(both_coloured, (h1 + turn / 2) % 360, h1 + h2)

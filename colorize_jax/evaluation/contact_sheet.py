@@ -126,7 +126,7 @@ def _place(
     scale = min(room[0] / picture.width, room[1] / picture.height)
     size = tuple(max(1, round(side * scale)) for side in picture.size)
     if size != picture.size:
-        # At a whole factor of a small picture one wants to see its pixels.
+        # Small pictures are enlarged by whole factors without interpolation, to show their pixels.
         is_whole = scale >= 2 and scale == int(scale)
         grow = Image.Resampling.NEAREST if is_whole else Image.Resampling.BICUBIC
         picture = picture.resize(size, grow if scale > 1 else Image.Resampling.LANCZOS)

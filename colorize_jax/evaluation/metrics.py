@@ -1,4 +1,4 @@
-"""How good a colorization is: colours of parts, lines kept, dependence on the reference's geometry.
+"""Metrics of a colorization: colours of parts, lines, dependence on the reference's geometry.
 
 All functions take single pictures: images (H, W, 3) float sRGB in [-1, 1], sketches (H, W), (H, W,
 1) or (H, W, 3) float with lines at +1 on paper at -1, part maps (H, W) or (H, W, 1) of integers.
@@ -19,7 +19,7 @@ RIDGE_RADIUS = 2.0
 
 # A pixel belongs to a drawn line if it is this much darker than its surroundings, as a share.
 RIDGE_CONTRAST = 0.12
-# Lightness added to the surroundings, so that dark ones do not make noise a line.
+# Lightness added to the surroundings, so that noise in dark ones does not count as a line.
 RIDGE_FLOOR = 0.1
 
 # A pixel belongs to a border if a channel changes by this share of its range across it.
@@ -35,7 +35,7 @@ def part_color_errors(
     Args:
         result, truth: images of one size.
         parts: index of the part that each pixel belongs to.
-        min_share: parts that cover less of the picture than this have no say.
+        min_share: parts that cover a smaller share of the picture are left out.
 
     Returns:
         part -> difference, for the parts that cover enough.
@@ -55,7 +55,7 @@ def part_color_errors(
 def part_color_error(
     result: np.ndarray, truth: np.ndarray, parts: np.ndarray, min_share: float = 0.005
 ) -> float:
-    """Mean of `part_color_errors`: 0 for the right colours, about 10 for clearly other ones.
+    """Mean of `part_color_errors`: 0 for the right colours, about 10 for clearly different ones.
 
     Raises:
         UserError: no part covers enough of the picture.
@@ -88,10 +88,10 @@ class LineScore:
 
 
 def find_lines(image: np.ndarray) -> np.ndarray:
-    """Find what is drawn as a dark line: thin, and darker than what surrounds it on both sides.
+    """Find dark lines: thin, and darker than what surrounds them on both sides.
 
-    Relative black top-hat: a closing with a window wider than a line removes the lines, and leaves
-    edges between two colours, shading and texture wider than a line where they are.
+    Relative black top-hat: a closing with a window wider than a line removes lines, but leaves
+    edges between two colours, shading and wider texture unchanged.
 
     Args:
         image: (H, W, 3) in [-1, 1].
@@ -117,9 +117,9 @@ def find_borders(image: np.ndarray) -> np.ndarray:
 def line_score(result: np.ndarray, sketch: np.ndarray) -> LineScore:
     """Compare the lines of a result with the sketch, within one pixel at 64 px.
 
-    A line of the sketch counts as drawn also where it is the border of two colours: around dark
-    hair nothing darker is left to see. Only dark, thin lines can be lines too many, since shading
-    and patterns have borders of their own.
+    A line of the sketch also counts as drawn where the result has a border of two colours, because
+    a line around dark hair is not darker than the hair. Only thin, dark lines count as false
+    positives, because shading and patterns have borders, too.
 
     At 64 px, where lines and their neighbourhood cover half a picture, the exact answer scores an
     F1 of about 0.96, a picture with other lines or white noise 0.65, one blurred by 2 px 0.15.
@@ -136,7 +136,7 @@ def line_score(result: np.ndarray, sketch: np.ndarray) -> LineScore:
     found = find_lines(result)
     line = ink > 0.5
     tolerance = _scaled(LINE_TOLERANCE, result)
-    # Faint, antialiased borders are line enough to be drawn, but need not be.
+    # Faint, antialiased pixels of the sketch may be drawn, but need not be.
     on_line = _dilate(ink > 0.25, tolerance)[found]
     drawn = (_dilate(found, tolerance) | find_borders(result))[line]
     return LineScore(
@@ -153,7 +153,7 @@ def line_f1(result: np.ndarray, sketch: np.ndarray) -> float:
 def entanglement(result: np.ndarray, other: np.ndarray, sketch: np.ndarray) -> float:
     """Mean CIEDE2000, away from lines, between two results for one sketch and one identity.
 
-    The references differ in geometry alone, so a model that takes only colours from them scores 0.
+    The references differ in geometry alone: a model that takes only their colours scores 0.
 
     Args:
         result, other: images of one size.

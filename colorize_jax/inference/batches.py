@@ -21,7 +21,7 @@ def make_colorize(system: System, options: InferenceOptions) -> Colorize:
 
     Args:
         system: the networks.
-        options: sampler, steps and guidance; what needs masks or texts is not for batches.
+        options: sampler, steps and guidance; controls that need masks or texts are ignored.
 
     Raises:
         UserError: options that the system cannot follow.

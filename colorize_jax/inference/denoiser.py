@@ -1,4 +1,4 @@
-"""The guided denoiser: what one sampling step costs, and what is computed once a picture.
+"""The guided denoiser: what runs in each sampling step, and what is computed once before.
 
 Rows of one forward, for B pictures:
 
@@ -7,9 +7,9 @@ Rows of one forward, for B pictures:
     B  without sketch   blank       context      where sketch guidance is on
     B  without reference sketch     none         where reference guidance is on
 
-Everything before the first cross-attention is the same for the first and the last group and runs
-once; the last group's cross-attention is its bias alone. Keys and values of the context, hints and
-banks do not depend on the timestep: `project_conditions` makes them, once.
+The UNet's prefix is the same for the first and the last group and runs once for both; without a
+reference, cross-attention is its output bias alone. Hints and the keys and values of context and
+banks do not depend on the timestep: they are computed before the loop (`project_conditions`).
 """
 
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ BLANK = -1.0  # a sketch without lines
 
 @flax.struct.dataclass
 class ProjectedConditions:
-    """A picture's conditions in the form that every step reads them.
+    """Conditions as every step reads them: the context as keys and values.
 
     Attributes:
         keys_values: of the context in every transformer stack, or None: no reference at all.
@@ -47,7 +47,7 @@ class ProjectedConditions:
 
 @flax.struct.dataclass
 class GuidanceScales:
-    """Numbers that may change without recompilation.
+    """Scales and intervals of guidance; other numbers need no recompilation.
 
     Attributes:
         reference: scale of guidance by the reference, off at 1 or less.
@@ -103,8 +103,8 @@ def make_predict(
         conditions: from `project_conditions`; sketch guidance runs where it has blank hints.
         scales: of guidance.
         guide_reference: whether to evaluate without reference; static.
-        controls: what steers every forward; batches as those of the rows,
-            except of the foreground, which all rows of a picture share.
+        controls: of every forward, one row for each row above; only the foreground has one
+            for each picture.
         num_timesteps: of the schedule.
     """
     guide_sketch = conditions.blank_hints is not None
@@ -145,7 +145,7 @@ def make_predict(
 def _repeat_rows(
     keys_values: dict[str, KeysValues], active: Array, count: int
 ) -> dict[str, KeysValues]:
-    """Keys and values for `count` groups of rows, vanished where the reference is not active."""
+    """Repeat keys and values for `count` groups of rows; zero where the reference is inactive."""
     kept = active[None, :, None, None, None]
 
     def repeat(x: Array) -> Array:

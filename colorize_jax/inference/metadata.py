@@ -1,4 +1,4 @@
-"""What a picture was made with, inside its PNG file."""
+"""Options, seed and inputs of a picture, stored in its PNG file."""
 
 import json
 from dataclasses import dataclass, field

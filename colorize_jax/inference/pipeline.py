@@ -3,8 +3,8 @@
     pipeline = open_pipeline("weights")  # of colorize_jax.setup.checkpoints
     pictures = pipeline("sketch.png", "reference.jpg", InferenceOptions(steps=30, seed=1))
 
-Preprocess, encode, denoise, decode: the host prepares arrays (`inputs`), the device runs a handful
-of compiled programs (`programs`), and between them lies nothing but this file.
+Preprocess, encode, denoise, decode: the host prepares arrays (`inputs`), and the device runs a few
+compiled programs (`programs`), which this module calls.
 """
 
 from collections.abc import Sequence
@@ -338,7 +338,7 @@ class ColorizePipeline:
         scales = lora_scales(self.system, options)
         if self._merged is None or self._merged[0] != scales:
             self._merged = scales, merge_loras(self._networks.params("unet"), scales)
-            # Two copies of the largest network would be one too many.
+            # Only one copy of the largest network is kept in memory.
             self._networks.free("unet")
         return programs.without_loras(self.system), self._merged[1]
 

@@ -1,4 +1,4 @@
-"""From options to what a compiled loop is made for, and the numbers that it is given."""
+"""From `InferenceOptions` to the static and the traced options of the sampling loop."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +11,12 @@ from colorize_jax.inference.sampling import StaticOptions, TracedOptions
 from colorize_jax.inference.system import PLUGIN_LORA, System
 from colorize_jax.models.frozen.patch import PatchReferenceEncoder
 
-# A window of progress that never comes.
+# A window of progress that is never reached.
 NEVER = (2.0, 2.0)
 
 
 def make_static_options(options: InferenceOptions, has_reference: bool = True) -> StaticOptions:
-    """What a loop has to be compiled for."""
+    """The options that a sampling loop is compiled for."""
     return StaticOptions(
         sampler=options.sampler,
         guide_reference=has_reference and options.reference_guidance > 1,
@@ -26,7 +26,7 @@ def make_static_options(options: InferenceOptions, has_reference: bool = True) -
 
 
 def make_traced_options(system: System, options: InferenceOptions) -> TracedOptions:
-    """The numbers of a loop, padded so that every number of steps has the same shapes.
+    """The numbers of a loop, padded so that their shapes do not depend on the number of steps.
 
     Raises:
         UserError: strengths or additions that the model has no blocks for, or too many steps.
@@ -104,7 +104,7 @@ def check_parts(system: System, options: InferenceOptions) -> None:
 
 
 def _check_text(system: System) -> None:
-    """Texts and reference have to meet in the space of one CLIP."""
+    """Texts and references must be encoded by the two towers of the same CLIP."""
     clip, tower = system.encoders.clip, system.clip_text
     if isinstance(clip, PatchReferenceEncoder):
         raise UserError(

@@ -1,8 +1,8 @@
 """The sampling loop, for users' pictures, training's samples and evaluation alike.
 
-A picture's noise comes from its own key, so that it does not depend on its batch. Numbers travel as
-arrays, so that another strength, scale, seed or number of steps compiles nothing; whether a control
-is there at all shows in the structure of the arguments and in `StaticOptions`.
+Each picture has its own key, so that a result does not depend on its batch. Strengths, scales,
+seeds and the number of steps are traced: other values need no recompilation. Which controls are on
+is static, in `StaticOptions` and in which arguments are None.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from colorize_jax.nn.transformer import Bank, Regions
 from colorize_jax.rng import stream
 from colorize_jax.types import Array, Conditions, Params
 
-NORMED = "norm1"  # the feature that self-attention reads, its own or a foreign one
+NORMED = "norm1"  # the feature of which self-attention makes its keys and values
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def sample_latents(
         steered = controls
         if inputs.injected is not None:
             banks = injected_banks(system, static, params, conditions, inputs, traced, timesteps)
-            # The plugin's bank keeps the stacks that it is made for.
+            # Stacks with a bank of the plugin keep it.
             steered = controls.replace(banks=banks | dict(controls.banks or {}))
         return make_predict(
             colorizer,
@@ -160,7 +160,7 @@ def sample_latents(
     )
     if inputs.background is None:
         return latents
-    # Some samplers end at a level above zero.
+    # Outside the mask there may be noise left: some samplers end at a level above zero.
     return jnp.where(_inside(inputs, traced), latents, inputs.background)
 
 
@@ -177,7 +177,7 @@ def make_controls(
     inputs: SamplingInputs,
     traced: TracedOptions,
 ) -> Controls:
-    """What steers every forward, with the rows that `denoiser` describes."""
+    """Build the controls of every forward, with the rows that `denoiser` describes."""
 
     def rows(x: Array, axis: int = 0) -> Array:
         return jnp.concatenate([x] * static.num_groups, axis) if static.num_groups > 1 else x
@@ -210,7 +210,7 @@ def make_controls(
 def project_inputs(
     system: System, params: Params, inputs: SamplingInputs, traced: TracedOptions
 ) -> ProjectedConditions:
-    """Compute what does not change between steps, hints at their strengths."""
+    """Compute what does not change between steps, with the hints scaled by their strengths."""
 
     def scaled(hints: tuple[Array, ...]) -> tuple[Array, ...]:
         return tuple(
@@ -287,7 +287,7 @@ def _inside(inputs: SamplingInputs, traced: TracedOptions) -> Array:
 
 
 def _keep_background(inputs: SamplingInputs, traced: TracedOptions) -> samplers.AfterStep:
-    """Put the known background, as noisy as the next step expects, outside the mask."""
+    """Replace what is outside the mask by the known background, at the next step's noise level."""
     keys = jax.vmap(lambda key: stream(key, 0, "background"))(inputs.keys)
     draw = samplers.noise_from_keys(keys, inputs.background.shape[1:])
 

@@ -60,7 +60,7 @@ class System:
 
 
 class Networks:
-    """Parameters of a system, read from where they lie when they are first asked for.
+    """Parameters of a system, read from their checkpoints when they are first needed.
 
     Attributes:
         system: their modules.
@@ -75,14 +75,14 @@ class Networks:
         dtype: Any = jnp.float32,
         mesh: Mesh | None = None,
     ):
-        """Name the networks; nothing is read.
+        """Keep the readers; nothing is read yet.
 
         Args:
             system: the modules.
-            readers: network -> what reads its parameters, for those that are there.
+            readers: network -> function that reads its parameters.
             defaults: see the class.
             dtype: in which parameters are kept on the device.
-            mesh: devices among which batches are split; None: the default device alone.
+            mesh: devices on which batches are sharded; None: the default device alone.
         """
         self.system, self._readers, self._dtype = system, dict(readers), dtype
         self._mesh = mesh
@@ -101,12 +101,12 @@ class Networks:
         return {name: self._loaded[name] for name in names}
 
     def free(self, *names: str) -> None:
-        """Forget parameters of networks; they are read again where they are needed again."""
+        """Drop parameters of networks from memory; they are read again when needed again."""
         for name in names:
             self._loaded.pop(name, None)
 
     def on_devices(self) -> AbstractContextManager[Any]:
-        """Context in which batches that divide evenly are split among the devices."""
+        """Context in which batches that divide evenly are sharded over the devices."""
         return nullcontext() if self._mesh is None else jax.set_mesh(self._mesh)
 
     def _load(self, name: str) -> Params:

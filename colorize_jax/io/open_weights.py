@@ -1,4 +1,4 @@
-"""One way to open whatever holds parameters of ours."""
+"""One interface to parameters in folders of weights and in training runs."""
 
 import json
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Configurations of the networks, and the modules and parameter shapes that they stand for.
+"""Configurations of the networks as JSON, and the modules and parameter shapes they describe.
 
-A configuration is a plain JSON dictionary of a module's own fields; it travels with weights. What
-kind of number a field is follows from its published value.
+A configuration is a dictionary of a module's fields, stored with its weights. The published value
+of a field also says which type it has.
 """
 
 import dataclasses
@@ -206,7 +206,7 @@ def _inputs(component: str, config: NetworkConfig) -> tuple[Any, ...]:
 
 
 def _alike(value: Any, published: Any, *, lora: bool) -> bool:
-    """Whether a value is of the published one's kind: a flag, a natural number or a list."""
+    """Whether a value has the type of the published one: a flag, a natural number or a list."""
     if lora:
         return isinstance(value, list | tuple) and all(
             isinstance(pair, list | tuple)

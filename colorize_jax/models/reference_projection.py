@@ -12,7 +12,7 @@ from colorize_jax.types import Array
 
 
 class ReferenceProjection(nn.Module):
-    """The published token concatenation with its projection.
+    """Self-attention over CLIP's tokens, then both encoders' tokens side by side, projected.
 
     Attributes:
         num_tokens: S, tokens of the tagger; as many are kept of CLIP's.

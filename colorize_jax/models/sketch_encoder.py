@@ -1,4 +1,4 @@
-"""Sketch -> hints: a convolutional pyramid whose levels read each other by scale-causal attention.
+"""Sketch -> hints: a convolutional pyramid with scale-causal attention between its levels.
 
     level   resolution   channels   tokens at 1024 px     (published sizes)
       0        H/8          320         16,384
@@ -6,8 +6,8 @@
       2        H/32         640          1,024
       3        H/32       1,280          1,024 and one global token
 
-Tokens are ordered coarse to fine, [global, level 3, ..., level 0], so that what a level may see is
-a prefix: every coarser level and itself. One attention call a level needs no mask.
+Tokens are ordered coarse to fine, [global, level 3, ..., level 0]: a level attends to itself and
+all coarser levels, which are a prefix of that order, so that one call a level needs no mask.
 """
 
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ from colorize_jax.nn.attention import attention
 from colorize_jax.nn.layers import Conv, Dense, RMSNorm, near_zero_init
 from colorize_jax.types import Array
 
-# SiLU leaves a third of the variance: without the gain a sketch fades through eleven convolutions.
+# Makes up for SiLU, which leaves a third of the variance: eleven layers would fade the sketch.
 silu_init = nn.initializers.variance_scaling(3.0, "fan_in", "truncated_normal")
-# Hints of a network that starts at random are as loud as twice the features that they join.
+# Initial scale of hints in a network trained from scratch: twice that of the features they join.
 loud_init = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
-# How much of the random kernel those channels get that begin as pixels.
+# Share of the random kernel in the channels that are initialized as pixels.
 PIXEL_NOISE = 0.02
 
 
 def pixel_init(stride: int) -> nn.initializers.Initializer:
-    """Make half of the channels begin as space to depth, the other half at random.
+    """Initialize half of the channels as space to depth, the other half at random.
 
-    Random convolutions in a row blur a line among its neighbours long before it arrives at the
-    latents. Since silu(x) - silu(-x) = x, pairs of channels that hold x and -x carry pixels
-    through the whole stem as they are: each pixel of a patch in a pair of its own.
+    A stack of random convolutions blurs lines before they reach the latents' resolution. Since
+    silu(x) - silu(-x) = x, a pair of channels holding x and -x passes a pixel through the stem
+    unchanged; each pixel of a patch gets such a pair.
 
     Args:
         stride: of the convolution; s^2 pixels of its input go to one of its output.
@@ -71,7 +71,7 @@ class SketchEncoder(nn.Module):
         strides: of the stem's three striding convolutions; their product is pixels per latent.
         stem_channels: widths of the stem's seven convolutions, the third, fifth and seventh of
             which stride.
-        near_zero_hints: whether hints begin near zero, for a UNet that already knows how to draw.
+        near_zero_hints: whether hints are initialized near zero, for a pretrained UNet.
         dtype: of convolutions and products; norms and softmax stay in float32.
         implementation: see `nn.attention`.
     """
@@ -174,7 +174,7 @@ class ScaleCausalAttention(nn.Module):
 
         Args:
             levels: feature maps (B, h_i, w_i, C), finest first.
-            everywhere: (B, 1, 1, C) the global token, which no position turns.
+            everywhere: (B, 1, 1, C) the global token, which gets no rotary position.
 
         Returns:
             Feature maps like `levels`; the global token is only read.
@@ -208,7 +208,7 @@ class ScaleCausalAttention(nn.Module):
         return results[::-1]
 
     def _angles(self, level: Array) -> np.ndarray:
-        """(h w, D/2) turns of a map's positions: the first half by row, the second by column."""
+        """(h w, D/2) rotary angles of a map's positions: half of them by row, half by column."""
         rows, columns = np.mgrid[: level.shape[1], : level.shape[2]]
         quarter = self.head_dim // 4
         frequencies = 10_000.0 ** (-np.arange(quarter) / quarter)

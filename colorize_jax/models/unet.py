@@ -55,7 +55,7 @@ class UNetState:
         x: (B, h', w', C) input of the next stage.
         skips: outputs of the input blocks that the decoder has not taken yet.
         embedding: (B, 4 * model_channels) float32 embedding of timestep and size.
-        tokens: (B, N, C) behind the blocks of that stage that have run; None: it has not begun.
+        tokens: (B, N, C) after the blocks of that stage that have run; None: it has not begun.
         stage: static; index of the next stage.
         blocks: static; number of its transformer blocks that have run.
     """
@@ -68,12 +68,12 @@ class UNetState:
     blocks: int = flax.struct.field(pytree_node=False, default=0)
 
     def begun(self) -> tuple[int, Array] | None:
-        """The number of blocks that have run in the next stage, and the tokens behind them."""
+        """The number of blocks of the next stage that have run, and the tokens after them."""
         return None if self.tokens is None else (self.blocks, self.tokens)
 
 
 class UNet(nn.Module):
-    """The denoiser; see `spec: UNet`. Defaults are the published colorizer's.
+    """The denoiser. Defaults are the published colorizer's.
 
     Attributes:
         model_channels: channels of the first level; a multiple of `norm_groups`.
@@ -224,7 +224,7 @@ class UNet(nn.Module):
             hints: those of `prefix`.
             controls: what steers this forward.
             collect: (stack, feature) pairs to return; features are those of `nn.transformer`.
-            until: (stack, number of its blocks) to run last; nothing behind is computed.
+            until: (stack, number of its blocks) to stop after; nothing later is computed.
 
         Returns:
             (B, h, w, out_channels) float32, None where there are no output layers, or with `until`
@@ -252,7 +252,7 @@ class UNet(nn.Module):
         controls: Controls,
         collect: tuple[tuple[str, str], ...],
     ) -> tuple[UNetState, Features]:
-        """Run the stages from where the state is up to number `end`, which does not run."""
+        """Run the stages from the state's next one up to number `end`, exclusive."""
         x, skips, features = state.x, list(state.skips), {}
         begun = state.begun()
         for stage, module in self.stages[state.stage : end]:

@@ -58,7 +58,7 @@ def resize_nearest(x: Array, height: int, width: int) -> Array:
 
 def _resize(x: Array, height: int, width: int, matrix: Callable[[int, int], np.ndarray]) -> Array:
     rows, columns = matrix(x.shape[1], height), matrix(x.shape[2], width)
-    # Thresholds are laid on resized masks: accelerators' fast matrix products would move the edges.
+    # Full precision: resized masks are compared with thresholds, and rounding would move edges.
     exact = jax.lax.Precision.HIGHEST
     y = jnp.einsum("hH,BHWC->BhWC", rows, x.astype(jnp.float32), precision=exact)
     y = jnp.einsum("wW,BhWC->BhwC", columns, y, precision=exact)

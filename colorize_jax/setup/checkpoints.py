@@ -1,7 +1,7 @@
-"""From checkpoints to the pipelines that use them; parameters are loaded when they are needed.
+"""From checkpoints to pipelines; parameters are loaded when they are needed.
 
-A system may lie in several places: imported weights of the colorizer in one folder, CLIP and the
-tagger in others, or all of it in the workdir of a training run.
+The networks of a system may come from several places: imported weights of the colorizer in one
+folder, CLIP and the tagger in others, or all of them from the workdir of a training run.
 """
 
 import dataclasses
@@ -25,8 +25,10 @@ from colorize_jax.inference.pictures.sizes import PUBLISHED_LIMITS, SizeLimits
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.inference.system import Networks, System
 from colorize_jax.inference.tagging import PictureTagger, read_labels
+from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.open_weights import Weights, open_weights
-from colorize_jax.io.published.checkpoint import PublishedWeights
+from colorize_jax.io.published import noise_schedules
+from colorize_jax.io.published.published_weights import PublishedWeights
 from colorize_jax.models.architectures import SCALING_FACTOR, build, published_config
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.tagger import preprocess_tagger
@@ -133,14 +135,14 @@ def open_networks(
     system = System(
         colorizer=Colorizer(*(_build(name, where, dtype) for name in TRAINED_NETWORKS)),
         encoders=encoders,
-        schedule=_schedule(config),
+        schedule=_schedule(where["unet"].metadata),
         prediction_type=_prediction_type(where["unet"], prediction_type),
         background_encoder=(
             _build("background_encoder", where, dtype) if "background_encoder" in where else None
         ),
         clip_text=_build("clip_text", where, dtype) if "clip_text" in where else None,
     )
-    system = dataclasses.replace(system, limits=_limits(system, config))
+    system = dataclasses.replace(system, limits=_limits(system, where["unet"].metadata.size))
     _check_parts(system)
     readers = {name: _reader(weights, name) for name, weights in where.items()}
     # Encoders made of patches have no parameters to read.
@@ -197,19 +199,17 @@ def _encoders(where: Mapping[str, Weights], config: Config | None, dtype: Any) -
     return dataclasses.replace(encoders, **found)
 
 
-def _schedule(config: Config | None) -> NoiseSchedule:
-    if config is None:
-        return _known_schedule()
-    d = config.diffusion
-    return _known_schedule(d.beta_start, d.beta_end, d.num_timesteps, d.zero_terminal_snr)
+def _schedule(metadata: WeightsMetadata) -> NoiseSchedule:
+    """What the weights were trained with; the published schedule where nobody said."""
+    return _known_schedule(**(metadata.schedule or noise_schedules.PUBLISHED))
 
 
-# Equal systems share compiled programs, but schedules are told apart by identity.
+# Cached, because schedules are compared by identity and equal systems should share programs.
 _known_schedule = functools.cache(make_schedule)
 
 
 def _prediction_type(weights: Weights, given: str | None) -> str:
-    """What the UNet predicts, as its checkpoint says or, where it does not, as somebody says."""
+    """What the UNet predicts: what its checkpoint says, or else what the caller says."""
     said = weights.metadata.prediction_type
     if given is not None:
         check_prediction_type(given)
@@ -226,21 +226,21 @@ def _prediction_type(weights: Weights, given: str | None) -> str:
     return said or given
 
 
-def _limits(system: System, config: Config | None) -> SizeLimits:
-    """The published sizes, or for another run the same proportions around its pictures' size."""
+def _limits(system: System, size: Sequence[int] | None) -> SizeLimits:
+    """The published sizes, or the same proportions around the training pictures' size."""
     published = PUBLISHED_LIMITS
-    if config is None:
+    if not size:
         return dataclasses.replace(
             published, multiple=system.cell, autofit_multiple=system.multiple
         )
     step = system.multiple
-    side = max(step, round((config.data.height * config.data.width) ** 0.5 / step) * step)
+    side = max(step, round((size[0] * size[1]) ** 0.5 / step) * step)
     least = -(-side * published.minimum // published.default // step) * step
     return SizeLimits(side, least, system.cell, step)
 
 
 def _check_parts(system: System) -> None:
-    """Networks of different systems do not go together."""
+    """Raise UserError where networks do not fit together."""
     colorizer, autoencoder = system.colorizer, system.encoders.autoencoder
     if autoencoder.latent_channels != colorizer.unet.in_channels:
         raise UserError(

@@ -18,7 +18,7 @@ from data.records import RECORD_KEYS, Record, Source
 from data.sources.folders import FolderOptions, FolderSource
 from data.sources.mixture import MixedSource
 
-# What the training step reads; drawn records hold more, and text cannot go to a device.
+# The fields that a training step reads; records have more, some of them texts.
 STEP_KEYS = (*RECORD_KEYS, "moments", "clip_tokens", "tagger_tokens")
 
 
@@ -48,6 +48,13 @@ def make_source(options: DataConfig) -> Source:
     except DataError as error:
         raise UserError(str(error)) from error
     return CachedSource(source, STEP_KEYS) if options.cache else source
+
+
+def fingerprint(source: Source) -> dict[str, Any]:
+    """What tells a source's examples from others; where they lie does not."""
+    source = source.source if isinstance(source, CachedSource) else source
+    own = getattr(source, "fingerprint", None)
+    return {"examples": len(source)} if own is None else own()
 
 
 def make_batches(
@@ -125,13 +132,13 @@ def folder_options(options: DataConfig) -> FolderOptions:
 
 
 def describe(source: Source) -> list[str]:
-    """What a run sees of its data, in lines; none of drawn pictures."""
+    """Describe the training data of a run in lines; empty for drawn pictures."""
     pictures = source.source if isinstance(source, CachedSource) else source
     return pictures.describe() if isinstance(pictures, FolderSource | MixedSource) else []
 
 
 def step_record(record: dict[str, Any]) -> dict[str, np.ndarray]:
-    """What a training step takes of a loader's batch."""
+    """Select the fields of a loader's batch that a training step reads."""
     return {name: record[name] for name in STEP_KEYS if name in record}
 
 

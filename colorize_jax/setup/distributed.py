@@ -1,7 +1,7 @@
-"""The start of a run of several processes: who they are, and where they meet.
+"""Initialization of runs with several processes, on top of `jax.distributed`.
 
-The engine is JAX's own. This module only knows which environments ask for it, and makes a start
-that fails stop the run instead of leaving every process to train on its own.
+This module detects the environments that need it, and stops the run if initialization fails,
+instead of letting every process train on its own.
 """
 
 import os
@@ -21,7 +21,7 @@ MARGIN = 60  # seconds by which JAX would wait longer
 
 @dataclass(frozen=True)
 class Start:
-    """How the processes of a run find each other; what is None, JAX finds out itself.
+    """Arguments of `jax.distributed.initialize`; JAX detects those that are None.
 
     Attributes:
         reason: what asked for several processes.
@@ -81,7 +81,7 @@ def initialize(
 
 
 def _give_up(start: Start, timeout: int) -> None:
-    """End the process: JAX waits outside of Python, and would end it with a trace of its own."""
+    """Exit: JAX waits in native code, and would abort the process with a stack trace."""
     print(f"error: {_failure(start, f'not all came within {timeout} s')}", file=sys.stderr)
     sys.stderr.flush()
     os._exit(USER_ERROR_STATUS)
@@ -122,7 +122,7 @@ def find_start(
             _number(environment, "JAX_NUM_PROCESSES"),
             _number(environment, "JOB_COMPLETION_INDEX") if own is None else own,
         )
-    # A shell inside an allocation has no step: it runs alone.
+    # A shell inside an allocation has no step id: it runs as a single process.
     if count is not None and count > 1 and "SLURM_STEP_NODELIST" in environment:
         return Start("SLURM", local_devices=_slurm_devices(environment))
     if (_number(environment, "OMPI_COMM_WORLD_SIZE") or 1) > 1:
@@ -163,7 +163,7 @@ def _explicit(
 
 
 def _slurm_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """All GPUs of a node that runs a single task; to each of several tasks JAX gives its own."""
+    """All GPUs of a node with a single task; with several tasks JAX assigns them itself."""
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "")
     gpus = _number(environment, "SLURM_GPUS_ON_NODE")
     return tuple(range(gpus)) if gpus and tasks.split("(")[0] == "1" else None

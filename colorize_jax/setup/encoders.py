@@ -1,4 +1,4 @@
-"""From a checked `Config` to its frozen encoders: what inference needs of a run's config."""
+"""From a `Config` to its frozen encoders."""
 
 import jax.numpy as jnp
 
@@ -30,7 +30,7 @@ def build_encoders(config: Config) -> FrozenEncoders:
 
 
 def patch_encoder(config: Config) -> PatchReferenceEncoder:
-    """Build the patch encoder, its tokens filled up to whole heads of the projection's attention.
+    """Build the patch encoder, its channels padded to a multiple of the projection's head size.
 
     Raises:
         UserError: patches do not divide the picture.

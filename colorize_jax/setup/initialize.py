@@ -4,12 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from colorize_jax.conditioning import FROZEN_NETWORKS
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.io.open_weights import open_weights
+from colorize_jax.io.open_weights import Weights, open_weights
+from colorize_jax.io.published import noise_schedules
 from colorize_jax.models.colorizer import TRAINED_NETWORKS
 from colorize_jax.setup.networks import random_params
 from colorize_jax.sharding import place, replicated, state_shardings
@@ -26,9 +29,9 @@ def abstract_state(system: TrainSystem) -> TrainState:
 
 
 def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
-    """Build the state of step 0, every part where it belongs from the start.
+    """Build the state of step 0, directly in its shardings.
 
-    Parameters that no weights are named for are drawn from the config's seed.
+    Parameters without weights in the config are initialized from the config's seed.
 
     Args:
         system: static.
@@ -45,22 +48,42 @@ def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
 
 
 def random_state(system: TrainSystem, shardings: Any = None) -> TrainState:
-    """The same with random parameters in the place of all weights, to measure speed and memory."""
+    """The same with random parameters instead of all weights, to measure speed and memory."""
     return _draw(system, {}, shardings)
 
 
+def forked_state(system: TrainSystem, start: TrainState, shardings: Any = None) -> TrainState:
+    """Build the state of step 0 of a run that starts from another's parameters.
+
+    Args:
+        system: static.
+        start: those parameters; where its optimizer's state is None, a new one is made.
+        shardings: like the state.
+    """
+    ema = system.config.optimizer.ema_decay > 0
+    average = start.params if start.ema is None else start.ema
+    opt_state = start.opt_state
+    if opt_state is None:
+        place_state = None if shardings is None else shardings.opt_state
+        opt_state = jax.jit(system.optimizer.init, out_shardings=place_state)(start.params)
+    place_step = None if shardings is None else shardings.step
+    step = jax.jit(lambda: jnp.zeros((), jnp.int32), out_shardings=place_step)()
+    copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+    return start.replace(step=step, opt_state=opt_state, ema=copy(average) if ema else None)
+
+
 def run_key(config: Config, mesh: Mesh) -> Array:
-    """The key of a run, on every device of every process."""
+    """The key of a run, replicated on all devices of all processes."""
     return jax.jit(lambda: jax.random.key(config.seed), out_shardings=replicated(mesh))()
 
 
 def _draw(system: TrainSystem, loaded: Mapping[str, Params], shardings: Any) -> TrainState:
     def create(loaded: Mapping[str, Params]) -> TrainState:
-        # Hundreds of small draws compile in half the time with this generator.
+        # Hundreds of small random arrays compile in half the time with this generator.
         key = jax.random.key(system.config.seed, impl="unsafe_rbg")
         return _create(system, key, loaded)
 
-    # Random numbers of parameters that were loaded are never computed: nothing reads them.
+    # XLA removes the random initialization of parameters that were loaded.
     return jax.jit(create, out_shardings=shardings)(loaded)
 
 
@@ -76,6 +99,7 @@ def load_pretrained(system: TrainSystem) -> dict[str, Params]:
     for folder in config.encoders.weights:
         loaded |= _read(folder, [name for name in expected if name not in TRAINED_NETWORKS])
     if config.model.init_from:
+        check_facts(open_weights(config.model.init_from), config, config.model.init_from)
         loaded |= _read(config.model.init_from, TRAINED_NETWORKS)
     if config.gram.anchor:
         loaded["anchor"] = _read(config.gram.anchor, TRAINED_NETWORKS)
@@ -91,6 +115,37 @@ def load_pretrained(system: TrainSystem) -> dict[str, Params]:
     return loaded
 
 
+def check_facts(weights: Weights, config: Config, path: str) -> None:
+    """Compare what weights were trained for with what the config trains.
+
+    An SDXL base may be changed where `model.init_changes` says so: the published start makes a
+    prediction of noise one of velocity. A colorizer goes on as it is.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    metadata, diffusion = weights.metadata, config.diffusion
+    facts = {
+        "prediction_type": (metadata.prediction_type, diffusion.prediction_type),
+        "schedule": (metadata.schedule, noise_schedules.record(diffusion)),
+        "scaling_factor": (metadata.scaling_factor, config.encoders.scaling_factor),
+    }
+    options = {"prediction_type": "diffusion.prediction_type", "schedule": "diffusion.beta_start…"}
+    options["scaling_factor"] = "encoders.scaling_factor"
+    for name, (there, here) in facts.items():
+        if there is None or there == here:
+            continue
+        base = metadata.kind == "sdxl"
+        if base and name in config.model.init_changes:
+            continue
+        change = f"or name it in model.init_changes=('{name}',), " if base else ""
+        raise UserError(
+            f"got model.init_from={path}, a {metadata.kind} trained with the {name} {there!r}, and "
+            f"{here!r} in the config, expected the same; set {options[name]} to its, {change}or "
+            "name other weights"
+        )
+
+
 def _create(system: TrainSystem, key: Array, loaded: Mapping[str, Params]) -> TrainState:
     options = system.config.optimizer
     return create_state(
@@ -99,6 +154,7 @@ def _create(system: TrainSystem, key: Array, loaded: Mapping[str, Params]) -> Tr
         trainable=options.trainable,
         ema=options.ema_decay > 0,
         frozen_dtype=system.config.encoders.dtype,
+        frozen_networks=FROZEN_NETWORKS,
     )
 
 

@@ -1,4 +1,4 @@
-"""From a checked `Config` to the modules that it describes."""
+"""From a `Config` to the networks and constants of a run."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from colorize_jax.inference.batches import Colorize, make_colorize
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.system import System
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
+from colorize_jax.io.published import noise_schedules
 from colorize_jax.io.published.torch_names import PREFIXES
 from colorize_jax.models.architectures import build, published_config
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
@@ -39,13 +40,13 @@ def build_colorizer(config: Config) -> Colorizer:
     unet, sketch_encoder, projection = (
         build(name, configs[name], dtype=dtype).clone(**attention) for name in TRAINED_NETWORKS
     )
-    # Hints near zero leave a pretrained UNet as it is; one that starts at random needs them whole.
+    # Hints near zero keep what a pretrained UNet predicts; training from scratch needs larger ones.
     sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
     return Colorizer(unet.clone(remat=REMAT[config.model.remat]), sketch_encoder, projection)
 
 
 def network_configs(config: Config) -> dict[str, dict[str, Any]]:
-    """Return, for every network with parameters, its configuration as `io.architectures` has it."""
+    """Return the configuration (see `models.architectures`) of every network with parameters."""
     model, encoders = config.model, config.encoders
     pictures = encoders.autoencoder == "patch"
     latents = PatchAutoencoder(encoders.patch_size).latent_channels if pictures else 4
@@ -122,7 +123,7 @@ def build_train_system(config: Config) -> TrainSystem:
     colorizer, encoders = build_colorizer(config), build_encoders(config)
     system = TrainSystem(colorizer, encoders, schedule, rate, optimizer, config)
     if config.gram.maximum:
-        GramBlocks(colorizer, config.gram)  # a block that does not exist is named here
+        GramBlocks(colorizer, config.gram)  # raises if a block does not exist
     return system
 
 
@@ -147,7 +148,7 @@ def build_colorize(system: TrainSystem) -> Colorize:
 
 
 def random_params(system: TrainSystem, key: Array) -> Params:
-    """Random parameters of every network, trained and frozen; to be jitted or evaluated abstractly.
+    """Random parameters of every network, trained and frozen; call it in jit or `jax.eval_shape`.
 
     Args:
         system: static.
@@ -172,4 +173,6 @@ def weights_metadata(config: Config) -> WeightsMetadata:
         prefixes={name: PREFIXES[name] for name in configs},
         prediction_type=config.diffusion.prediction_type,
         scaling_factor=config.encoders.scaling_factor,
+        schedule=noise_schedules.record(config.diffusion),
+        size=[config.data.height, config.data.width],
     )

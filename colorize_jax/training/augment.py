@@ -1,7 +1,7 @@
-"""What happens to a batch between the loader and the network: conversion, dropouts, noise.
+"""What happens to a batch between the loader and the network: conversion, dropout, noise.
 
-Every random number of a step is drawn here, for the global batch, before anything is computed with
-it: the step itself is a deterministic function of parameters, batch and `StepRandomness`.
+All random numbers of a step are drawn here, for the global batch and before they are needed: the
+step itself is a deterministic function of parameters, batch and `StepRandomness`.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from colorize_jax.rng import stream
 from colorize_jax.types import Array, Batch
 
-# Another sample's mask cuts the reference: the one so many places back in the batch.
+# A reference is cut by the mask of another sample: the one this many places earlier in the batch.
 MASK_SHIFT = 4
 MASK_THRESHOLDS = (0.05, 0.99)
 
@@ -24,7 +24,7 @@ def to_batch(record: Mapping[str, Array]) -> Batch:
     Args:
         record: uint8 `image`, `reference` (B, H, W, 3), `sketch` (B, H, W, 1 or 3; paper 255, line
             0), `sketch_mask`, `reference_mask` (B, H, W, 1; 255 inside); float `size` (B,) in px,
-            `aesthetic_score` (B,); and, in the place of pictures, `moments`, `clip_tokens`,
+            `aesthetic_score` (B,); and, instead of pictures, `moments`, `clip_tokens` and
             `tagger_tokens` of any float dtype. All but sketch, size and score may be missing.
 
     Returns:
@@ -57,15 +57,15 @@ def to_batch(record: Mapping[str, Array]) -> Batch:
 
 
 def inpaint_reference(batch: Batch, key: Array, rate: float) -> Batch:
-    """Whiten, in some samples, what of the reference another sample's mask covers.
+    """Paint white, in some samples, the part of the reference that another sample's mask covers.
 
     Args:
         batch: with `reference` and `reference_mask`.
-        key: of this step's draw.
+        key: random key of this use in this step.
         rate: share of samples, 0..1.
 
     Raises:
-        ValueError: the batch carries tokens in the place of pictures.
+        ValueError: the batch has precomputed tokens instead of pictures.
     """
     if not rate:
         return batch
@@ -75,7 +75,9 @@ def inpaint_reference(batch: Batch, key: Array, rate: float) -> Batch:
             "both; set the rate to 0"
         )
     size = batch.reference.shape[0]
-    shift = MASK_SHIFT if MASK_SHIFT % size else 1  # never onto itself, while there is another
+    shift = (
+        MASK_SHIFT if MASK_SHIFT % size else 1
+    )  # a sample never takes its own mask, unless it is alone
     chosen_key, threshold_key = jax.random.split(key)
     low, high = MASK_THRESHOLDS
     chosen = jax.random.bernoulli(chosen_key, rate, (size, 1, 1, 1))
@@ -112,14 +114,14 @@ def draw(
     hint_dropout: float = 0.1,
     num_hints: int = 4,
 ) -> StepRandomness:
-    """Draw what step `step` of the run with this key needs.
+    """Draw the random numbers of step `step`.
 
     Args:
         key: the run's key.
         step: may be traced.
         latents_shape: (B, h, w, C) of the global batch.
         num_timesteps: timesteps are 0..num_timesteps - 1.
-        offset_noise: deviation of the noise that a sample's channel shares over all places.
+        offset_noise: standard deviation of the noise that all pixels of a channel share.
         reference_dropout, hint_dropout: rates, 0..1.
         num_hints: hints of the sketch encoder.
     """

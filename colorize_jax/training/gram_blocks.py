@@ -1,4 +1,4 @@
-"""Where in the UNet the features are that the Gram loss compares."""
+"""Which features of the UNet the Gram loss compares."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,11 @@ from colorize_jax.types import Array
 
 
 class GramBlocks:
-    """The transformer blocks of `gram.blocks`, as stacks of the UNet.
+    """The transformer blocks that `gram.blocks` names, located in the UNet's stacks.
 
     Attributes:
-        collect: (stack, feature) pairs that a body has to return.
-        last: stack and number of its blocks after which no Gram block follows.
+        collect: (stack, feature) pairs to collect in `UNet.body`.
+        last: where the last of the blocks ends, as the argument `until` of `UNet.body`.
     """
 
     def __init__(self, colorizer: Colorizer, gram: GramConfig):
@@ -26,7 +26,7 @@ class GramBlocks:
         self.last = (stack, index + 1)
 
     def select(self, features: Mapping[tuple[str, str], Array]) -> dict[str, Array]:
-        """Block's number -> (B, N, C), from what a body returned."""
+        """Pick the blocks out of collected features: number of the block -> (B, N, C)."""
         return {
             str(block): features[stack, self._tap][index]
             for block, (stack, index) in self._places.items()

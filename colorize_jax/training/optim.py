@@ -1,7 +1,7 @@
 """AdamW or Muon, their schedule and parameter groups; the running average; accumulation.
 
-Trained parameters are the float32 masters: networks cast what they compute with, the optimizer
-never sees another dtype.
+Trained parameters are float32 master weights: networks cast them where they compute, and the
+optimizer never sees another dtype.
 """
 
 import math
@@ -20,15 +20,15 @@ from colorize_jax.types import Array, Params
 
 Inputs = TypeVar("Inputs")
 
-# Norms and biases are not shrunk; stacked layers give them a second axis, so names decide.
+# No weight decay for norms and biases. Names decide, because in stacks they have two axes.
 NO_DECAY = (r"(^|/)(scale|bias)$",)
-# Muon's own constants (Jordan 2024), and its updates' root mean square, as large as Adam's are
-# (arXiv 2502.16982): learning rates mean the same to both.
+# Muon's constants (Jordan 2024). Its updates are scaled to the root mean square of Adam's (arXiv
+# 2502.16982), so that both take the same learning rates.
 MUON_MOMENTUM = 0.95
 MUON_ITERATION = (3.4445, -4.7750, 2.0315)
 MUON_ITERATIONS = 5
 MUON_RMS = 0.2
-# Kernels with fewer channels in or out read or make pixels: they are Adam's.
+# Kernels with fewer channels in or out read or write pixels: Adam updates them.
 MUON_MIN_CHANNELS = 32
 
 
@@ -86,9 +86,9 @@ def make_optimizer(
         b1, b2, eps: Adam's.
         weight_decay: multiplied by the learning rate, as in PyTorch's AdamW.
         no_decay: rules (see `trees`) of parameters without decay.
-        groups: (rule, multiplier of the learning rate); of several that match the first counts.
-        clip_norm: largest norm of the gradient of all parameters together; 0 leaves it as it is.
-        moment_dtype: of the first moment; the second, which Muon has not, stays float32.
+        groups: (rule, multiplier of the learning rate); the first rule that matches counts.
+        clip_norm: gradients are clipped to this global norm; 0 turns clipping off.
+        moment_dtype: of the first moment; the second, which Muon does not have, stays float32.
     """
     adam = optax.scale_by_adam(b1, b2, eps, mu_dtype=moment_dtype)
 
@@ -109,9 +109,9 @@ def scale_by_muon(
 ) -> optax.GradientTransformation:
     """Muon for kernels, Adam for the rest.
 
-    A kernel (..., in, out) is a matrix whose rows are its inputs, a convolution's taps among them;
-    each layer of a stack is a matrix of its own. Momentum is made orthogonal by five Newton-Schulz
-    iterations, so that all directions of a kernel learn at one speed.
+    A kernel (..., in, out) is one matrix with out columns, for a convolution with its spatial axes
+    flattened into the rows; each layer of a stack has its own. Five Newton-Schulz iterations make
+    the momentum orthogonal, so that all directions of a kernel learn at the same speed.
 
     Args:
         adam: scales the gradients of everything else.
@@ -125,7 +125,8 @@ def scale_by_muon(
         return trees.map_paths(_matrix_axes, params)
 
     orthogonal = contrib.scale_by_muon(
-        (MUON_ITERATION,) * MUON_ITERATIONS,  # as many rows: a loop, compiled once a kernel
+        (MUON_ITERATION,)
+        * MUON_ITERATIONS,  # a loop, so that the iteration is compiled once for each kernel
         MUON_ITERATIONS,
         MUON_MOMENTUM,
         mu_dtype=moment_dtype,
@@ -151,7 +152,7 @@ def _matrix_axes(path: str, kernel: Array) -> contrib.MuonDimensionNumbers:
 
 
 def _matrix_scale(path: str, kernel: Array) -> float:
-    """What makes an orthogonal matrix's root mean square `MUON_RMS`."""
+    """Factor that gives an orthogonal matrix the root mean square `MUON_RMS`."""
     rows = math.prod(kernel.shape[axis] for axis in _matrix_axes(path, kernel).reduction_axis)
     return MUON_RMS * math.sqrt(max(rows, kernel.shape[-1]))
 
@@ -168,13 +169,13 @@ def _scale_groups(groups: Sequence[tuple[str, float]]) -> optax.GradientTransfor
 
 
 def ema_decay(count: Array | int, decay: float) -> Array:
-    """Return the running average's decay at update `count` (from 0): short while young."""
+    """Return the decay of the running average at update `count` (from 0): smaller early on."""
     count = jnp.asarray(count, jnp.float32)
     return jnp.minimum(decay, (1 + count) / (10 + count))
 
 
 def update_ema(ema: Params, params: Params, count: Array | int, decay: float) -> Params:
-    """Move the running average towards the parameters that update `count` (from 0) gave."""
+    """Move the running average towards the parameters after update `count` (from 0)."""
     return optax.incremental_update(params, ema, 1 - ema_decay(count, decay))
 
 
@@ -198,7 +199,7 @@ def accumulate(function: Callable[[Inputs], Any], inputs: Inputs, count: int) ->
 
     Args:
         function: micro-batch -> tree of arrays that are means over samples, e.g. gradients, losses.
-        inputs: tree of arrays (B, ...); whatever mixes samples (rolls) must have happened before.
+        inputs: tree of arrays (B, ...); operations across samples (rolls) must come before.
         count: number of micro-batches; 1 calls `function` directly.
     """
     if count == 1:

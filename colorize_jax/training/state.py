@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The training state, and how an update changes it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from colorize_jax.types import Array, Params
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run, without what never changes shape or meaning (optimizer, modules).
+    """The arrays that a step updates or reads; modules and optimizer are in `TrainSystem`.
 
     Attributes:
         step: () int32, updates done.
-        params: trained parameters, float32; the frozen ones' places are missing.
-        frozen: parameters that are never trained; no other part of the state knows them.
+        params: trained parameters, float32, without the frozen leaves.
+        frozen: parameters that are never trained, without the trained leaves.
         opt_state: the optimizer's state, of `params` only.
         ema: running average of `params`, float32; None where none is kept.
     """
@@ -39,8 +39,9 @@ def create_state(
     trainable: Sequence[str] = ("",),
     ema: bool = True,
     frozen_dtype: Any = jnp.float32,
+    frozen_networks: Sequence[str] | None = None,
 ) -> TrainState:
-    """Build the state of step 0; may be jitted, so that every part is born where it belongs.
+    """Build the state of step 0; may be jitted with `out_shardings`, to create it sharded.
 
     Args:
         params: component -> parameters of every network, trained or not.
@@ -48,18 +49,23 @@ def create_state(
         trainable: rules (see `trees`) that name what is trained; "" names everything.
         ema: keep a running average.
         frozen_dtype: float dtype in which frozen parameters are kept.
+        frozen_networks: components that this holds for; what is frozen of others stays float32, as
+            it is a part of the result. None: all.
 
     Raises:
         UserError: a rule names nothing.
     """
     trained, frozen = trees.split(params, trainable)
-    trained = _cast(trained, jnp.float32)
+    trained, casts = _cast(trained, jnp.float32), frozen_networks
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=trained,
-        frozen=_cast(frozen, frozen_dtype),
+        frozen={
+            name: _cast(tree, frozen_dtype if casts is None or name in casts else jnp.float32)
+            for name, tree in frozen.items()
+        },
         opt_state=optimizer.init(trained),
-        # A copy: a donated state must not hold one buffer twice.
+        # A copy, because a donated state must not hold the same buffer twice.
         ema=jax.tree.map(jnp.copy, trained) if ema else None,
     )
 

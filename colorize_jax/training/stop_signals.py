@@ -20,8 +20,8 @@ class StopSignals:
         with StopSignals() as stop:
             while not stop.reached(step): ...
 
-    Of several processes any may get SIGTERM: JAX's preemption service takes it, and names a step
-    behind which all of them stop.
+    With several processes, any of them may get SIGTERM: JAX's preemption service handles it, and
+    makes all of them stop after the same step.
 
     Attributes:
         number: of the signal that came, 0 as long as none did.
@@ -37,10 +37,10 @@ class StopSignals:
         return self
 
     def reached(self, step: int) -> int:
-        """Return the signal after which to stop behind `step`, 0 where there is none.
+        """Return the signal to stop for after `step`, 0 if there is none.
 
         Args:
-            step: updates done; every process asks once for each.
+            step: updates done; every process calls this once per step.
         """
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.number = signal.SIGTERM

@@ -1,7 +1,7 @@
-"""Parameters by their paths: which of them a rule names, and the split into trained and frozen.
+"""Parameters selected by path: rules that match them, and the split into trained and frozen.
 
-A path is the names of a leaf's tree joined by "/", e.g. "unet/input_blocks_4_1/norm/scale"; a rule
-is a regular expression that is searched in it.
+A path joins the keys that lead to a leaf by "/", e.g. "unet/input_blocks_4_1/norm/scale"; a rule is
+a regular expression that is searched in it.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Check our modules against golden cases: numbers of the published code on small random models.
 
-A runner takes a case, imports its weights through the name table, runs our modules on its inputs
-and returns outputs under the case's names in PyTorch layout. Every output that a case expects must
-be there; a case that cannot be run has failed.
+The runner of a component imports a case's weights, runs our modules on its inputs, and returns
+outputs under the case's names in PyTorch layout. It must return every output that the case expects;
+a case whose runner raises has failed.
 """
 
 from collections.abc import Callable, Iterator
@@ -110,7 +110,7 @@ def verify_case(case: GoldenCase) -> Iterator[Check]:
     try:
         with jax.default_matmul_precision("highest"):
             outputs = runner(case)
-    except Exception as error:  # whatever a case does to our modules is that case's result
+    except Exception as error:  # any exception is a failed case, not the end of the check
         reason = " ".join(str(error).split())[:300]
         yield failed(f"could not run: {type(error).__name__}: {reason}")
         return

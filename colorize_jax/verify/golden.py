@@ -1,4 +1,4 @@
-"""Golden cases: numbers of the published code on small random models, whose weights are a formula.
+"""Golden cases: numbers of the published code on small models with weights from a formula.
 
 A case is a folder with `case.json` (component, config, weights), `inputs.safetensors` and
 `outputs.safetensors`, all in PyTorch layout.

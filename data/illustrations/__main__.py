@@ -15,8 +15,8 @@ import numpy as np
 from PIL import Image
 
 from data.errors import DataError
+from data.illustrations.canvas.seeds import example_seed
 from data.illustrations.drawing import PART_NAMES, draw, paint, render
-from data.illustrations.seeds import example_seed
 from data.illustrations.source import CrossPairSource
 from data.illustrations.stored import build
 

@@ -1,4 +1,4 @@
-"""From a geometry seed and an identity seed to a picture with everything that is known of it."""
+"""From a seed of geometry and one of identity to a picture with sketch, masks, parts and tags."""
 
 import math
 from dataclasses import dataclass
@@ -6,25 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from data.illustrations.accessories import (
-    Accessories,
-    accessories_of,
-    draw_behind_head,
-    draw_on_head,
-)
-from data.illustrations.backdrop import BANDS, Backdrop, backdrop_of, draw_backdrop
-from data.illustrations.clothes import Clothes, clothes_of, draw_body
-from data.illustrations.face import Face, draw_features, draw_head, face_of
-from data.illustrations.gesture import Gesture, draw_gesture, gesture_of
-from data.illustrations.hair import (
-    Hair,
-    draw_back_hair,
-    draw_bangs,
-    draw_hanging_hair,
-    draw_side_locks,
-    hair_of,
-)
-from data.illustrations.palette import (
+from data.illustrations.canvas.palette import (
     FOREGROUND_OF_SLOT,
     PART_NAMES,
     PART_OF_SLOT,
@@ -32,8 +14,26 @@ from data.illustrations.palette import (
     color_table,
     identity_of,
 )
-from data.illustrations.scene import Raster, Scene, View
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.scene import Raster, Scene, View
+from data.illustrations.canvas.seeds import Dice
+from data.illustrations.parts.accessories import (
+    Accessories,
+    accessories_of,
+    draw_behind_head,
+    draw_on_head,
+)
+from data.illustrations.parts.backdrop import BANDS, Backdrop, backdrop_of, draw_backdrop
+from data.illustrations.parts.clothes import Clothes, clothes_of, draw_body
+from data.illustrations.parts.face import Face, draw_features, draw_head, face_of
+from data.illustrations.parts.gesture import Gesture, draw_gesture, gesture_of
+from data.illustrations.parts.hair import (
+    Hair,
+    draw_back_hair,
+    draw_bangs,
+    draw_hanging_hair,
+    draw_side_locks,
+    hair_of,
+)
 
 __all__ = ["PART_NAMES", "Drawing", "Illustration", "draw", "paint", "render"]
 
@@ -61,7 +61,7 @@ class Illustration:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything but colour: pose, face, hair, clothes, accessories, background."""
+    """All that is not colour: pose, face, hair, clothes, accessories, background."""
 
     face: Face
     hair: Hair
@@ -198,7 +198,7 @@ def _tags(geometry: Geometry, identity: Identity) -> tuple[str, ...]:
 
 
 def _score(geometry: int, identity: int, described: Identity) -> float:
-    """A made-up but repeatable judgement: contrast of hair and background, and taste."""
+    """An invented, deterministic score: contrast of hair and background plus a random term."""
     colors = described.colors
     contrast = float(np.abs(colors["hair"] - colors["background"]).mean()) / 255.0
     taste = Dice(geometry, identity, 106).unit()

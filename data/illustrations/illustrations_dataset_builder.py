@@ -1,7 +1,7 @@
 """TFDS builder: illustrations stored as array_record, written and read without TensorFlow.
 
-`data.illustrations.stored` builds and reads the sets. The file's and the class's names are those by
-which TFDS finds a dataset.
+`data.illustrations.stored` builds and reads the sets. TFDS finds a dataset by the names of this
+file and of its class.
 """
 
 import dataclasses

@@ -6,8 +6,8 @@ from typing import SupportsIndex
 import numpy as np
 
 from data.errors import DataError
+from data.illustrations.canvas.seeds import Dice, example_seed
 from data.illustrations.drawing import Illustration, draw, paint, render
-from data.illustrations.seeds import Dice, example_seed
 from data.illustrations.tags import encode_tags
 from data.records import Record, checked_index, resize
 

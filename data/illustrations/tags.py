@@ -5,12 +5,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from data.errors import DataError
-from data.illustrations.accessories import LARGE, SMALL
-from data.illustrations.clothes import CUTS
-from data.illustrations.face import MOUTHS
-from data.illustrations.gesture import GESTURES
-from data.illustrations.hair import BANGS, STYLES
-from data.illustrations.palette import BACKDROP_COLORS, EYE_COLORS, HAIR_COLORS
+from data.illustrations.canvas.palette import BACKDROP_COLORS, EYE_COLORS, HAIR_COLORS
+from data.illustrations.parts.accessories import LARGE, SMALL
+from data.illustrations.parts.clothes import CUTS
+from data.illustrations.parts.face import MOUTHS
+from data.illustrations.parts.gesture import GESTURES
+from data.illustrations.parts.hair import BANGS, STYLES
 
 TAG_NAMES: tuple[str, ...] = (
     *(f"{color}_hair" for color in HAIR_COLORS),

@@ -1,4 +1,4 @@
-"""Line art out of a picture, without weights: flow-guided differences of Gaussians.
+"""Line art from a picture, by a filter without weights: flow-guided differences of Gaussians.
 
 Winnemoeller, Kyprianidis, Olsen: "XDoG: an extended difference-of-Gaussians compendium" (2012),
 with three changes that suit drawings: contrast is measured on a logarithmic scale, so that lines in

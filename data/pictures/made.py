@@ -1,4 +1,4 @@
-"""Pictures that no file holds, made from the colour picture: its lines, and its foreground."""
+"""Sketches and masks computed from the colour picture, where there is no file of them."""
 
 import numpy as np
 from PIL import Image
@@ -8,8 +8,8 @@ from data.pictures.masks import WORKING_SIZE, estimate_foreground
 from data.pictures.stored import StoredPicture, Window
 
 
-class ExtractedLines:
-    """Dark lines on white of a picture, drawn at the size that is asked for."""
+class _Made:
+    """What is made from a colour picture and has its size."""
 
     def __init__(self, picture: StoredPicture) -> None:
         self._picture = picture
@@ -18,6 +18,10 @@ class ExtractedLines:
     def shape(self) -> tuple[int, int]:
         """(H, W) of the picture."""
         return self._picture.shape
+
+
+class ExtractedLines(_Made):
+    """Dark lines on white of a picture, drawn at the size that is asked for."""
 
     def window(
         self, window: Window, height: int, width: int, method: Image.Resampling
@@ -32,17 +36,12 @@ class ExtractedLines:
         return self.window(Window(0, 0, *self.shape), height, width, method)
 
 
-class EstimatedMask:
+class EstimatedMask(_Made):
     """The foreground of a picture by `masks.estimate_foreground`, of all of it, made once."""
 
     def __init__(self, picture: StoredPicture) -> None:
-        self._picture = picture
+        super().__init__(picture)
         self._mask: Image.Image | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(H, W) of the picture."""
-        return self._picture.shape
 
     def window(
         self, window: Window, height: int, width: int, method: Image.Resampling

@@ -165,13 +165,16 @@ class FolderSource:
         return np.stack(sides, axis=1)
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these examples from others; where they lie does not."""
-        digest = hashlib.sha256()
-        for start in range(0, len(self), _CHUNK):
-            names = self.table["name"].take(self.rows[start : start + _CHUNK])
-            digest.update("\n".join(names.to_pylist()).encode(errors="replace"))
-        digest.update(np.ascontiguousarray(self.shapes, np.int32).tobytes())
-        return {"examples": len(self), "digest": digest.hexdigest()[:16]}
+        """What tells these pictures from others, wherever they lie: count, names and index."""
+        names, index = hashlib.sha256(), hashlib.sha256()
+        for name, missing in (("score", np.nan), ("published", False)):
+            index.update(np.ascontiguousarray(self._numbers(name, missing)[self.rows]).tobytes())
+        for start in range(0, len(self), _CHUNK):  # millions of names at once would be gigabytes
+            part = self.table.select(["name", "references"]).take(self.rows[start : start + _CHUNK])
+            names.update("\n".join(part["name"].to_pylist()).encode(errors="replace"))
+            index.update(repr(part["references"].to_pylist()).encode())
+        digests = (one.hexdigest()[:16] for one in (names, index))
+        return {"pictures": len(self), **dict(zip(("names", "index"), digests, strict=True))}
 
     def measure(self) -> np.ndarray:
         """The same, as a function for `buckets.BucketSampler`."""

@@ -83,7 +83,7 @@ class MixedSource:
         """What tells these examples from others; where they lie does not."""
         parts = [source.fingerprint() for source in self.sources]
         told = repr((parts, self.weights)).encode()
-        return {"examples": len(self), "digest": hashlib.sha256(told).hexdigest()[:16]}
+        return {"pictures": len(self), "digest": hashlib.sha256(told).hexdigest()[:16]}
 
     def describe(self) -> list[str]:
         """What a run sees, source by source."""

@@ -114,7 +114,10 @@ def _list(root: str, below: str, above: tuple[str, ...], listing: Listing) -> No
         return
     for entry in entries:
         location = below + entry.name
-        if is_hidden(entry.name):
+        if not _is_text(entry.name):
+            shown = location.encode("utf-8", "replace").decode()
+            listing.problems.append((shown, "has a name that is no text"))
+        elif is_hidden(entry.name):
             listing.problems.append((location, "is hidden"))
         elif entry.is_dir():
             real = os.path.realpath(entry.path)
@@ -130,6 +133,15 @@ def _list(root: str, below: str, above: tuple[str, ...], listing: Listing) -> No
             listing.add(Place(location))
         else:
             listing.problems.append((location, _no_picture(entry.name)))
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file's name is in the file system's own encoding."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _list_archive(root: str, location: str, listing: Listing) -> None:

@@ -180,7 +180,7 @@ def test_memory(tmp_path, capsys):
         (["sample", "--count"], "got --count with sample, expected it with step only"),
         (["sample", "--topology", "v5e:2x2"], "got --topology with sample"),
         (["memory", "--compile_only"], "got --compile_only with memory"),
-        (["step", "--output", CONFIG], "that exists, expected a new name"),
+        (["step", "--output", CONFIG], "that this command reads, expected another place"),
         (
             ["step", "--branches", "dual", "--config.gram.maximum=0.0"],
             "got --branches dual with gram.maximum = 0",

@@ -328,6 +328,15 @@ def test_names_as_people_have_them(tmp_path, encoded_pictures):
         assert part in told
 
 
+def test_names_that_are_no_text(root):
+    path = os.fsencode(root / "color") + b"/\xff.png"
+    with open(path, "wb") as file:
+        file.write(b"")
+    source = FolderSource(root)
+    assert len(source) == 4
+    assert any("has a name that is no text" in line for line in source.describe())
+
+
 def test_sketches_of_another_aspect_are_no_sketches(root):
     Image.new("L", (48, 20), 255).save(root / "sketch" / "set" / "girl0.png")
     with pytest.raises(PictureError, match=r"got .*girl0.png of 48x20 px for .* of 48x40 px"):
@@ -376,8 +385,8 @@ def test_held_out_pictures_follow_from_their_names(root):
         name.split(".")[0] for name in parts[1]
     }
     copy = pickle.loads(pickle.dumps(seen))
-    assert copy.fingerprint() == seen.fingerprint() and seen.fingerprint()["examples"] == len(seen)
-    assert seen.fingerprint()["digest"] != out.fingerprint()["digest"]
+    assert copy.fingerprint() == seen.fingerprint() and seen.fingerprint()["pictures"] == len(seen)
+    assert seen.fingerprint()["names"] != out.fingerprint()["names"]
 
 
 def test_catalog_of_a_folder_that_cannot_be_written_to(root, tmp_path_factory, monkeypatch):

@@ -25,7 +25,7 @@ from colorize_jax.types import Encoded
 BATCH, SIDE, LATENT, TOKENS = 4, 32, 8, 16
 
 # Blocks 1..8, two a stack: encoder, middle, decoder, decoder. The last Gram block, 5, is the first
-# of its stack. Everything on one level: more of them would compile for longer and test the same.
+# of its stack. There is one level: more would compile for longer and test the same.
 MODEL = ModelConfig(
     model_channels=32,
     channel_mult=(1,),
@@ -79,10 +79,10 @@ def normal(seed, shape, scale=1.0):
 
 
 def random_tree(abstract, seed=0):
-    """Noise everywhere, so that no gradient vanishes, of a size that keeps activations alive.
+    """Random parameters everywhere, so that no gradient vanishes; they keep activations' scale.
 
-    What shifts a whole channel is small: a norm of single channels takes the shift out again, and
-    with it the last digits of what remains.
+    Parameters that shift whole channels are small: a norm over single channels removes such a
+    shift, which costs precision if it is large.
     """
 
     def value(path, leaf):

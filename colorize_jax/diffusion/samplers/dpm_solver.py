@@ -4,9 +4,9 @@ With eps = (x - x0) / sigma and lambda = -log sigma, a step of h in lambda to le
 
     x' = x - sigma' (exp(h) - 1) eps - corrections from eps at points inside the step.
 
-"Fast" spends a fixed budget of evaluations, "adaptive" steps by its error estimate. Both go from
-the largest to the smallest positive level of the run, and both put up to three evaluations of the
-model into one loop with one call of it.
+"Fast" has a fixed budget of evaluations, "adaptive" chooses steps by its error estimate. Both go
+from the largest to the smallest positive level of the run. Both loop over evaluations of the model,
+up to three of which make a step, so that the traced program calls the model once.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from colorize_jax.diffusion.samplers.loops import Run, ancestral_levels, log_level
 from colorize_jax.types import Array
 
-# Where inside a step the rules of order three look, as shares of h.
+# Intermediate evaluations of the rules of order three, as shares of h.
 FIRST_POINT, SECOND_POINT = 1 / 3, 2 / 3
 
 # k-diffusion's step control: tolerances of the error estimate, first attempt in lambda, the factor
@@ -36,7 +36,7 @@ def _first_order(x: Array, eps: Array, sigma_next: Array, h: Array) -> Array:
 def _second_order(
     x: Array, eps: Array, eps_point: Array, sigma_next: Array, h: Array, point: float
 ) -> Array:
-    """A step of h that looked at eps after `point * h` too."""
+    """A step of h with a second evaluation of eps at `point * h`."""
     correction = sigma_next / (2 * point) * jnp.expm1(h) * (eps_point - eps)
     return _first_order(x, eps, sigma_next, h) - correction
 
@@ -50,7 +50,7 @@ def _curved(
 
 
 def _ancestral_step(t: Array, t_next: Array, t_end: Array) -> tuple[Array, Array]:
-    """Where the deterministic part of a step with eta 1 ends, and the noise that completes it."""
+    """End of the deterministic part of a step with eta 1, and the level of the noise added then."""
     sigma_down, _ = ancestral_levels(jnp.exp(-t), jnp.exp(-t_next))
     t_down = jnp.minimum(t_end, log_level(sigma_down))
     return t_down, jnp.sqrt(jnp.maximum(jnp.exp(-2 * t_next) - jnp.exp(-2 * t_down), 0.0))
@@ -120,11 +120,11 @@ def dpm_fast(run: Run, x: Array) -> Array:
 
 
 class _Attempt(NamedTuple):
-    """State of `dpm_adaptive`; the clock's shape is () or, with steps of their own, (B,).
+    """State of `dpm_adaptive`; times have shape () or, with steps for each sample, (B,).
 
     Attributes:
         k: () evaluations so far, three to an attempted step.
-        point, sigma: where the model looks next.
+        point, sigma: where the model is evaluated next.
         x, x_previous: the sample at time t, and the lower order's result for it.
         low: the lower order's result of this attempt.
         eps: slope at t.
@@ -156,13 +156,13 @@ def _error(low: Array, high: Array, x_previous: Array, axes: tuple[int, ...]) ->
 
 
 def dpm_adaptive(run: Run, x: Array) -> Array:
-    """DPM-Solver-12(3): steps as long as orders two and three agree; fresh noise between (eta 1).
+    """DPM-Solver-12(3): step sizes from the difference of orders two and three; eta 1.
 
-    The levels between the largest and the smallest of the run are its own, so the number of steps
-    is too. With `run.per_sample` each sample has its own steps and all run until the last is done.
+    Of the run's levels it uses the largest and the smallest alone and chooses the others itself.
+    With `run.per_sample` each sample has its own steps, and the loop ends with the last sample.
 
     Returns:
-        x (B, ...); NaN where `MAX_EVALUATIONS` did not suffice, as for a model that answers NaN.
+        x (B, ...); NaN where `MAX_EVALUATIONS` did not suffice, e.g. for a model that returns NaN.
     """
     t_start, t_end = log_level(run.sigmas[0]), log_level(run.sigmas[run.num_steps - 1])
     clock_shape = x.shape[:1] if run.per_sample else ()

@@ -65,12 +65,12 @@ def dpmpp_sde(run: Run, x: Array) -> Array:
 
 
 def _land(sigma_next: Array, x0: Array, x_next: Array) -> Array:
-    """A step to level 0 ends on the prediction itself, without extrapolation or noise."""
+    """Make a step to level 0 return the prediction x0 itself, without extrapolation or noise."""
     return jnp.where(sigma_next == 0, x0, x_next)
 
 
 def _step_size(run: Run, i: Array) -> Array:
-    """h of step i; 1 for the steps before the first, which every rule masks."""
+    """h of step i; 1 before the first step, where the result is masked anyway."""
     size = log_level(run.sigmas[i + 1]) - log_level(run.sigmas[i])
     return jnp.where(i < 0, 1.0, size)
 

@@ -1,11 +1,10 @@
-"""The loops that every sampler here is written in.
+"""The loops that samplers share; a sampler itself is its update rule alone.
 
-A sampler is its update rule alone. The loop around it holds the one call of the model, so that a
-network of any size is traced once whatever the sampler, and it runs `num_steps` times with
-`num_steps` a traced number: another step count, within the length of `sigmas`, compiles nothing.
+The loop contains the only call of the model, so that a network is traced once whatever the sampler.
+The number of steps is traced: another one, within the length of `sigmas`, needs no recompilation.
 
-Samplers work in the "variance exploding" scale of Karras et al. 2022: x = z_0 + sigma * noise, and
-know the model as `denoise(x, sigma) -> x0`, the expected clean latents.
+Samplers work in the "variance exploding" scale of Karras et al. 2022, x = z_0 + sigma * noise, and
+see the model as `denoise(x, sigma) -> x0`, the expected clean latents.
 """
 
 from collections.abc import Callable
@@ -27,7 +26,7 @@ AfterStep = Callable[[Array, Array, Array], Array]
 
 @dataclass(frozen=True)
 class Run:
-    """What a sampler is given beside its start.
+    """The arguments of a sampler beside its start.
 
     Attributes:
         denoise: the model.
@@ -35,8 +34,8 @@ class Run:
         num_steps: () int32, at most M.
         noise_fn: fresh noise by number of the draw; only stochastic samplers draw.
         after_step: applied to x after each whole step.
-        per_sample: adaptive step sizes are each sample's own, which makes a sample independent of
-            its batch; otherwise one for the batch, as in k-diffusion.
+        per_sample: adaptive step sizes for each sample, so that it does not depend on its batch;
+            otherwise one for the whole batch, as in k-diffusion.
         evaluations: (E, 3) table of samplers that leave the grid of `sigmas` (PNDM); else None.
         prediction_type: "v" or "eps", for the sampler that combines raw outputs (PNDM).
     """
@@ -64,7 +63,7 @@ def run_steps(
         x: (B, ...) start, at level `run.sigmas[0]`.
         step: `(i, x, x0, memory) -> (next x, memory)` with x at `run.sigmas[i]`, x0 its denoised
             form.
-        memory: what the rule remembers of earlier steps.
+        memory: the state that the rule carries from step to step.
 
     Returns:
         x (B, ...) at level `run.sigmas[run.num_steps]`.

@@ -1,4 +1,4 @@
-"""Fresh noise for stochastic samplers, each sample's its own."""
+"""Fresh noise for stochastic samplers, from a key for each sample."""
 
 import jax
 import jax.numpy as jnp

@@ -1,8 +1,8 @@
 """PNDM (Liu et al. 2022): three Runge-Kutta steps, then Adams-Bashforth of order four.
 
-diffusers' form: it combines raw outputs of the network, not slopes, and turns the combination into
-a slope at the sample that the step started from; its half steps are rounded to whole timesteps.
-Both are kept, since results depend on them.
+As in diffusers, it combines raw outputs of the network, not slopes, converts the combination to a
+slope at the sample where the step started, and rounds half steps to whole timesteps: results depend
+on both.
 """
 
 from itertools import pairwise

@@ -35,9 +35,8 @@ class Sampler:
         schedule: what "automatic" means for it.
         stochastic: whether it draws noise.
         discards_next_to_last: plan one level more and drop the next-to-last.
-        grid: (schedule, steps) -> levels (steps + 1,) of samplers in diffusers' convention:
-            whatever schedule is asked for they step through these, from unit variance, and return
-            to unit variance.
+        grid: (schedule, steps) -> levels (steps + 1,), of samplers in diffusers' convention: they
+            use these levels whatever schedule is named, and begin and end at unit variance.
         min_steps: fewest steps.
         aliases: other names.
     """
@@ -186,7 +185,7 @@ def make_plan(
     """Choose the levels of a run, on the host.
 
     Args:
-        sampler: who will step through them.
+        sampler: that will use them.
         noise_schedule: what the model was trained with.
         num_steps: from the sampler's fewest up to `max_steps`.
         schedule: one of SCHEDULES or "automatic"; samplers with a grid of their own ignore it.

@@ -1,4 +1,4 @@
-"""Rules that look at the slope twice a step: Heun's and the midpoint's."""
+"""Rules with two evaluations of the slope a step: Heun's and the midpoint rule."""
 
 import jax.numpy as jnp
 

@@ -32,7 +32,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class SizeLimits:
-    """Which sizes a model draws, px; the published model's by default.
+    """The sizes that a model can draw, px; the published model's by default.
 
     Attributes:
         default: side of the square it draws where nothing is asked for; `autofit_size` keeps its

@@ -18,8 +18,8 @@ def decode_tiled(
 ) -> np.ndarray:
     """Decode in tiles of one shape and blend them linearly where they overlap.
 
-    Group norms see a tile and not the picture, so that colours may differ from a whole decode by
-    little; the blend hides the seams.
+    Group norms take statistics of a tile instead of the whole picture, so that colours differ
+    slightly from a whole decode; blending hides the seams.
 
     Args:
         decode: latents (B, h, w, C) -> images (B, h * cell, w * cell, 3).

@@ -7,26 +7,26 @@ a control c. With
     d = t - a                           the direction from text to text
     r = |v_0|                           the picture's own unit of length
 
-a manipulation of strength s moves every token along d by its own amount,
+a manipulation of strength s moves token i along d by
 
     v_i  <-  v_i + s r w_i g_i d
 
-where w_i says whether the token is meant and g_i how far it goes.
+where w_i, 0..1, selects tokens and g_i scales the distance.
 
-Globally w_i = 1. Locally a patch is meant as far as it looks like the control: of its cosine
-m_i = cos(v_i, c), rescaled to 0..1 over the picture's patches, what is above a threshold h,
+Without a control w_i = 1. With one, patches are selected by their similarity to it: the cosine
+m_i = cos(v_i, c), rescaled to 0..1 over the picture's patches, above a threshold h,
 
     w_i = max(0, (m_i - h) / (1 - h))
 
-so that the patch most like the control goes all the way and those below the threshold stay where
-they are. The class token speaks for the whole picture: w_0 is the mean over the patches.
+so that the most similar patch moves by the full distance and those below the threshold do not move.
+The class token stands for the whole picture: w_0 is the mean over the patches.
 
-Plainly g_i = 1. Adaptively a token goes as far as it still is from the target: its coordinate along
-the direction is q_i = v_i . d / (r |d|^2), the target's t . d / |d|^2, and
+By default g_i = 1. If adaptive, a token moves by its remaining distance to the target: its
+coordinate along the direction is q_i = v_i . d / (r |d|^2), the target's t . d / |d|^2, and
 
     g_i = max(0, t . d / |d|^2 - q_i)
 
-so that at strength 1 all tokens that are meant have the target's coordinate or one beyond it.
+so that at strength 1 all selected tokens end at the target's coordinate or beyond it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ import numpy as np
 from colorize_jax.inference.text.manipulation import TextManipulation
 from colorize_jax.types import Array
 
-# Manipulations are filled up to a multiple, so that a few more or less compile nothing.
+# Manipulations are padded to a multiple, so that a few more or less need no recompilation.
 MULTIPLE = 4
 TINY = 1e-6
 
@@ -54,8 +54,8 @@ class TextDirections:
         controls: (M, C) of length 1; 0 where not `local`.
         strengths: (M,).
         thresholds: (M,) in [0, 1].
-        local: (M,) bool: whether tokens are moved by their likeness to the control.
-        adaptive: (M,) bool: whether tokens go as far as they still are from the target.
+        local: (M,) bool: whether the control selects tokens.
+        adaptive: (M,) bool: whether tokens move by their remaining distance to the target.
     """
 
     targets: Array
@@ -70,7 +70,7 @@ class TextDirections:
 def make_directions(
     manipulations: Sequence[TextManipulation], embeddings: Mapping[str, np.ndarray]
 ) -> TextDirections:
-    """Bring manipulations into arrays, filled up by some of strength 0.
+    """Convert manipulations to arrays, padded with some of strength 0.
 
     Args:
         manipulations: at least one.
@@ -125,12 +125,12 @@ def _step(v: Array, one: TextDirections) -> Array:
 
 
 def _likeness(v: Array, one: TextDirections) -> Array:
-    """w (B, 1 + P): how far each token looks like the control."""
+    """w (B, 1 + P): each token's similarity to the control."""
     patches = v[:, 1:]
     cosine = _dot(patches, one.controls)
     cosine /= jnp.maximum(jnp.linalg.norm(patches, axis=-1), TINY)
     low, high = (edge(cosine, axis=1, keepdims=True) for edge in (jnp.min, jnp.max))
-    # A threshold of 1 leaves the best patch alone.
+    # A threshold of 1 would divide by zero: only the most similar patch is selected.
     begin = jnp.minimum(one.thresholds, 1 - TINY)
     share = (cosine - low) / jnp.maximum(high - low, TINY)
     weight = jnp.maximum(0, (share - begin) / (1 - begin))
@@ -138,12 +138,12 @@ def _likeness(v: Array, one: TextDirections) -> Array:
 
 
 def _distance(v: Array, one: TextDirections, direction: Array, unit: Array) -> Array:
-    """g (B, 1 + P): how far each token still is from the target, in lengths of the direction."""
+    """g (B, 1 + P): each token's remaining distance to the target, in units of the direction."""
     square = jnp.maximum(jnp.sum(direction**2), TINY)
     own = _dot(v, direction) / jnp.maximum(unit * square, TINY)
     return jnp.maximum(0, _dot(one.targets, direction) / square - own)
 
 
 def _dot(vectors: Array, vector: Array) -> Array:
-    # Differences of small cosines do not survive the rounding of fast products.
+    # Fast matrix products would round away the differences of small cosines.
     return jnp.dot(vectors, vector, precision=jax.lax.Precision.HIGHEST)

@@ -1,7 +1,7 @@
-"""Text manipulation as options have it: what is written, not yet what it means.
+"""Text manipulations as options: how they are written and checked; `directions` computes them.
 
-A manipulation leads the reference's tokens from one text to another, all of them or those that look
-like a third text; `text_directions` does it. It is an object in files and one line in a shell:
+A manipulation moves the reference's tokens from one text to another, either all of them or those
+similar to a third text. It is an object in files and one line on the command line:
 
     {"target": "red hair", "anchor": "blue hair", "control": "hair", "strength": 0.8}
     red hair; anchor=blue hair; control=hair; strength=0.8
@@ -20,7 +20,7 @@ SEPARATOR = ";"
 
 @dataclass(frozen=True)
 class TextManipulation:
-    """One step from text to text.
+    """One manipulation.
 
     Attributes:
         target: what the reference should be.

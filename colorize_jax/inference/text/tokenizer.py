@@ -8,7 +8,7 @@ from colorize_jax.errors import UserError
 START, END = "<|startoftext|>", "<|endoftext|>"
 WHOLE, VOCABULARY, MERGES = "tokenizer.json", "vocab.json", "merges.txt"
 EXPECTED = f"a folder with CLIP's {WHOLE}, or with {VOCABULARY} and {MERGES}"
-# What a word is before it is taken apart: endings of English, letters, one digit, other signs.
+# Words before byte-pair encoding: English contractions, letters, one digit, other characters.
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
@@ -67,7 +67,7 @@ def _read(path: Path) -> Any:
     try:
         if whole.is_file():
             tokenizer = tokenizers.Tokenizer.from_file(str(whole))
-            # Both would be decided by whoever saved the file.
+            # Set here, because a saved file may have other values.
             tokenizer.no_padding()
             tokenizer.no_truncation()
             return tokenizer

@@ -32,7 +32,7 @@ class Reads:
     """What a command reads."""
 
     def __init__(self, paths: Mapping[str, Iterable[str | Path | None]] | None = None):
-        """Note paths.
+        """Collect paths.
 
         Args:
             paths: role ("sketch", "checkpoint", ...) -> files and folders; None and URLs of object
@@ -228,7 +228,7 @@ def _replace_folder(temporary: Path, path: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two names at once; False where the system or the file system cannot."""
+    """Exchange two names atomically; False where the system or the file system cannot."""
     try:
         function = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -261,7 +261,7 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # somebody else's
+    except OSError:  # a process of another user
         return True
     return True
 

@@ -36,7 +36,7 @@ FOLDER_FILES = tuple(
     for stem in ("diffusion_pytorch_model", "model")
 )
 
-# First bytes of files that people take for checkpoints.
+# First bytes of other files that are mistaken for checkpoints.
 SIGNATURES: Mapping[bytes, str] = {
     b"\x89PNG": "a PNG picture",
     b"\xff\xd8\xff": "a JPEG picture",

@@ -1,8 +1,8 @@
 """Read PyTorch's zip checkpoints (`.ckpt`, `.pt`, `.bin`) without torch and without executing them.
 
-Such a file is a zip with a pickle that describes the tensors and one stored member a storage. A
-pickle is a program; it may use exactly the few names below, none of which does more than note an
-offset and a shape. Every other name is refused before anything is called.
+Such a file is a zip with a pickle that describes the tensors, and one uncompressed member for each
+storage. A pickle is a program; this one may use only the few names below, which record offsets and
+shapes and do nothing else. Any other name is refused before anything is called.
 """
 
 import pickle
@@ -120,7 +120,7 @@ ALLOWED: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """An unpickler that knows the names of `ALLOWED` and nothing else."""
+    """An unpickler that resolves the names of `ALLOWED` and refuses all others."""
 
     def __init__(self, file: BinaryIO, path: Path):
         super().__init__(file)

@@ -1,4 +1,4 @@
-"""Folders of converted weights: one Orbax checkpoint a network, and a page that says what it is.
+"""Folders of converted weights: an Orbax checkpoint for each network, and their metadata.
 
     DIR/metadata.json   kind, prediction type, scaling, every network's config and published prefix
     DIR/unet/ ...       an Orbax PyTree checkpoint of the network's parameters, in their own dtype
@@ -26,21 +26,25 @@ from colorize_jax.types import Params
 
 METADATA_FILE = "metadata.json"
 FORMAT = "colorize-jax weights 1"
+# What a noise schedule is, under the names of the config's options.
+SCHEDULE_FIELDS = ("beta_start", "beta_end", "num_timesteps", "zero_terminal_snr")
 KIND = "a folder of weights"
 MIN_BUFFER_BYTES = 256_000_000  # of Orbax's own buffers; see `_checkpointer`
 
 
 @dataclass(frozen=True)
 class WeightsMetadata:
-    """What a set of weights is.
+    """The metadata of a set of weights.
 
     Attributes:
         kind: what they were, e.g. "colorizer", "plugin", "sdxl", "clip", "tagger".
         configs: network -> its configuration as a plain dictionary.
         prefixes: network -> what its published names begin with.
-        prediction_type: "v", "eps", or None where nobody said.
-        scaling_factor: what latents are multiplied by, or None where nobody said.
+        prediction_type: "v", "eps", or None if unknown.
+        scaling_factor: what latents are multiplied by, or None if unknown.
         left_out: networks of the whole system that these weights lack.
+        schedule: of the noise, see `io.published.noise_schedules`, or None where nobody said.
+        size: height and width of the pictures that they were trained on, px, or None.
     """
 
     kind: str
@@ -49,6 +53,8 @@ class WeightsMetadata:
     prediction_type: str | None = None
     scaling_factor: float | None = None
     left_out: list[str] = field(default_factory=list)
+    schedule: dict[str, Any] | None = None
+    size: list[int] | None = None
 
 
 def save_weights(
@@ -211,9 +217,9 @@ def _save_tree(path: Path, tree: Params) -> None:
 
 
 def _checkpointer(tree: Params) -> ocp.Checkpointer:
-    """A checkpointer whose buffers hold little more than the largest array of a tree.
+    """A checkpointer whose buffers are little larger than the largest array of a tree.
 
-    Orbax by default copies the whole tree; a limit below its largest array it refuses.
+    By default Orbax buffers the whole tree; it refuses a limit below the largest array.
     """
     sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
     gigabytes = max(MIN_BUFFER_BYTES, 1.1 * max(sizes, default=0)) / 1e9

@@ -4,25 +4,28 @@ A network is there when any of its tensors is, and must then be complete; networ
 are left out and listed.
 """
 
+import dataclasses
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from colorize_jax.config.method import SIDE
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats import trainer_names
 from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
-from colorize_jax.io.published import diffusers_folder, torch_names
+from colorize_jax.io.published import diffusers_folder, noise_schedules, torch_names
 from colorize_jax.io.published.detection import detect_config
 from colorize_jax.io.published.hub_configs import config_beside
 from colorize_jax.models import architectures
 from colorize_jax.models.architectures import NetworkConfig
-from colorize_jax.types import Params
+
+logger = logging.getLogger(__name__)
 
 # Kind -> networks of the whole system that such a file can hold and is judged by.
 SYSTEMS = {
@@ -44,7 +47,7 @@ SINGLE_NETWORKS = {
     "unet": re.compile(r"output_blocks\.0\.0\..*"),
 }
 
-# Files that people have beside the ones we read, by a name in them.
+# Other kinds of files, recognized by a tensor name, for the error message.
 FOREIGN = {
     "one file of a diffusers folder (name the folder)": re.compile(
         r"(conv_in|down_blocks\.\d+|encoder\.down_blocks\.\d+)\..*"
@@ -64,7 +67,10 @@ FOREIGN = {
 
 LABEL_EMBEDDING = "label_emb.0.0.weight"  # of the UNet: the layer that --fit changes
 SDXL_VECTOR_CHANNELS = 2816
-CONFIG_KEY = "colorize_jax.config"  # of safetensors metadata: JSON, network -> configuration
+# Of safetensors metadata, all JSON: network -> configuration, noise schedule, pictures' size.
+CONFIG_KEY = "colorize_jax.config"
+SCHEDULE_KEY = "colorize_jax.noise_schedule"
+SIZE_KEY = "colorize_jax.size"
 
 PREDICTION_TYPES = {
     "v": "v",
@@ -77,7 +83,7 @@ PREDICTION_TYPES = {
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """A checkpoint of which we know what it is.
+    """An identified checkpoint: its networks, their configurations and lazily read tensors.
 
     Attributes:
         path: what the user named.
@@ -90,6 +96,9 @@ class PublishedCheckpoint:
         prediction_type: "v", "eps", or None where the file does not say.
         scaling_factor: of its latents, or None.
         left_out: networks of the whole system that are not there.
+        schedule: of the noise, see `noise_schedules`, or None where the file does not say.
+        size: height and width of the pictures that it was trained on, px, or None.
+        averaged: whether the running averages of parameters were taken; None: it has none.
     """
 
     path: Path
@@ -102,6 +111,26 @@ class PublishedCheckpoint:
     prediction_type: str | None = None
     scaling_factor: float | None = None
     left_out: list[str] = field(default_factory=list)
+    schedule: noise_schedules.Record | None = None
+    size: list[int] | None = None
+    averaged: bool | None = None
+
+    def metadata(self, prediction_type: str | None = None) -> WeightsMetadata:
+        """What the weights are.
+
+        Args:
+            prediction_type: where the file does not say.
+        """
+        return WeightsMetadata(
+            self.kind,
+            self.configs,
+            self.prefixes,
+            self.prediction_type or prediction_type,
+            self.scaling_factor,
+            self.left_out,
+            self.schedule,
+            self.size,
+        )
 
     def expected(self) -> dict[str, dict[str, tuple[int, ...]]]:
         """Network -> published name -> shape, of every tensor that its configuration has."""
@@ -129,37 +158,43 @@ class PublishedCheckpoint:
 
 
 def open_published(
-    path: str | Path, configs: Mapping[str, Mapping[str, Any]] | None = None
+    path: str | Path,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    averages: bool = False,
 ) -> PublishedCheckpoint:
     """Open a published checkpoint and find out what it is, without loading it.
 
     Args:
         path: colorizer, plugin or SDXL file, diffusers folder, CLIP or tagger file or folder, or a
             file that `export` wrote.
-        configs: network -> fields of its configuration that somebody says; they win over what the
-            file says.
+        configs: network -> fields of its configuration that the user gives; they take precedence
+            over what the file says.
+        averages: take the running averages of parameters, of files that hold both.
 
     Raises:
-        UserError: it cannot be read, or is nothing that we import (the message says what it is).
+        UserError: it cannot be read, has no averages, or is nothing that we import
+            (the message says what it is).
     """
     path, configs = Path(path), configs or {}
     folder = diffusers_folder.read(path)
+    if folder is not None and averages:
+        raise _no_averages(path)
     if folder is not None:
-        prefixes = {name: torch_names.PREFIXES[name] for name in folder.configs}
-        return PublishedCheckpoint(
-            path,
-            "sdxl",
-            folder.form,
-            folder.tensors,
-            prefixes,
-            folder.configs,
-            folder.file_names,
-            normal_prediction_type(folder.prediction_type),
-            folder.scaling_factor,
-            _left_out("sdxl", prefixes),
-        )
+        return _from_folder(path, folder)
     checkpoint = open_checkpoint(path)
+    taken = trainer_names.take(checkpoint.tensors, averages=averages)
+    averaged = averages if trainer_names.find_averages(checkpoint.tensors) else None
+    if averages and averaged is None:
+        raise _no_averages(path)
+    tensors = {name: checkpoint.tensors[own] for name, own in taken.items()}
+    checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     kind, prefixes = _identify(checkpoint)
+    prediction_type, metadata = _prediction_type(checkpoint), checkpoint.metadata
+    schedule = noise_schedules.from_text(metadata.get(SCHEDULE_KEY), path)
+    if schedule is None and "unet" in prefixes:
+        schedule = noise_schedules.from_tensors(checkpoint.tensors, path)
+    noise_schedules.check_prediction(prediction_type, schedule, path)
     return PublishedCheckpoint(
         path,
         kind,
@@ -167,9 +202,39 @@ def open_published(
         checkpoint.tensors,
         prefixes,
         _configs(checkpoint, prefixes, configs),
-        prediction_type=_prediction_type(checkpoint),
-        scaling_factor=_scaling_factor(checkpoint, prefixes),
-        left_out=_left_out(kind, prefixes),
+        {name: own for name, own in taken.items() if name != own},
+        prediction_type,
+        _scaling_factor(checkpoint, prefixes),
+        _left_out(kind, prefixes),
+        schedule,
+        _size(checkpoint),
+        averaged,
+    )
+
+
+def _from_folder(path: Path, folder: diffusers_folder.DiffusersFolder) -> PublishedCheckpoint:
+    prefixes = {name: torch_names.PREFIXES[name] for name in folder.configs}
+    prediction_type = normal_prediction_type(folder.prediction_type)
+    noise_schedules.check_prediction(prediction_type, folder.schedule, path)
+    return PublishedCheckpoint(
+        path,
+        "sdxl",
+        folder.form,
+        folder.tensors,
+        prefixes,
+        folder.configs,
+        folder.file_names,
+        prediction_type,
+        folder.scaling_factor,
+        _left_out("sdxl", prefixes),
+        folder.schedule,
+    )
+
+
+def _no_averages(path: Path) -> UserError:
+    return UserError(
+        f"got --ema for {path}, which holds no running averages (model_ema.*), expected a "
+        "trainer's checkpoint that does; leave the option out"
     )
 
 
@@ -282,45 +347,20 @@ def _scaling_factor(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> floa
     return architectures.SCALING_FACTOR if "unet" in prefixes or "vae" in prefixes else None
 
 
+def _size(checkpoint: Checkpoint) -> list[int] | None:
+    """Height and width of the training pictures, as `export` notes them."""
+    text = checkpoint.metadata.get(SIZE_KEY)
+    if text is None:
+        return None
+    try:
+        height, width = json.loads(text)
+        return [SIDE("height", height), SIDE("width", width)]
+    except (ValueError, TypeError, UserError) as error:
+        raise UserError(
+            f"got {checkpoint.path} with the size {text!r} in its metadata, expected [height, "
+            "width]; export it again"
+        ) from error
+
+
 def _left_out(kind: str, prefixes: Mapping[str, str]) -> list[str]:
     return [component for component in SYSTEMS.get(kind, ()) if component not in prefixes]
-
-
-class PublishedWeights:
-    """The networks of a published file; see `io.open_weights.Weights`.
-
-    Attributes:
-        metadata: what they are.
-        abstract: network -> tree of `jax.ShapeDtypeStruct`.
-    """
-
-    def __init__(self, path: str | Path):
-        """Open the file and check that every network in it is complete.
-
-        Raises:
-            UserError: it cannot be read, is nothing that we know, or lacks tensors.
-        """
-        self._source = source = open_published(path)
-        torch_names.check_tensors(*source.shapes(), str(path))
-        self.metadata = WeightsMetadata(
-            source.kind,
-            source.configs,
-            source.prefixes,
-            source.prediction_type,
-            source.scaling_factor,
-            source.left_out,
-        )
-        self.abstract = {
-            component: architectures.abstract_params(component, config)
-            for component, config in source.configs.items()
-        }
-
-    def read(self, component: str, module: str | None = None) -> Params:
-        """Read one network, or the tree with one top-level module of it, as NumPy arrays."""
-        abstract = self.abstract[component]
-        if module is not None:
-            abstract = {module: abstract[module]}
-        prefix = self._source.prefixes[component]
-        slots = torch_names.slots(component, abstract, prefix=prefix)
-        own = {slot.name: np.asarray(self._source.tensors[slot.name]) for slot in slots}
-        return torch_names.from_torch(component, own, abstract, prefix=prefix)

@@ -1,8 +1,8 @@
-"""Read a network's configuration off the names and shapes of its tensors.
+"""Detect a network's configuration from the names and shapes of its tensors.
 
-A number that several tensors tell is settled by the majority, so that one wrong tensor is reported
-as that and not as another architecture. What shapes cannot tell (how a width splits into heads) has
-its published value where the published widths are met; elsewhere it has to be said.
+Where several tensors determine a number, the majority decides, so that a single misshapen tensor is
+reported as such and not as another architecture. What shapes cannot tell (how a width splits into
+heads) takes its published value if the widths are the published ones; else the user must say it.
 """
 
 import re
@@ -21,7 +21,8 @@ CLIP_HEADS = {
     "clip_text": {512: 8, 768: 12, 1024: 16, 1280: 20},
 }
 
-# Network -> fields that shapes do not tell, and the fields whose published values vouch for them.
+# Network -> fields that shapes do not tell, and the fields that must have published values for them
+# to take theirs.
 UNSEEN = {
     "unet": (("head_dim",), ("model_channels",)),
     "background_encoder": (("head_dim",), ("model_channels",)),
@@ -45,7 +46,7 @@ def detect_config(
         component: a key of `architectures.PUBLISHED`.
         shapes: name -> shape, PyTorch layout; everything in the file.
         prefix: what the network's names begin with.
-        given: fields that somebody says; they win over what is found.
+        given: fields that the user gives; they take precedence over what is found.
 
     Returns:
         A complete configuration.
@@ -82,7 +83,7 @@ def detect_config(
 
 
 def _vote(candidates: Iterable[Any]) -> Any:
-    """The most frequent candidate that is not None; the first of equals; None of none."""
+    """The most frequent candidate other than None, the first of equally frequent; else None."""
     counts = Counter(candidate for candidate in candidates if candidate is not None)
     return counts.most_common(1)[0][0] if counts else None
 
@@ -99,7 +100,7 @@ def _matches(shapes: Shapes, pattern: str) -> list[tuple[re.Match[str], tuple[in
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that the pattern's first group meets; 0 without any."""
+    """One more than the largest number in the pattern's first group; 0 without a match."""
     return max((int(match[1]) + 1 for match, _ in _matches(shapes, pattern)), default=0)
 
 
@@ -249,42 +250,42 @@ def _detect_vae(shapes: Shapes) -> NetworkConfig:
 
 
 def _detect_clip_vision(shapes: Shapes) -> NetworkConfig:
-    embeddings, layer = "vision_model.embeddings.", "vision_model.encoder.layers.0."
+    embeddings = "vision_model.embeddings."
     patch = _axis(shapes, embeddings + "patch_embedding.weight", 2)
     tokens = _axis(shapes, embeddings + "position_embedding.weight", 0)
     side = round((tokens - 1) ** 0.5) if tokens else 0
     square = patch and side and side * side == tokens - 1
-    return {
-        "hidden_size": _vote(
-            [
-                _axis(shapes, embeddings + "class_embedding", 0),
-                _axis(shapes, "vision_model.post_layernorm.weight", 0),
-                _axis(shapes, "visual_projection.weight", 1),
-            ]
-        ),
-        "intermediate_size": _axis(shapes, layer + "mlp.fc1.weight", 0),
-        "num_layers": _count(shapes, r"vision_model\.encoder\.layers\.(\d+)\..*") or None,
+    widths = [
+        _axis(shapes, embeddings + "class_embedding", 0),
+        _axis(shapes, "vision_model.post_layernorm.weight", 0),
+    ]
+    return _clip_tower(shapes, "vision_model", widths, "visual_projection.weight") | {
         "image_size": side * patch if square else None,
         "patch_size": patch,
-        "projection_dim": _axis(shapes, "visual_projection.weight", 0),
     }
 
 
 def _detect_clip_text(shapes: Shapes) -> NetworkConfig:
-    embeddings, layer = "text_model.embeddings.", "text_model.encoder.layers.0."
-    return {
-        "hidden_size": _vote(
-            [
-                _axis(shapes, embeddings + "token_embedding.weight", 1),
-                _axis(shapes, "text_model.final_layer_norm.weight", 0),
-                _axis(shapes, "text_projection.weight", 1),
-            ]
-        ),
-        "intermediate_size": _axis(shapes, layer + "mlp.fc1.weight", 0),
-        "num_layers": _count(shapes, r"text_model\.encoder\.layers\.(\d+)\..*") or None,
+    embeddings = "text_model.embeddings."
+    widths = [
+        _axis(shapes, embeddings + "token_embedding.weight", 1),
+        _axis(shapes, "text_model.final_layer_norm.weight", 0),
+    ]
+    return _clip_tower(shapes, "text_model", widths, "text_projection.weight") | {
         "vocab_size": _axis(shapes, embeddings + "token_embedding.weight", 0),
         "context_length": _axis(shapes, embeddings + "position_embedding.weight", 0),
-        "projection_dim": _axis(shapes, "text_projection.weight", 0),
+    }
+
+
+def _clip_tower(
+    shapes: Shapes, tower: str, widths: list[int | None], projection: str
+) -> NetworkConfig:
+    """What both towers of CLIP have: layers of one width, and a projection."""
+    return {
+        "hidden_size": _vote([*widths, _axis(shapes, projection, 1)]),
+        "intermediate_size": _axis(shapes, f"{tower}.encoder.layers.0.mlp.fc1.weight", 0),
+        "num_layers": _count(shapes, rf"{tower}\.encoder\.layers\.(\d+)\..*") or None,
+        "projection_dim": _axis(shapes, projection, 0),
     }
 
 

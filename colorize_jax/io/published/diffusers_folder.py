@@ -19,7 +19,7 @@ import numpy as np
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.readers import open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor
-from colorize_jax.io.published import diffusers_names, torch_names
+from colorize_jax.io.published import diffusers_names, noise_schedules, torch_names
 from colorize_jax.models.architectures import (
     SCALING_FACTOR,
     NetworkConfig,
@@ -68,7 +68,6 @@ VAE_FIXED: Mapping[str, Any] = {
     "use_post_quant_conv": True,
     "use_quant_conv": True,
 }
-PREDICTION_TYPES = {"v": "v_prediction", "eps": "epsilon"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +81,7 @@ class DiffusersFolder:
         configs: "unet", "vae" -> configuration.
         prediction_type: as the scheduler's config spells it, or None.
         scaling_factor: of the latents.
+        schedule: of the noise, as the scheduler's config says, or None.
     """
 
     form: str
@@ -90,6 +90,7 @@ class DiffusersFolder:
     configs: dict[str, NetworkConfig] = field(default_factory=dict)
     prediction_type: str | None = None
     scaling_factor: float = SCALING_FACTOR
+    schedule: dict[str, Any] | None = None
 
 
 def read(path: str | Path) -> DiffusersFolder | None:
@@ -123,7 +124,8 @@ def read(path: str | Path) -> DiffusersFolder | None:
         renamed, names = _rename(component, configs[component], folder, shown)
         tensors |= renamed
         file_names |= names
-    scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
+    scheduler_file = path / "scheduler" / "scheduler_config.json"
+    scheduler = _read_json(scheduler_file)
     return DiffusersFolder(
         f"diffusers folder with {' and '.join(parts)}",
         tensors,
@@ -131,6 +133,7 @@ def read(path: str | Path) -> DiffusersFolder | None:
         configs,
         scheduler.get("prediction_type"),
         float(scaling_factor),
+        noise_schedules.from_scheduler(scheduler, scheduler_file),
     )
 
 
@@ -208,22 +211,6 @@ def vae_json(config: NetworkConfig, scaling_factor: float) -> dict[str, Any]:
         "sample_size": 1024,
         "scaling_factor": scaling_factor,
         "up_block_types": ["UpDecoderBlock2D"] * len(channels),
-    }
-
-
-def scheduler_json(prediction_type: str) -> dict[str, Any]:
-    """A scheduler_config.json of the published noise schedule."""
-    return {
-        "_class_name": "DDIMScheduler",
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "beta_start": 0.00085,
-        "clip_sample": False,
-        "num_train_timesteps": 1000,
-        "prediction_type": PREDICTION_TYPES[prediction_type],
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "timestep_spacing": "leading",
     }
 
 

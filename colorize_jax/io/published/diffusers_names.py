@@ -28,7 +28,7 @@ UNET_ENDS = {
     "out.2": "conv_out",
 }
 
-# What our UNet has and SDXL's has not.
+# Modules of our UNet that SDXL's does not have.
 UNET_EXTRAS = re.compile(r"(conv_fg|map_modules|warp_modules)\..*|.*\.lora_(down|up)_\w+\.weight")
 
 VAE_ATTENTION = {

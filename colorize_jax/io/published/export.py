@@ -19,8 +19,8 @@ from colorize_jax.io.formats import safetensors_writer as writer
 from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.open_weights import Weights
-from colorize_jax.io.published import diffusers_folder, torch_names
-from colorize_jax.io.published.checkpoint import CONFIG_KEY
+from colorize_jax.io.published import diffusers_folder, noise_schedules, torch_names
+from colorize_jax.io.published.checkpoint import CONFIG_KEY, SCHEDULE_KEY, SIZE_KEY
 from colorize_jax.io.published.hub_configs import clip_json
 from colorize_jax.models.architectures import SCALING_FACTOR, abstract_params
 from colorize_jax.types import Params
@@ -78,6 +78,7 @@ def export_safetensors(
     return len(tensors)
 
 
+# Takes the options of `export_safetensors`, which the command passes to either.
 def export_diffusers(
     weights: Weights,
     output: str | Path,
@@ -133,7 +134,7 @@ def export_diffusers(
         prediction_type = weights.metadata.prediction_type
         if "unet" in parts and prediction_type:
             (folder / "scheduler").mkdir()
-            content = diffusers_folder.scheduler_json(prediction_type)
+            content = noise_schedules.to_scheduler(prediction_type, weights.metadata.schedule)
             _write_json(folder / "scheduler" / "scheduler_config.json", content)
     return left_out
 
@@ -182,6 +183,10 @@ def file_metadata(weights: Weights) -> dict[str, str]:
         metadata["prediction_type"] = known.prediction_type
     if known.scaling_factor is not None:
         metadata["scaling_factor"] = repr(known.scaling_factor)
+    if known.schedule is not None:
+        metadata[SCHEDULE_KEY] = noise_schedules.to_text(known.schedule)
+    if known.size is not None:
+        metadata[SIZE_KEY] = json.dumps(known.size)
     return metadata
 
 

@@ -1,4 +1,4 @@
-"""What the config.json beside a CLIP or a tagger says that tensor shapes do not."""
+"""Fields of CLIP's and the tagger's config.json that tensor shapes do not tell."""
 
 import json
 from collections.abc import Mapping
@@ -63,7 +63,7 @@ def clip_json(configs: Mapping[str, NetworkConfig]) -> dict[str, Any]:
     """
     sections = {tower: _section(tower, config) for tower, config in configs.items()}
     if len(sections) > 1:
-        # Both towers meet in one space.
+        # The projections of both towers have the same width.
         content = {CLIP_NAMES[tower][1]: section for tower, section in sections.items()}
         widths = {"projection_dim": configs["clip_vision"]["projection_dim"]}
         return {"architectures": ["CLIPModel"], "model_type": "clip", **widths, **content}

@@ -11,7 +11,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import NOTHING, Reads
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
 from colorize_jax.io.formats.weights_folder import WeightsMetadata, save_weights
-from colorize_jax.io.published import torch_names
+from colorize_jax.io.published import noise_schedules, torch_names
 from colorize_jax.io.published.checkpoint import (
     LABEL_EMBEDDING,
     PublishedCheckpoint,
@@ -59,14 +59,8 @@ def import_weights(
     torch_names.check_tensors(found, needed, str(source.path))
     tables = source.expected()
     used = {name: _checked(source.tensors[name]) for table in tables.values() for name in table}
-    metadata = WeightsMetadata(
-        source.kind,
-        source.configs,
-        source.prefixes,
-        said or source.prediction_type,
-        source.scaling_factor,
-        source.left_out,
-    )
+    metadata = source.metadata(said)
+    noise_schedules.check_prediction(metadata.prediction_type, metadata.schedule, source.path)
 
     def networks() -> Iterator[tuple[str, Params]]:
         for component, config in source.configs.items():
@@ -121,7 +115,7 @@ def fit_columns(kernel: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _checked(tensor: LazyTensor) -> LazyTensor:
-    """Make a tensor that raises when it is read and holds something else than finite floats."""
+    """Wrap a tensor so that reading it raises UserError unless it holds finite floats."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise UserError(
             f"got {tensor.name} as {tensor.dtype.name}, expected floating-point weights; "

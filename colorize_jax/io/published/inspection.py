@@ -1,4 +1,4 @@
-"""What a checkpoint is, in words: for `inspect`."""
+"""The report of `inspect`: what a checkpoint is and whether it is complete."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from colorize_jax.io.formats.tensors import LazyTensor, all_finite
-from colorize_jax.io.formats.weights_folder import is_weights_dir
+from colorize_jax.io.formats.weights_folder import WeightsMetadata, is_weights_dir
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.published import torch_names
 from colorize_jax.io.published.checkpoint import PublishedCheckpoint, open_published
@@ -46,26 +46,24 @@ class Part:
 
 @dataclass(frozen=True)
 class Page:
-    """All that `inspect` has to say.
+    """The report of `inspect`.
 
     Attributes:
         path: what was inspected.
         kind: what it is.
         form: the container, in words.
-        prediction_type: "v", "eps" or None.
-        scaling_factor: of latents, or None.
+        metadata: facts that travel with the weights.
         parts: its networks.
         left_out: networks of the whole system that it lacks.
         misfits: phrases about missing, unexpected and misshapen tensors.
         skipped: how many tensors are listed as no parameters of ours.
-        not_finite: names of tensors with NaN or infinity; None where nobody looked.
+        not_finite: names of tensors with NaN or infinity; None if not searched.
     """
 
     path: str | Path
     kind: str
     form: str
-    prediction_type: str | None
-    scaling_factor: float | None
+    metadata: WeightsMetadata
     parts: list[Part]
     left_out: list[str]
     misfits: list[str] = field(default_factory=list)
@@ -81,8 +79,12 @@ class Page:
         """Yield the page's lines."""
         yield f"{self.path}: {self.kind} ({self.form})"
         if any(part.component in ("unet", "vae") for part in self.parts):
-            yield f"prediction type: {self.prediction_type or 'not said'}"
-            yield f"scaling factor: {self.scaling_factor or 'not said'}"
+            known = self.metadata
+            yield f"prediction type: {known.prediction_type or 'not said'}"
+            yield f"scaling factor: {known.scaling_factor or 'not said'}"
+            yield f"noise schedule: {_schedule(known)}"
+            if known.size:
+                yield f"trained on pictures of {known.size[0]} x {known.size[1]} px"
         for part in self.parts:
             yield (
                 f"{part.component:<22}{part.tensors:>6} tensors{part.parameters:>16,} parameters"
@@ -111,7 +113,7 @@ def inspect_path(
 
     Args:
         path: a published checkpoint, a folder of weights or the workdir of a training run.
-        configs: network -> fields of its configuration that somebody says.
+        configs: network -> fields of its configuration that the user gives.
         scan: read every tensor and look for NaN and infinity.
 
     Raises:
@@ -140,8 +142,7 @@ def _inspect_source(source: PublishedCheckpoint, scan: bool) -> Page:
         source.path,
         source.kind,
         source.form,
-        source.prediction_type,
-        source.scaling_factor,
+        source.metadata(),
         parts,
         source.left_out,
         torch_names.describe_misfits(misfits, found, needed),
@@ -168,8 +169,7 @@ def _inspect_weights(path: str | Path, scan: bool) -> Page:
         path,
         metadata.kind,
         form,
-        metadata.prediction_type,
-        metadata.scaling_factor,
+        metadata,
         parts,
         metadata.left_out,
         not_finite=_not_finite(tensors) if scan else None,
@@ -193,6 +193,14 @@ def _part(component: str, prefix: str, tensors: list[Any], config: NetworkConfig
 
 def _not_finite(tensors: Iterable[LazyTensor]) -> list[str]:
     return [tensor.name for tensor in tensors if not all_finite(np.asarray(tensor))]
+
+
+def _schedule(metadata: WeightsMetadata) -> str:
+    if metadata.schedule is None:
+        return "not said"
+    said = dict(metadata.schedule)
+    zero = ", zero terminal SNR" if said["zero_terminal_snr"] else ""
+    return f"beta {said['beta_start']} to {said['beta_end']}, {said['num_timesteps']} steps{zero}"
 
 
 def _listing(names: list[str]) -> str:

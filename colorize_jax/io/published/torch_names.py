@@ -1,9 +1,8 @@
-"""The one bijective table between published PyTorch tensors and our parameter trees.
+"""The bijection between published PyTorch tensors and our parameter trees.
 
-This module alone knows PyTorch's names and layouts (OIHW convolutions, out x in linears). One
-mechanical rule carries every network: a Flax module is named like the published one with the '.'
-before a number turned into '_', the blocks of a scanned stack share one tree whose leaves have a
-leading axis of block numbers, and
+PyTorch's names and layouts (OIHW convolutions, out x in linears) are known here only. One rule
+serves every network: a Flax module has the published name with the '.' before a number replaced by
+'_', the blocks of a scanned stack share one tree whose leaves have a leading axis of blocks, and
 
     weight (O, I, H, W)  <->  kernel (H, W, I, O)        weight (C,)  <->  scale (C,)
     weight (O, I)        <->  kernel (I, O)              bias (C,)    <->  bias (C,)
@@ -64,7 +63,7 @@ LEAVES: Mapping[str, str] = {
 TO_OURS: Mapping[int, tuple[int, ...]] = {2: (1, 0), 4: (2, 3, 1, 0)}
 TO_TORCH: Mapping[int, tuple[int, ...]] = {2: (1, 0), 4: (3, 2, 0, 1)}
 
-# Tensors of real files that are no parameters of ours: an importer skips these and nothing else.
+# Tensors of published files that are no parameters of ours: the importer skips these alone.
 SKIPPED = tuple(
     re.compile(pattern)
     for pattern in (
@@ -79,7 +78,7 @@ SKIPPED = tuple(
         r"(conditioner|cond_stage_model\.transformer|cond_stage_model\.model\.transformer)\..*",
         r"first_stage_model\.(loss|model_ema)\..*",
         r"loss\..*",
-        # The text half of a CLIP model where nobody asks for it, and buffers of both towers.
+        # CLIP's text tower where it is not imported, and buffers of both towers.
         r"(.*\.)?(text_model\..*|text_projection\.weight|position_ids)",
         r"(cond_stage_model\.model\.)?logit_scale",
         r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|k_bias)",
@@ -92,7 +91,7 @@ JAX_ALIGNMENT = 64  # bytes
 
 @dataclass(frozen=True)
 class Slot:
-    """Where one published tensor lives in our tree.
+    """The place of one published tensor in our tree.
 
     Attributes:
         name: published name, with its component's prefix.

@@ -7,8 +7,8 @@
                          files.json sizes of all files: what a complete checkpoint holds
     DIR/frozen/                     parameters that are never trained, saved once
 
-Orbax writes; a step gets its name when everything is on the disk. A step whose files are missing or
-too short is never taken for a good one.
+Orbax writes; a step gets its name when all its files are on the disk. A step with missing or short
+files counts as damaged and is never restored.
 """
 
 import contextlib
@@ -25,23 +25,34 @@ from jax.experimental import multihost_utils
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs import replica
-from colorize_jax.io.runs.workdir import CHECKPOINTS, FROZEN_FOLDER, PathLike, absolute
+from colorize_jax.io.runs.steps import (
+    COMMIT,
+    FILES,
+    INTERRUPTED,
+    STORAGE_ERRORS,
+    check_architecture,
+    damage,
+    find_steps,
+    list_sizes,
+    reason,
+)
+from colorize_jax.io.runs.workdir import (
+    CHECKPOINTS,
+    DAMAGED,
+    FROZEN_FOLDER,
+    PathLike,
+    absolute,
+    check_data,
+)
 
-FILES = "files.json"
-COMMIT = "commit_success.txt"  # Orbax's own mark, written last
 TEMPORARY = ".orbax-checkpoint-tmp"
 DELETING = ".deleting-"
-DAMAGED = "damaged-"
-# Orbax updates its marks after the list of files is made.
-UNLISTED = (FILES, COMMIT, "_CHECKPOINT_METADATA")
-# What Orbax and TensorStore raise for full disks, lost networks and damaged files.
-STORAGE_ERRORS = (OSError, ValueError, RuntimeError, KeyError)
 
 logger = logging.getLogger(__name__)
 
 
 class Iterator(Protocol):
-    """What resumes a data iterator."""
+    """A data iterator that can be resumed."""
 
     def get_state(self) -> Mapping[str, Any]: ...
 
@@ -53,7 +64,7 @@ class _Handler(ocp.CompositeCheckpointHandler):
 
     def finalize(self, directory: epath.Path) -> None:
         super().finalize(directory)
-        (directory / FILES).write_text(json.dumps(_sizes(directory), indent=0))
+        (directory / FILES).write_text(json.dumps(list_sizes(directory), indent=0))
 
 
 @ocp.args.register_with_handler(_Handler, for_save=True, for_restore=True)
@@ -64,20 +75,34 @@ class _Items(ocp.args.Composite):
 class Checkpoints:
     """The checkpoints of a run; every process of it makes one and calls it at the same steps."""
 
-    def __init__(self, workdir: PathLike, *, keep_last: int = 2, keep_every: int = 0):
+    def __init__(
+        self,
+        workdir: PathLike,
+        *,
+        keep_last: int = 2,
+        keep_every: int = 0,
+        data: Mapping[str, Any] | None = None,
+        reads_only: bool = False,
+    ):
         """Open the checkpoints of a workdir and clear away what an interrupted save has left.
 
         Args:
-            workdir: see `io.workdir`.
+            workdir: see `io.workdir`; this process's run owns it.
             keep_last: newest checkpoints kept.
             keep_every: keep those at multiples of so many steps for ever; 0 keeps none for ever.
+            data: what tells the run's data from others, saved with their iterator's position.
+            reads_only: somebody else may own the workdir: clear nothing.
         """
         self._workdir = absolute(workdir)
         self._directory = self._workdir / CHECKPOINTS
         self._keep_last, self._keep_every = keep_last, keep_every
+        self._data = json.loads(json.dumps(dict(data or {})))
+        self._remote = "://" in str(self._workdir)
+        self._fresh = False  # nothing was ever saved: what is frozen may be of another start
         self._checkpointer = ocp.AsyncCheckpointer(_Handler())
         self._saving: int | None = None
-        self._clear()
+        if not reads_only:
+            self._clear()
         _barrier("clear")
 
     def __enter__(self) -> "Checkpoints":
@@ -89,8 +114,8 @@ class Checkpoints:
     def save(self, step: int, state: Any, iterator: Iterator | None = None) -> bool:
         """Start saving; returns as soon as the arrays are copied, and they may be donated then.
 
-        A save that fails costs the checkpoint and not the run: a warning tells, and what was saved
-        before stays.
+        A save that fails does not stop the run: it is logged as a warning, and earlier checkpoints
+        are kept.
 
         Args:
             step: updates done.
@@ -108,7 +133,8 @@ class Checkpoints:
         try:
             if jax.tree.leaves(state.frozen):
                 self._save_frozen(state.frozen)
-            self._checkpointer.save(path, args=_Items(**_save_items(step, state, iterator)))
+            items = _save_items(step, state, iterator, self._data)
+            self._checkpointer.save(path, args=_Items(**items))
             self._saving = step
         except STORAGE_ERRORS as error:
             self._failed(step, error)
@@ -138,19 +164,23 @@ class Checkpoints:
         newest = self._agree(steps[-1] if steps else -1)
         return None if newest < 0 else newest
 
-    def restore(self, abstract: Any, iterator: Iterator | None = None) -> tuple[Any, int] | None:
+    def restore(
+        self, abstract: Any, iterator: Iterator | None = None, *, allow_data: bool = False
+    ) -> tuple[Any, int] | None:
         """Read the newest complete checkpoint; newer damaged ones are set aside with a warning.
 
         Args:
             abstract: `TrainState` of arrays or of `jax.ShapeDtypeStruct`; their shardings are those
                 of the result, whatever they were when it was saved.
             iterator: continues where it was.
+            allow_data: go on with other data than those of the checkpoint.
 
         Returns:
             The state and its step, or None where nothing was ever saved.
 
         Raises:
-            UserError: the checkpoint is of another architecture, or none is complete.
+            UserError: the checkpoint is of another architecture or other data, or none is
+                complete.
         """
         self.wait()
         found = False
@@ -161,28 +191,66 @@ class Checkpoints:
                 break
             found = True
             path = self._directory / str(step)
-            _check_architecture(path, abstract)
+            check_architecture(path, _trees(abstract.step, abstract))
             try:
-                state, position = self._read(path, step, abstract)
+                state, saved = self._read(path, step, abstract)
             except STORAGE_ERRORS as error:
                 if jax.process_count() > 1:
-                    raise  # the other processes are past it, or wait for this one
-                self._set_aside(step, _reason(error))
+                    raise  # the other processes cannot fall back to an earlier step with this one
+                self._set_aside(step, reason(error))
                 continue
-            if iterator is not None and position is not None:
-                iterator.set_state(position)
+            check_data(self._workdir, step, saved.get("data"), self._data, allowed=allow_data)
+            if iterator is not None and saved["state"] is not None:
+                iterator.set_state(saved["state"])
             return state, step
         if found or self._agree(int(any(self._directory.glob(f"{DAMAGED}*")))):
             raise UserError(
                 f"got {self._directory} in which no checkpoint is complete, expected one; restore "
                 "the folder from a copy or start in another workdir"
             )
+        self._fresh = True
         return None
+
+    def restore_weights(self, step: int, abstract: Any, *, optimizer: bool = False) -> Any:
+        """Read what another run can start from.
+
+        Args:
+            step: of a complete checkpoint.
+            abstract: as for `restore`.
+            optimizer: read the optimizer's state too; without it, it is None.
+
+        Returns:
+            A `TrainState` of step 0.
+
+        Raises:
+            UserError: the checkpoint is of another architecture, or cannot be read.
+        """
+        path = self._directory / str(step)
+        trees = _trees(abstract.step, abstract)
+        left_out = [] if optimizer else ["optimizer"]
+        left_out += [] if (path / "ema").exists() else ["ema"]
+        trees = {name: tree for name, tree in trees.items() if name not in left_out}
+        check_architecture(path, trees)
+        try:
+            restored = self._read_trees(path, trees)
+        except STORAGE_ERRORS as error:
+            raise UserError(
+                f"got {path} that cannot be read ({reason(error)}), expected a complete "
+                "checkpoint; name another step"
+            ) from error
+        frozen = abstract.frozen
+        return abstract.replace(
+            step=np.int32(0),
+            params=restored["params"],
+            opt_state=restored["optimizer"]["opt_state"] if optimizer else None,
+            ema=restored.get("ema"),
+            frozen=self._read_frozen(frozen) if jax.tree.leaves(frozen) else frozen,
+        )
 
     def _read(self, path: epath.Path, step: int, abstract: Any) -> tuple[Any, Any]:
         restored = self._read_trees(path, _trees(abstract.step, abstract))
         items = _Items(iterator=ocp.args.JsonRestore())
-        position = self._checkpointer.restore(path, args=items)["iterator"]["state"]
+        saved = self._checkpointer.restore(path, args=items)["iterator"]
         frozen = abstract.frozen
         if jax.tree.leaves(frozen):
             frozen = self._read_frozen(frozen)
@@ -193,10 +261,10 @@ class Checkpoints:
             ema=restored["ema"] if abstract.ema is not None else None,
             frozen=frozen,
         )
-        return state, position
+        return state, saved
 
     def _read_trees(self, path: epath.Path, trees: Mapping[str, Any]) -> Mapping[str, Any]:
-        trees = {name: _with_shardings(tree) for name, tree in trees.items()}
+        trees = {name: replica.with_shardings(tree) for name, tree in trees.items()}
         if replica.reads_once(trees):
             logger.info("one replica reads %s for all", path)
             return {name: replica.read_once(path / name, tree) for name, tree in trees.items()}
@@ -205,8 +273,9 @@ class Checkpoints:
 
     def _save_frozen(self, frozen: Any) -> None:
         path = self._workdir / FROZEN_FOLDER
-        if self._agree(int(_damage(path) is None)):
+        if self._agree(int(damage(path) is None)) and not self._fresh:
             return
+        self._fresh = False
         items = _Items(params=ocp.args.StandardSave(frozen))
         self._checkpointer.save(path, args=items, force=True)
         self._checkpointer.wait_until_finished()
@@ -217,7 +286,7 @@ class Checkpoints:
             return self._read_trees(path, {"params": frozen})["params"]
         except STORAGE_ERRORS as error:
             raise UserError(
-                f"got {path} that cannot be read ({_reason(error)}), expected the run's frozen "
+                f"got {path} that cannot be read ({reason(error)}), expected the run's frozen "
                 "networks; restore the folder from a copy or start in another workdir"
             ) from error
 
@@ -228,7 +297,7 @@ class Checkpoints:
             "WARNING: the checkpoint of step %d could not be saved (%s); the run goes on, and its "
             "newest checkpoint is that of step %s",
             step,
-            _reason(error),
+            reason(error),
             steps[-1] if steps else None,
         )
         self._clear()
@@ -247,30 +316,47 @@ class Checkpoints:
     def _prune(self) -> None:
         if jax.process_index() != 0:
             return
-        steps, _ = find_steps(self._workdir)
+        steps, damaged = find_steps(self._workdir)
+        if self._remote and steps:
+            # What a deletion that was interrupted has left.
+            for step in damaged:
+                if step < steps[-1]:
+                    (self._directory / str(step)).rmtree()
         for step in steps[: -self._keep_last]:
             if not self._keep_every or step % self._keep_every:
-                # Renamed first: a step that is half deleted must not look damaged.
-                path = self._directory / f"{DELETING}{step}"
-                (self._directory / str(step)).rename(path)
-                path.rmtree()
+                self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        """Delete a step; half deleted it is no complete one."""
+        path = self._directory / str(step)
+        if self._remote:
+            # Object stores rename by copying: there, the mark of a complete step goes first.
+            (path / COMMIT).unlink()
+            path.rmtree()
+            return
+        path = path.rename(self._directory / f"{DELETING}{step}")
+        path.rmtree()
 
     def _set_damaged_aside(self) -> None:
         steps, damaged = find_steps(self._workdir)
         newest = steps[-1] if steps else -1
-        for step, reason in damaged.items():
+        for step, lack in damaged.items():
             if step > newest:
-                self._set_aside(step, reason)
+                self._set_aside(step, lack)
         _barrier("damaged")
 
-    def _set_aside(self, step: int, reason: str) -> None:
+    def _set_aside(self, step: int, lack: str) -> None:
         if jax.process_index() != 0:
+            return
+        if self._remote and lack == INTERRUPTED:
+            # Object stores have no temporary names: this is what a stopped save has left.
+            (self._directory / str(step)).rmtree()
             return
         logger.warning(
             "WARNING: the checkpoint of step %d is damaged (%s); the newest complete one before it "
             "is used, and it is now called %s%d",
             step,
-            reason,
+            lack,
             DAMAGED,
             step,
         )
@@ -280,113 +366,26 @@ class Checkpoints:
         (self._directory / str(step)).rename(path)
 
     def _agree(self, value: int) -> int:
-        """Return the first process's value: what lies on the disk may change between two looks."""
+        """Return the first process's value, because the disk may change between two reads."""
         if jax.process_count() == 1:
             return value
         return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def find_steps(workdir: PathLike) -> tuple[list[int], dict[int, str]]:
-    """List the complete steps of a workdir, ascending, and the damaged ones with the reason."""
-    directory = epath.Path(workdir) / CHECKPOINTS
-    complete, damaged = [], {}
-    if directory.exists():
-        for path in directory.iterdir():
-            if not path.name.isdigit():
-                continue
-            reason = _damage(path)
-            if reason is None:
-                complete.append(int(path.name))
-            else:
-                damaged[int(path.name)] = reason
-    return sorted(complete), dict(sorted(damaged.items()))
-
-
-def _save_items(step: int, state: Any, iterator: Iterator | None) -> dict[str, Any]:
+def _save_items(
+    step: int, state: Any, iterator: Iterator | None, data: Mapping[str, Any]
+) -> dict[str, Any]:
     items: dict[str, Any] = {
         name: ocp.args.StandardSave(tree) for name, tree in _trees(state.step, state).items()
     }
     position = None if iterator is None else dict(iterator.get_state())
-    items["iterator"] = ocp.args.JsonSave({"step": step, "state": position})
+    items["iterator"] = ocp.args.JsonSave({"step": step, "state": position, "data": data})
     return items
 
 
 def _trees(step: Any, state: Any) -> dict[str, Any]:
     trees = {"params": state.params, "optimizer": {"step": step, "opt_state": state.opt_state}}
     return trees if state.ema is None else trees | {"ema": state.ema}
-
-
-def _with_shardings(tree: Any) -> Any:
-    """Shapes with shardings; the default device where a leaf names none."""
-    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        sharding = getattr(leaf, "sharding", None) or default
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map(shape, tree)
-
-
-def _check_architecture(path: epath.Path, abstract: Any) -> None:
-    there, here = {}, {}
-    for name, tree in _trees(abstract.step, abstract).items():
-        try:
-            there |= _shapes(ocp.StandardCheckpointHandler().metadata(path / name), name)
-        except STORAGE_ERRORS:
-            return  # damaged: reading it will tell
-        here |= _shapes(tree, name)
-    different = [
-        f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
-        for name in dict.fromkeys([*there, *here])
-        if there.get(name) != here.get(name)
-    ]
-    if different:
-        raise UserError(
-            f"got {path} of another architecture ({'; '.join(different[:3])}; {len(different)} "
-            "tensors in all), expected this config's; use its own config or another workdir"
-        )
-
-
-def _shapes(tree: Any, prefix: str) -> dict[str, tuple[int, ...]]:
-    """Return prefix/path -> shape of the leaves of a tree or of Orbax's metadata of one."""
-    return {
-        "/".join((prefix, *key)): tuple(leaf.shape)
-        for key, leaf in ocp.tree.to_flat_dict(tree).items()
-        if hasattr(leaf, "shape")
-    }
-
-
-def _sizes(directory: epath.Path, prefix: str = "") -> dict[str, int]:
-    sizes = {}
-    for path in directory.iterdir():
-        if path.is_dir():
-            sizes |= _sizes(path, f"{prefix}{path.name}/")
-        elif prefix or path.name not in UNLISTED:
-            sizes[prefix + path.name] = path.stat().length
-    return sizes
-
-
-def _damage(path: epath.Path) -> str | None:
-    """Say what a checkpoint lacks; None where it is complete."""
-    try:
-        if not (path / COMMIT).exists():
-            return "its save was interrupted"
-        expected = json.loads((path / FILES).read_text())
-        sizes = _sizes(path)
-    except (OSError, ValueError) as error:
-        return f"its list of files cannot be read: {_reason(error)}"
-    for name, size in expected.items():
-        if name not in sizes:
-            return f"{name} is missing"
-        if sizes[name] != size:
-            return f"{name} has {sizes[name]} bytes, expected {size}"
-    return None
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    # What failed comes first and why last, with paths between.
-    return text if len(text) <= 200 else f"{text[:60]} … {text[-140:]}"
 
 
 def _barrier(name: str) -> None:

@@ -60,3 +60,14 @@ def read_once(path: epath.Path, tree: Any) -> Any:
         return handler.restore(path, args=ocp.args.PyTreeRestore(item=tree, restore_args=options))
     finally:
         handler.close()
+
+
+def with_shardings(tree: Any) -> Any:
+    """Shapes with shardings; the default device where a leaf names none."""
+    default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def shape(leaf: Any) -> jax.ShapeDtypeStruct:
+        sharding = getattr(leaf, "sharding", None) or default
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(shape, tree)

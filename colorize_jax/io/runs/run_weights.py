@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.runs.checkpoint import COMMIT, STORAGE_ERRORS, find_steps
+from colorize_jax.io.runs.steps import COMMIT, STORAGE_ERRORS, find_steps
 from colorize_jax.io.runs.workdir import (
     CHECKPOINTS,
     FROZEN_FOLDER,
@@ -33,12 +33,13 @@ class RunWeights:
         abstract: network -> tree of `jax.ShapeDtypeStruct`.
     """
 
-    def __init__(self, workdir: PathLike, *, raw: bool = False):
+    def __init__(self, workdir: PathLike, *, raw: bool = False, step: int | None = None):
         """Find the newest complete checkpoint and read what is in it; a damaged one is passed over.
 
         Args:
             workdir: of a run, which may still go on.
             raw: take the parameters themselves and not their running average.
+            step: of another checkpoint than the newest.
 
         Raises:
             UserError: `workdir` is no run's, or no checkpoint in it is complete.
@@ -51,12 +52,17 @@ class RunWeights:
                 f"got {workdir} without a complete checkpoint, expected one; let the run go on "
                 "until it saves"
             )
-        self.step = steps[-1]
-        for step, reason in damaged.items():
-            if step > self.step:
+        if step is not None and step not in steps:
+            raise UserError(
+                f"got step {step} of {workdir}, expected one of {', '.join(map(str, steps))}, "
+                "which are complete; name one of them"
+            )
+        self.step = steps[-1] if step is None else step
+        for later, reason in damaged.items():
+            if later > steps[-1]:
                 logger.warning(
                     "WARNING: the checkpoint of step %d is incomplete (%s); step %d is used",
-                    step,
+                    later,
                     reason,
                     self.step,
                 )

@@ -1,6 +1,7 @@
-"""The folder of a run: what lies where, and whose run it is.
+"""The folder of a run: its layout, its config and its history.
 
-DIR/config.json        the run's config, and what its weights are
+DIR/config.json        the run's config, what its weights are, and how it came to that
+DIR/owner.json         who writes to it, see `io.runs.owner`
 DIR/checkpoints/STEP/  see `io.checkpoint`
 DIR/frozen/            parameters that are never trained, once
 DIR/metrics.jsonl, events..., samples/      see `colorize_jax.training.monitoring.run_writer`
@@ -11,18 +12,21 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import UTC, datetime
 from typing import Any
 
 import jax
 from etils import epath
 
-from colorize_jax.config.difference import belongs, difference, flatten
+from colorize_jax.config.difference import belongs, difference, differing, flatten
+from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.io.formats.weights_folder import WeightsMetadata
+from colorize_jax.io.formats.weights_folder import SCHEDULE_FIELDS, WeightsMetadata
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
 FROZEN_FOLDER = "frozen"
+DAMAGED = "damaged-"  # begins the name of a checkpoint that was set aside
 FORMAT = "colorize-jax run 1"
 REASON_LENGTH = 200
 
@@ -35,33 +39,119 @@ def claim_workdir(
     weights: WeightsMetadata,
     *,
     free: Sequence[str] = (),
+    places: Sequence[str] = (),
+    allow: Sequence[str] = (),
+    origin: str | None = None,
 ) -> None:
     """Make the folder of a run, or make sure that it holds this very run.
+
+    A folder whose run has no checkpoint yet may be reused: nothing would be lost.
 
     Args:
         workdir: a local folder or an object store's URL.
         config: the run's whole config as plain dictionaries.
         weights: what its parameters are.
         free: dotted keys or sections that may differ from the run that is there.
+        places: keys that say where something lies: of them it only counts whether they are set.
+        allow: keys or sections in which the run may change from here on; the history says so.
+        origin: what the run starts from, for the history.
 
     Raises:
         UserError: another config's run is there, or the folder cannot be read or written.
     """
     workdir = epath.Path(workdir)
     with reaching(workdir):
-        if is_workdir(workdir):
-            _check_same(workdir, json.loads(json.dumps(config)), free)
-        elif workdir.exists() and (workdir / CHECKPOINTS).exists():
+        history: list[dict[str, Any]] = []
+        step = newest_step(workdir)
+        if step is not None and not is_workdir(workdir):
             raise UserError(
                 f"got workdir {workdir} with checkpoints but without a {CONFIG_FILE} of ours, "
                 "expected a run or an empty folder; choose another workdir"
             )
+        if step is None:
+            history.append(_event(0, origin=origin))
+        else:
+            history += read_history(workdir)
+            here = json.loads(json.dumps(config))
+            changes = _changes(workdir, here, free, places, allow)
+            if changes:
+                history.append(_event(step, changes=changes))
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             content = {"format": FORMAT, "config": config, "weights": asdict(weights)}
-            temporary = workdir / f".{CONFIG_FILE}.tmp"
-            temporary.write_text(json.dumps(content, indent=2) + "\n")
-            temporary.replace(workdir / CONFIG_FILE)
+            _write_config(workdir, content | {"history": history})
+
+
+def check_data(
+    workdir: PathLike,
+    step: int,
+    saved: Mapping[str, Any] | None,
+    here: Mapping[str, Any],
+    *,
+    allowed: bool,
+) -> None:
+    """Compare the data of a checkpoint, as far as it knows them, with this run's.
+
+    Args:
+        workdir: of the run.
+        step: of the checkpoint.
+        saved, here: what tells data from others.
+        allowed: whether they may differ; the history says so then.
+
+    Raises:
+        UserError: they differ.
+    """
+    changed = differing(saved, here) if saved else []
+    if changed and not allowed:
+        raise UserError(
+            f"got data that are not those of step {step} in {workdir} "
+            f"({difference(saved, here)}), expected the same; pass --allow_changes=data to go on "
+            "with them from there, or bring the old ones back"
+        )
+    if changed:
+        changes = {f"data: {name}": [saved.get(name), here.get(name)] for name in changed}
+        note_change(workdir, step, changes)
+
+
+def note_change(workdir: PathLike, step: int, changes: Mapping[str, Any]) -> None:
+    """Add an event to a run's history; the first process does."""
+    workdir = epath.Path(workdir)
+    if jax.process_index() == 0:
+        with reaching(workdir):
+            content = json.loads((workdir / CONFIG_FILE).read_text())
+            events = [*content.get("history", []), _event(step, changes=changes)]
+            _write_config(workdir, content | {"history": events})
+
+
+def read_history(workdir: PathLike) -> list[dict[str, Any]]:
+    """What was changed in a run: step, time, and key -> [before, after]."""
+    content = json.loads((epath.Path(workdir) / CONFIG_FILE).read_text())
+    return list(content.get("history", []))
+
+
+def newest_step(workdir: PathLike) -> int | None:
+    """The newest step of which a workdir has a checkpoint, complete or not; None of none."""
+    folder = epath.Path(workdir) / CHECKPOINTS
+    if not folder.exists():
+        return None
+    names = (path.name.removeprefix(DAMAGED) for path in folder.iterdir())
+    return max((int(name) for name in names if name.isdigit()), default=None)
+
+
+def _event(step: int, **content: Any) -> dict[str, Any]:
+    time = datetime.now(UTC).isoformat(timespec="seconds")
+    said = {name: value for name, value in content.items() if value is not None}
+    return {"step": step, "time": time, **said}
+
+
+def _write_config(workdir: epath.Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    if "://" in str(workdir):
+        (workdir / CONFIG_FILE).write_text(text)  # objects appear whole
+        return
+    temporary = workdir / f".{CONFIG_FILE}.tmp"
+    temporary.write_text(text)
+    temporary.replace(workdir / CONFIG_FILE)
 
 
 def absolute(workdir: PathLike) -> epath.Path:
@@ -121,18 +211,47 @@ def read_workdir(workdir: PathLike) -> tuple[dict[str, Any], WeightsMetadata]:
                 "of ours in it); check the path"
             )
         content = json.loads((epath.Path(workdir) / CONFIG_FILE).read_text())
-        return content["config"], WeightsMetadata(**content["weights"])
+        return content["config"], _weights(content)
 
 
-def _check_same(workdir: epath.Path, config: Mapping[str, Any], free: Sequence[str]) -> None:
-    there, _ = read_workdir(workdir)
-    options = (
-        {name: value for name, value in flatten(one).items() if not belongs(name, free)}
-        for one in (there, config)
-    )
-    different = difference(*options)
-    if different:
+def _weights(content: Mapping[str, Any]) -> WeightsMetadata:
+    """What a run's weights are; earlier runs note part of it in their config alone."""
+    config, weights = content["config"], dict(content["weights"])
+    if weights.get("schedule") is None and "diffusion" in config:
+        weights["schedule"] = {name: config["diffusion"][name] for name in SCHEDULE_FIELDS}
+    if weights.get("size") is None and "data" in config:
+        weights["size"] = [config["data"].get(side) for side in ("height", "width")]
+    return WeightsMetadata(**weights)
+
+
+def _changes(
+    workdir: epath.Path,
+    config: Mapping[str, Any],
+    free: Sequence[str],
+    places: Sequence[str],
+    allow: Sequence[str],
+) -> dict[str, list[Any]]:
+    """What differs from the run that is there, key -> [before, after], as far as it is allowed.
+
+    Raises:
+        UserError: something else differs.
+    """
+
+    def identity(content: Mapping[str, Any]) -> dict[str, Any]:
+        flat = {name: value for name, value in flatten(content).items() if not belongs(name, free)}
+        return {name: bool(value) if name in places else value for name, value in flat.items()}
+
+    there, here = (identity(content) for content in (read_workdir(workdir)[0], config))
+    # What that run did not know yet had its default.
+    defaults = identity(Config().to_dict())
+    there = {name: defaults[name] for name in defaults if name in here} | there
+    different = differing(there, here)
+    refused = [name for name in different if not belongs(name, allow)]
+    if refused:
+        named = ({name: c[name] for name in refused if name in c} for c in (there, here))
         raise UserError(
-            f"got workdir {workdir} of a run with another config ({different}), expected the "
-            "same config or an empty folder; choose another workdir"
+            f"got workdir {workdir} of a run with another config ({difference(*named)}), expected "
+            f"the same config; pass --allow_changes={','.join(refused)} to go on with the change, "
+            "or choose another workdir"
         )
+    return {name: [there.get(name), here.get(name)] for name in different}

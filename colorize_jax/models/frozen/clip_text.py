@@ -14,15 +14,12 @@ class ClipText(nn.Module):
     """The text tower with its projection; that of ViT-bigG/14 by default.
 
     Attributes:
-        hidden_size: C of the tower.
-        intermediate_size: width inside the MLPs.
-        num_layers: L, stacked and scanned.
-        num_heads: K.
         vocab_size: number of tokens; the last one ends a text.
         context_length: N, the most tokens of a text with those that begin and end it.
         projection_dim: C of the embedding.
-        dtype: of the products; norms and softmax stay in float32.
-        implementation: see `nn.attention`.
+
+    The others are those of `ClipVision`. Both towers are built alike, but apart: each has the
+    published names of its own modules.
     """
 
     hidden_size: int = 1280

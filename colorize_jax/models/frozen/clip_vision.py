@@ -1,4 +1,4 @@
-"""CLIP's vision tower (Radford et al. 2021), all of whose tokens describe the reference."""
+"""CLIP's vision tower (Radford et al. 2021); all its tokens are used, not the class token alone."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ class ClipVision(nn.Module):
         return self.project(self.last_hidden_state(images))
 
     def last_hidden_state(self, images: Array) -> Array:
-        """What the last layer says of preprocessed images: (B, 1 + patches, hidden_size)."""
+        """The last layer's output for preprocessed images: (B, 1 + patches, hidden_size)."""
         return self.vision_model(images)
 
     def project(self, hidden: Array) -> Array:

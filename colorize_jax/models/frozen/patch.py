@@ -1,7 +1,7 @@
 """Encoders without weights, behind the interfaces of the VAE, CLIP and the tagger.
 
-With them the whole system trains from scratch on small pictures, with nothing to download: the
-latents are the pixels themselves, the reference's tokens are its patches.
+With them the whole system can be trained from scratch on small pictures without pretrained weights:
+latents are the pixels themselves, and a reference's tokens are its patches.
 """
 
 from collections.abc import Sequence
@@ -15,25 +15,25 @@ from colorize_jax.nn.layers import sinusoid
 from colorize_jax.nn.resize import resize_antialiased
 from colorize_jax.types import Array
 
-# Log variance of a posterior that is a point: a deviation of 3e-7, the least that the VAE can have.
+# Log variance of a deterministic posterior: a deviation of 3e-7, the least that the VAE can have.
 POINT_LOGVAR = -30.0
-# Positions turn slowly enough for a grid of a few dozen patches, fast enough to part neighbours.
+# Longest period of the position embedding: suits a grid of a few dozen patches.
 MAX_POSITION_PERIOD = 100.0
 FEATURES = ("pixels", "mean", "std", "opponent", "region")
-# Red, green and blue of pictures rise and fall together: under a twentieth of their variance tells
-# purple from green. On these axes, lightness, red against blue and green against magenta, the
-# colours of illustrations deviate by 1 to 2, so that an untrained network hears all three.
+# Red, green and blue are strongly correlated in pictures: less than a twentieth of their variance
+# separates purple from green. On these axes (lightness, red-blue, green-magenta) the colours of
+# illustrations have deviations of 1 to 2, so that an untrained network is sensitive to all three.
 OPPONENT_AXES = ((1.0, 4.0, -6.0), (1.0, 0.0, 12.0), (1.0, -4.0, -6.0))
-# Colours in [-1, 1] that lie this far apart are about as much of one region as not: more than the
-# shades of a surface, less than most neighbouring surfaces.
+# Distance of colours in [-1, 1] at which two patches are half in one region: larger than between
+# shades of one surface, smaller than between most neighbouring surfaces.
 REGION_BANDWIDTH = 0.2
 REGION_CHANNELS = 6
 
 
 class PatchAutoencoder(nn.Module):
-    """Space to depth: a latent is a patch of pixels, and the way back is exact.
+    """Space to depth: a latent is a patch of pixels, and decoding is exact.
 
-    The map only reorders values, so it is orthonormal: noise on latents is noise on pixels.
+    Values are only reordered, so that noise on latents is noise on pixels.
 
     Attributes:
         patch_size: side p of a patch in pixels; latents have 3 p^2 channels.
@@ -76,9 +76,9 @@ class PatchAutoencoder(nn.Module):
 class PatchReferenceEncoder(nn.Module):
     """Tokens of a reference are its patches: their pixels, statistics and positions.
 
-    Pretrained encoders' tokens know what object they belong to. Here "region" takes that part: a
-    patch's token says where else the picture has the patch's colour, which tells a background from
-    hair from a scarf without a learned weight.
+    Tokens of pretrained encoders carry which object a patch belongs to. Here the feature "region"
+    replaces that: it describes where else in the picture the patch's colour occurs, which separates
+    background, hair and scarf without learned weights.
 
     Attributes:
         image_size: side in pixels to which references are resized; the aspect is not kept.
@@ -86,10 +86,10 @@ class PatchReferenceEncoder(nn.Module):
         features: of `FEATURES`: a patch's pixels, each colour's mean and deviation in it, the mean
             on opponent axes, and the region of the picture that shares the mean colour
             (`describe_regions`).
-        positions: whether tokens say where their patch lies, by sinusoids of row and column.
-        position_channels: width of that, a multiple of 4.
+        positions: whether tokens contain sinusoids of their patch's row and column.
+        position_channels: width of those, a multiple of 4.
         class_token: whether a token for the whole image precedes the patches, as CLIP has one.
-        channels: C of the tokens, filled up with zeros; 0 takes what the features need.
+        channels: C of the tokens, padded with zeros; 0: as many as the features need.
         dtype: of the tokens.
     """
 
@@ -185,10 +185,10 @@ class PatchReferenceEncoder(nn.Module):
 
 
 def describe_regions(colors: Array, grid: int) -> Array:
-    """Where the picture has colours like each patch's.
+    """Describe where in the picture colours like each patch's occur.
 
-    Patches weigh by a Gaussian of the distance between their colours; of the weights, as of a mask,
-    the features are size, centre, spread and how much of the picture's border they cover.
+    For each patch, all patches are weighted by a Gaussian of the distance of their colours. The
+    features describe these weights as a mask: size, centre, spread and share of the border.
 
     Args:
         colors: (B, S, 3) mean colours of patches in [-1, 1], row-major.

@@ -1,4 +1,4 @@
-"""The WD tagger: a Swin Transformer V2 (Liu et al. 2022) whose tokens know what is drawn where."""
+"""The WD tagger: a Swin Transformer V2 (Liu et al. 2022) trained to tag illustrations."""
 
 import math
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MASKED = -100.0  # added to logits across the seams of a shifted picture, as pub
 
 @flax.struct.dataclass
 class TaggerOutput:
-    """What the tagger says.
+    """The tagger's outputs.
 
     Attributes:
         tokens: (B, S, C) after the final norm, row-major grid.
@@ -189,7 +189,7 @@ class PatchMerging(nn.Module):
 
 
 class Block(nn.Module):
-    """x += LN(window attention(x)); x += LN(MLP(x)): the norms follow their branches.
+    """x += LN(window attention(x)); x += LN(MLP(x)): norms are at the end of each branch.
 
     Attributes:
         num_heads: K.
@@ -241,8 +241,8 @@ def from_windows(x: Array) -> Array:
 def seam_mask(grid: int, side: int, shift: int) -> np.ndarray:
     """What to add to the logits of a rolled picture: (windows a side, the same, side^2, side^2).
 
-    Rolling brings strips from the far border beside the near one; tokens on two sides of such a
-    seam must not see each other.
+    Rolling places strips from the far border next to the near one; tokens on different sides of
+    such a seam must not attend to each other.
     """
     strip = np.zeros(grid, int)
     strip[-side:] = 1
@@ -255,10 +255,10 @@ def seam_mask(grid: int, side: int, shift: int) -> np.ndarray:
 
 
 class WindowAttention(nn.Module):
-    """Cosine attention inside windows, with a bias that an MLP reads off relative positions.
+    """Cosine attention inside windows, with a bias that an MLP computes from relative positions.
 
-    Windows hold at most a few hundred tokens, so their logits are small, and no kernel for plain
-    attention takes the bias that each head and pair of positions has here.
+    Not `nn.attention`: its kernels take no bias for each head and pair of positions, and with at
+    most a few hundred tokens a window the logits fit in memory.
     """
 
     num_heads: int

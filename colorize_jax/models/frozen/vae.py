@@ -5,7 +5,7 @@
     decoder  latents    (B, H/8, W/8, latent_channels) -> the same levels backwards, doubled between
              image      (B, H,   W,   3)
 
-Latents here are unscaled; `conditioning.FrozenEncoders` knows the scaling factor.
+Latents here are unscaled; `conditioning.FrozenEncoders` applies the scaling factor.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from colorize_jax.nn.attention import attention
 from colorize_jax.nn.layers import Conv, group_norm
 from colorize_jax.types import Array
 
-# Log variances are clamped as published, so that a stray one neither vanishes nor overflows.
+# Log variances are clamped as published, against underflow and overflow.
 MIN_LOGVAR, MAX_LOGVAR = -30.0, 20.0
 
 

@@ -1,4 +1,4 @@
-"""Gram regularization: a picture's inner similarities must not depend on whose reference it got.
+"""Gram regularization: which places of a picture are alike must not depend on the reference.
 
 The Gram matrix of a block's tokens, G = X X^T with every token at unit length, says which places of
 the picture belong together. For the right reference (aligned) it is taken as a constant; for
@@ -14,10 +14,11 @@ from colorize_jax.types import Array
 
 KINDS = ("mse", "kl", "ranking", "bce")
 
-# What a wrong binary prediction costs: binary cross entropy with its logarithm kept above -100.
+# Loss of a wrong binary prediction: binary cross entropy whose logarithm is clamped at -100.
 WRONG_COST = 100.0
 
-# Grams are compared at their last digits, which TPUs and GPUs drop by default.
+# The difference of two Gram matrices is small: it needs full float32 products, which TPUs and GPUs
+# do not compute by default.
 PRECISION = jax.lax.Precision.HIGHEST
 
 
@@ -113,7 +114,7 @@ def gram_matrix(x: Array) -> Array:
 
 
 def token_mask(mask: Array, num_tokens: int, threshold: float) -> Array:
-    """Say which tokens of a grid lie inside a mask of the picture.
+    """Return which tokens of a grid are inside a mask of the picture.
 
     Args:
         mask: (B, H, W, 1) in [0, 1].

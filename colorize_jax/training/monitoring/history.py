@@ -10,7 +10,7 @@ from colorize_jax.errors import UserError
 
 
 class MetricsHistory:
-    """The metrics of steps whose numbers are still on the device.
+    """Metrics since the last report, kept on the device: fetching each would block dispatch.
 
     Args:
         max_skipped: updates that may be skipped, see `optimizer.max_skipped_updates`.
@@ -26,7 +26,7 @@ class MetricsHistory:
         self.num_skipped = 0
 
     def add(self, step: int, metrics: Mapping[str, jax.Array], indices: Sequence[int] = ()) -> None:
-        """Keep the metrics of update number `step`, from 0; does not wait for them.
+        """Keep the metrics of update number `step`, from 0, without fetching them.
 
         Args:
             step: number of the update.
@@ -37,7 +37,7 @@ class MetricsHistory:
         self._indices.append(indices)
 
     def means(self) -> dict[str, float]:
-        """Wait for the steps since the last call and return each metric's mean.
+        """Fetch the metrics since the last call and return each one's mean; blocks until then.
 
         Steps that were skipped count in `updates_skipped` alone.
 

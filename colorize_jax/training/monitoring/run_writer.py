@@ -4,8 +4,9 @@
     DIR/events.out.tfevents.*   the same for TensorBoard
     DIR/samples/NAME-STEP.png   pictures
 
-One process writes. A resumed run takes back what was written after the step that it resumes from,
-so that no step is there twice. What cannot be written, on a full disk, is told and costs no run.
+Only the first process writes. A resumed run removes lines of later steps than the one it resumes
+from, so that no step is there twice. A write that fails, as on a full disk, is logged as a warning
+and does not stop the run.
 """
 
 import json
@@ -135,7 +136,7 @@ class Writer:
     def _records_events(self) -> bool:
         """Whether there is a TensorBoard file, and its thread lives.
 
-        A full disk ends that thread, and whoever went on giving it events would wait for ever.
+        A full disk ends that thread; adding events to its queue would then block forever.
         """
         if self._events is None:
             return False
@@ -184,7 +185,7 @@ def _tell(what: str, error: OSError) -> None:
 
 
 def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Return the lines of a workdir's metrics; a line that was cut off is left out."""
+    """Return the lines of a workdir's metrics; an incomplete last line is left out."""
     path = epath.Path(workdir) / METRICS_FILE
     if not path.exists():
         return []
@@ -193,7 +194,7 @@ def read_metrics(workdir: epath.PathLike) -> list[dict[str, Any]]:
 
 
 def _lines_until(path: epath.Path, step: int) -> list[str]:
-    """The lines up to a step, without one that an interrupted run has cut off."""
+    """The lines up to a step, without an incomplete one of a run that was killed."""
     if not path.exists():
         return []
     return [

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import jax
 
-# Dense bfloat16 products, FLOP/s of one device, by how JAX names it; the vendors' data sheets
-# (without sparsity). The first entry that a name begins with counts.
+# Peak of dense bfloat16 matrix products, FLOP/s of one device, by prefix of its `device_kind`; from
+# the vendors' data sheets, without sparsity. The first prefix that matches counts.
 PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
@@ -80,7 +80,7 @@ class Meter:
         self.reset()
 
     def reset(self) -> None:
-        """Begin again, e.g. behind the first step, whose time is compilation."""
+        """Start over, e.g. after the first step, whose time is mostly compilation."""
         self._start = self._clock()
         self._waited = 0.0
         self._steps: dict[Hashable, int] = {}
@@ -104,11 +104,11 @@ class Meter:
             self._start += self._clock() - start
 
     def count(self, program: Hashable) -> None:
-        """Count a step that was started, by what tells its program from others."""
+        """Count a step that was dispatched, by what tells its program from others."""
         self._steps[program] = self._steps.get(program, 0) + 1
 
     def report(self) -> dict[str, float]:
-        """Rates since the last report, and begin again; to be called when the steps have ended.
+        """Return the rates since the last report and start over; call it when the steps are done.
 
         Returns:
             "images_per_second" and "step_seconds" of the global batch, "data_wait_share" 0..1,

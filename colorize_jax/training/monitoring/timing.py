@@ -10,7 +10,7 @@ from etils import epath
 
 
 class Stopwatch:
-    """Where the time of a run goes; what no part claims is the steps' own."""
+    """Sums up the seconds of parts of a run; time outside of all parts is the steps' own."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter()
@@ -40,8 +40,8 @@ class Trace:
         """Record nothing yet.
 
         Args:
-            steps: numbers of the first step, from 0, and of the one behind the last; None: none.
-            folder: the run's; the trace lies in plugins/profile/ in there.
+            steps: first step, from 0, and the one after the last; None: no trace.
+            folder: the run's; the trace is written to its plugins/profile/.
         """
         self._steps, self._folder = steps or (-1, -1), folder
         self._running = False
@@ -54,13 +54,13 @@ class Trace:
             jax.profiler.stop_trace()
 
     def before(self, step: int) -> None:
-        """Begin to record where step number `step`, which is to come, is the first one."""
+        """Call before step number `step`: starts the trace if it is the first one."""
         if step == self._steps[0]:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, step: int, results: Any) -> None:
-        """End where step number `step` was the last one; waits for its results."""
+        """Call after step number `step`: ends the trace if it was the last one, when it is done."""
         if self._running and step + 1 >= self._steps[1]:
             jax.block_until_ready(results)
             jax.profiler.stop_trace()

@@ -8,12 +8,13 @@ import pytest
 import small_models
 from small_models import COLORIZER, CONFIGS, PLUGIN, save, system, tensors
 
+from colorize_jax.diffusion.schedule import make_schedule
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats import weights_folder as weights
-from colorize_jax.io.published import checkpoint, importing, torch_names
+from colorize_jax.io.published import checkpoint, importing, noise_schedules, torch_names
 
 BUFFERS = {
-    "alphas_cumprod": np.zeros(1000, np.float32),
+    "alphas_cumprod": make_schedule().alphas_cumprod.astype(np.float32),
     "model_ema.decay": np.float32([0.5]),
     "conditioner.embedders.1.model.ln_final.weight": np.ones(4, np.float16),
 }
@@ -48,6 +49,7 @@ def test_colorizer_file(tmp_path, dtype):
         {component: torch_names.PREFIXES[component] for component in COLORIZER},
         prediction_type="v",
         scaling_factor=0.13025,
+        schedule=noise_schedules.PUBLISHED,
     )
     assert small_models.same_bits(_published(reader), arrays)
 

@@ -265,6 +265,9 @@ def test_a_workdir_belongs_to_one_config(tmp_path):
     assert config["mesh"] == {"data": 1}
     assert weights == WEIGHTS
     other = CONFIG | {"model": {"channels": [1, 3]}, "new": 1}
+    claim_workdir(workdir, other, WEIGHTS)  # nothing is lost with a run that saved nothing
+    claim_workdir(workdir, CONFIG, WEIGHTS)
+    (workdir / "checkpoints" / "1").mkdir(parents=True)
     with pytest.raises(
         UserError,
         match=r"model.channels is \[1, 2\] there and \[1, 3\] here; new is 'missing' there and 1",
@@ -276,7 +279,7 @@ def test_workdirs_that_cannot_be_claimed(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be used"):
         claim_workdir(tmp_path / "file" / "run", CONFIG, WEIGHTS)
-    (tmp_path / "strange" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "strange" / "checkpoints" / "1").mkdir(parents=True)
     with pytest.raises(UserError, match=r"without a config\.json"):
         claim_workdir(tmp_path / "strange", CONFIG, WEIGHTS)
     with pytest.raises(UserError, match="expected the workdir of a training run"):

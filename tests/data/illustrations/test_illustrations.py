@@ -19,11 +19,11 @@ from data.illustrations import (
     render,
 )
 from data.illustrations.__main__ import main
-from data.illustrations.gesture import GESTURES
-from data.illustrations.seeds import example_seed
+from data.illustrations.canvas.seeds import example_seed
+from data.illustrations.parts.gesture import GESTURES
 from data.records import RECORD_KEYS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def assert_same(left, right):

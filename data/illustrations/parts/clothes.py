@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data.illustrations.face import mirrored
-from data.illustrations.palette import ACCENT, CLOTHES, SHADE, SKIN, tone_table
-from data.illustrations.scene import BODY, Points, Scene
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.palette import ACCENT, CLOTHES, SHADE, SKIN, tone_table
+from data.illustrations.canvas.scene import BODY, Points, Scene
+from data.illustrations.canvas.seeds import Dice
+from data.illustrations.parts.face import mirrored
 
 CUTS = {
     "school_uniform": 2.0,

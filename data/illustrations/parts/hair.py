@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from data.illustrations.face import mirrored
-from data.illustrations.palette import ACCESSORY, HAIR, LIGHT, SHADE, SKIN, tone_table
-from data.illustrations.scene import BACK, HEAD, Points, Scene
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.palette import ACCESSORY, HAIR, LIGHT, SHADE, SKIN, tone_table
+from data.illustrations.canvas.scene import BACK, HEAD, Points, Scene
+from data.illustrations.canvas.seeds import Dice
+from data.illustrations.parts.face import mirrored
 
 STYLES = {
     "short_hair": 2.0,

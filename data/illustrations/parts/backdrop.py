@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from data.illustrations.palette import BACKDROP, BACKDROP_ACCENT, BACKDROP_STEPS
-from data.illustrations.scene import PAGE, Scene
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.palette import BACKDROP, BACKDROP_ACCENT, BACKDROP_STEPS
+from data.illustrations.canvas.scene import PAGE, Scene
+from data.illustrations.canvas.seeds import Dice
 
 PATTERNS = {"circle": 2.0, "stripes": 1.2, "dots": 1.2, "horizon": 1.5, "stars": 1.2, "window": 1.2}
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from data.illustrations.palette import (
+from data.illustrations.canvas.palette import (
     BLUSH,
     GLINT,
     IRIS,
@@ -16,8 +16,8 @@ from data.illustrations.palette import (
     TONGUE,
     tone_table,
 )
-from data.illustrations.scene import Points, Scene
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.scene import Points, Scene
+from data.illustrations.canvas.seeds import Dice
 
 
 def mirrored(points: Points) -> list[tuple[float, ...]]:

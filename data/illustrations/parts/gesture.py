@@ -3,9 +3,17 @@
 import math
 from dataclasses import dataclass
 
-from data.illustrations.palette import ACCESSORY, CLOTHES, LIGHT, SCLERA, SHADE, SKIN, tone_table
-from data.illustrations.scene import BODY, Points, Scene
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.palette import (
+    ACCESSORY,
+    CLOTHES,
+    LIGHT,
+    SCLERA,
+    SHADE,
+    SKIN,
+    tone_table,
+)
+from data.illustrations.canvas.scene import BODY, Points, Scene
+from data.illustrations.canvas.seeds import Dice
 
 GESTURES = {
     "": 5.0,

@@ -1,4 +1,4 @@
-"""Random numbers: one seed per example and purpose, one dice per seed."""
+"""Random numbers: a seed for each example and purpose, a generator for each seed."""
 
 from collections.abc import Mapping, Sequence
 from typing import TypeVar

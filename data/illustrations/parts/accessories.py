@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data.illustrations.palette import ACCESSORY, HAIR, SHADE, tone_table
-from data.illustrations.scene import BACK, BODY, HEAD, Points, Scene
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.palette import ACCESSORY, HAIR, SHADE, tone_table
+from data.illustrations.canvas.scene import BACK, BODY, HEAD, Points, Scene
+from data.illustrations.canvas.seeds import Dice
 
 LARGE = {
     "hair_ribbon": 2.5,

@@ -1,8 +1,8 @@
 """A drawing as an ordered list of operations, and its rasters.
 
-Two indexed rasters are drawn side by side, a few times larger than asked for: `slots`, which names
-the paint of every pixel, and `lines`, the pen. Every filled shape rubs out the pen below it, so
-that only visible outlines stay. Colours come later, by table: the geometry never sees a colour.
+Two indexed rasters are drawn, with supersampling: `slots`, the index of each pixel's paint, and
+`lines`, the pen. A filled shape erases the lines below it, so that only visible outlines remain.
+Colours are looked up later, in a table: the geometry does not depend on them.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-from data.illustrations.curves import CLOSED, OPEN, STRAIGHT, basis, stroke_polygons
+from data.illustrations.canvas.curves import CLOSED, OPEN, STRAIGHT, basis, stroke_polygons
 
 HEAD, BACK, BODY, PAGE = range(4)
 """Frames: HEAD turns with the face, BACK tilts with the head only, BODY leans, PAGE is the picture.

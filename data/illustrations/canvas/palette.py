@@ -1,4 +1,4 @@
-"""Identity: colours and shading style of one character, and the tables that paint with them.
+"""Identity: colours and shading style of one character, and the colour tables made from them.
 
 A slot is one byte: four tones of each material, then the backdrop's steps from top to bottom.
 """
@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from data.illustrations.seeds import Dice
+from data.illustrations.canvas.seeds import Dice
 
 MATERIALS = (
     "skin",

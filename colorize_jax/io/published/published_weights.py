@@ -1,0 +1,52 @@
+"""A published file as weights that are read network by network, without importing it first."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from colorize_jax.io.published import torch_names
+from colorize_jax.io.published.checkpoint import open_published
+from colorize_jax.models import architectures
+from colorize_jax.types import Params
+
+logger = logging.getLogger(__name__)
+
+
+class PublishedWeights:
+    """The networks of a published file; see `io.open_weights.Weights`.
+
+    Attributes:
+        metadata: what they are.
+        abstract: network -> tree of `jax.ShapeDtypeStruct`.
+    """
+
+    def __init__(self, path: str | Path):
+        """Open the file and check that every network in it is complete.
+
+        Raises:
+            UserError: it cannot be read, is nothing that we know, or lacks tensors.
+        """
+        self._source = source = open_published(path)
+        torch_names.check_tensors(*source.shapes(), str(path))
+        if source.averaged is not None:
+            logger.warning(
+                "took the parameters of %s; it also holds their running average, which import "
+                "--ema takes",
+                path,
+            )
+        self.metadata = source.metadata()
+        self.abstract = {
+            component: architectures.abstract_params(component, config)
+            for component, config in source.configs.items()
+        }
+
+    def read(self, component: str, module: str | None = None) -> Params:
+        """Read one network, or the tree with one top-level module of it, as NumPy arrays."""
+        abstract = self.abstract[component]
+        if module is not None:
+            abstract = {module: abstract[module]}
+        prefix = self._source.prefixes[component]
+        slots = torch_names.slots(component, abstract, prefix=prefix)
+        own = {slot.name: np.asarray(self._source.tensors[slot.name]) for slot in slots}
+        return torch_names.from_torch(component, own, abstract, prefix=prefix)
