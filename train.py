@@ -8,6 +8,7 @@ done without the stop. On several machines the same command runs on each; see do
 
 import argparse
 import contextlib
+import functools
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax.analysis import aot
-from colorize_jax.analysis.stored_step import load_step
+from colorize_jax.analysis.step_flops import step_flops
+from colorize_jax.analysis.stored_step import for_arguments, load_step
 from colorize_jax.config.load import check_changes, load_config
 from colorize_jax.config.options import PLACES, RESUMABLE, Config
 from colorize_jax.errors import USER_ERROR_STATUS, UserError
@@ -145,8 +147,11 @@ def train(
     skipped = SkippedPictures(workdir, config.data.max_skipped_share)
 
     # ----------------------------------------------------------------------------- the programs
-    stored = load_step(command.load_step, config) if command.load_step else None
-    programs = Programs(jit_step(system, mesh, shardings), system, mesh, stored)
+    find_stored = None
+    if command.load_step:
+        find_stored = functools.partial(for_arguments, load_step(command.load_step, config))
+    count_flops = functools.partial(step_flops, system)
+    programs = Programs(jit_step(system, mesh, shardings), count_flops, mesh, find_stored)
     draw_samples = make_sampler(system, source, mesh)
     held_out = datasets.make_validation_batches(config, source, rows)
     validate = make_validation(system, held_out, mesh, key)

@@ -91,9 +91,9 @@ def load_step(path: str | Path, config: Config) -> jax.stages.Compiled:
     )
 
 
-def fits(program: jax.stages.Compiled, arguments: Any) -> bool:
-    """Whether a loaded step is for arguments (state, record, key) of these shapes."""
-    return _shapes(program.in_avals[0]) == _shapes(arguments)
+def for_arguments(program: jax.stages.Compiled, arguments: Any) -> jax.stages.Compiled | None:
+    """The loaded step, where it is for arguments (state, record, key) of these shapes."""
+    return program if _shapes(program.in_avals[0]) == _shapes(arguments) else None
 
 
 def _shapes(tree: Any) -> list[Any]:

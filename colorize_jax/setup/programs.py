@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -11,10 +11,8 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from colorize_jax.analysis.step_flops import step_flops
-from colorize_jax.analysis.stored_step import fits
 from colorize_jax.training.state import TrainState
-from colorize_jax.training.step import Metrics, TrainSystem
+from colorize_jax.training.step import Metrics
 from colorize_jax.types import Array
 
 logger = logging.getLogger(__name__)
@@ -51,19 +49,21 @@ class Programs:
 
     Args:
         step: `training.step.jit_step`, of (state, record, key, dual=).
-        system: static.
+        count_flops: (state, record, dual=) -> FLOPs of a step.
         mesh: where it runs.
-        stored: a program of both branches that was compiled elsewhere, see `stored_step`.
+        find_stored: (state, record, key) -> a program of both branches for such arguments that was
+            compiled elsewhere, or None.
     """
 
     def __init__(
         self,
         step: Any,
-        system: TrainSystem,
+        count_flops: Callable[..., int],
         mesh: Mesh,
-        stored: jax.stages.Compiled | None = None,
+        find_stored: Callable[[Any], jax.stages.Compiled | None] | None = None,
     ):
-        self._step, self._system, self._mesh, self._stored = step, system, mesh, stored
+        self._step, self._count_flops, self._mesh = step, count_flops, mesh
+        self._find_stored = find_stored
         # Processes exchange what they find out while they compile: one program at a time there.
         cores = os.cpu_count() or 1
         alone = jax.process_count() == 1
@@ -137,9 +137,11 @@ class Programs:
     ) -> _Program:
         start = time.perf_counter()
         with jax.set_mesh(self._mesh):
-            flops = step_flops(self._system, state, record, dual=program.dual)
-            run = self._stored
-            if not (run and program.dual and fits(run, (state, record, key))):
+            flops = self._count_flops(state, record, dual=program.dual)
+            run = None
+            if program.dual and self._find_stored:
+                run = self._find_stored((state, record, key))
+            if run is None:
                 run = self._step.lower(state, record, key, dual=program.dual).compile()
         seconds = time.perf_counter() - start
         total = len(self._programs)

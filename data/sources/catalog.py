@@ -195,9 +195,9 @@ def build(root: Path, paths: Sequence[Path]) -> pa.Table:
     if find_shards(root):
         listings, table = list_shards(root)
     else:
-        listings = {name: list_folder(root / name) for name in stores(root)}
-    stamps = {path: seen for listing in listings.values() for path, seen in listing.stamps.items()}
-    stamps |= {str(path): stamp(path) for path in paths}
+        # Others are listed in their turn: of millions the names alone are gigabytes.
+        listings = {COLOR: list_folder(root / COLOR)} | dict.fromkeys(stores(root)[1:])
+    stamps = {str(path): stamp(path) for path in paths}
     color = listings[COLOR]
     if not color.locations:
         raise DataError(
@@ -212,7 +212,9 @@ def build(root: Path, paths: Sequence[Path]) -> pa.Table:
     if found_tables:
         rows.take_index(pa.concat_tables(found_tables), names)
     columns: dict[str, Any] = {}
-    for store, listing in listings.items():
+    for store, listed in listings.items():
+        listing = list_folder(root / store) if listed is None else listed
+        stamps |= listing.stamps
         found = np.arange(len(color.locations), dtype=np.int32)
         if store != COLOR:
             others = _Names(listing.names or listing.locations)

@@ -10,6 +10,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,9 +57,9 @@ class Listing:
     """
 
     locations: list[str] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    crcs: list[int] = field(default_factory=list)
+    offsets: array = field(default_factory=lambda: array("q"))  # a list would take 40 bytes each
+    sizes: array = field(default_factory=lambda: array("q"))
+    crcs: array = field(default_factory=lambda: array("q"))
     problems: list[tuple[str, str]] = field(default_factory=list)
     names: list[str] | None = None
     stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -74,8 +75,8 @@ class Listing:
         """Name of a part -> array of it."""
         return {
             "offset": np.array(self.offsets, np.int64),
-            "size": np.array(self.sizes, np.uint32),
-            "crc": np.array(self.crcs, np.uint32),
+            "size": np.array(self.sizes, np.int64).astype(np.uint32),
+            "crc": np.array(self.crcs, np.int64).astype(np.uint32),
         }
 
 

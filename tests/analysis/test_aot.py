@@ -13,7 +13,7 @@ import train
 from colorize_jax import sharding
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.chips import CHIPS, describe, min_links
-from colorize_jax.analysis.stored_step import fits, load_step, save_step
+from colorize_jax.analysis.stored_step import for_arguments, load_step, save_step
 from colorize_jax.config.load import load_config
 from colorize_jax.errors import UserError
 from colorize_jax.setup.networks import build_train_system
@@ -152,9 +152,9 @@ def test_a_stored_step_runs_where_its_arguments_are_given(tmp_path):
     compiled, (state, record, key) = compiled_sum()
     save_step(compiled, config, tmp_path / "step.bin")
     program = load_step(tmp_path / "step.bin", config)
-    assert fits(program, (state, record, key))
+    assert for_arguments(program, (state, record, key)) is program
     assert program(state, record, key)[0] == 3
-    assert not fits(program, (state, {"x": jnp.ones(4)}, key))
+    assert for_arguments(program, (state, {"x": jnp.ones(4)}, key)) is None
 
 
 def test_a_stored_step_of_another_config_is_refused(tmp_path):
