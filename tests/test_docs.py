@@ -87,7 +87,7 @@ def test_controls_are_written_as_they_are_understood():
         for text in re.findall(r"`(--[^`]+)`", row):
             parser = argparse.ArgumentParser(allow_abbrev=False)
             add_option_flags(parser)
-            for path in ("--sketch_mask", "--reference_mask"):
+            for path in ("--sketch_mask", "--reference_mask", "--background"):
                 parser.add_argument(path)
             words = shlex.split(text)
             if words == ["--block_strengths"]:

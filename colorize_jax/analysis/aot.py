@@ -182,8 +182,12 @@ def abstract_record(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
         name: jax.ShapeDtypeStruct((batch, *sizes[name], channels), jnp.uint8)
         for name, channels in PICTURES.items()
     }
-    numbers = ("size", "aesthetic_score")
-    return record | {name: jax.ShapeDtypeStruct((batch,), jnp.float32) for name in numbers}
+    numbers = {"size": (), "aesthetic_score": ()}
+    if data.whole_reference:
+        numbers["crop"] = (4,)
+    return record | {
+        name: jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for name, shape in numbers.items()
+    }
 
 
 # ----------------------------------------------------------------------------------- what it needs

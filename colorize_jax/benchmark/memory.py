@@ -140,7 +140,11 @@ def _compile_all(
     calls: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
         "encode_references": (programs.encode_references, (system,), tuple(pictures)),
         "encode_sketches": (programs.encode_sketches, (system,), (sketch,)),
-        "denoise": (programs.denoise, (system, make_static_options(options)), (inputs, traced)),
+        "denoise": (
+            programs.denoise,
+            (system, make_static_options(system, options)),
+            (inputs, traced),
+        ),
         "decode": (programs.decode, (system,), (latents,)),
     }
     found = {}

@@ -41,7 +41,15 @@ from colorize_jax.sharding import (
 )
 from colorize_jax.training import trees
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.step import Inputs, TrainSystem, embed, gradients, jit_step, prepare
+from colorize_jax.training.step import (
+    Inputs,
+    TrainSystem,
+    embed,
+    gradients,
+    jit_step,
+    join_context,
+    prepare,
+)
 from colorize_jax.types import Array, Params
 
 BRANCHES = {"single": (False,), "dual": (True,), "both": (False, True)}
@@ -234,7 +242,7 @@ def count_step(config: Config) -> Report:
     def other_context(params: Params, frozen: Params, inputs: Inputs) -> Any:
         def total(params: Params) -> Array:
             networks = trees.merge(params, frozen)
-            return jnp.sum(plain.colorizer.context(networks, *inputs.other_tokens))
+            return jnp.sum(join_context(plain.colorizer, networks, inputs.other_tokens))
 
         return jax.value_and_grad(total)(params)
 

@@ -72,7 +72,7 @@ def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) 
     Args:
         seconds: of each.
         batch_size: pictures in each.
-        flops: of each, all devices together, see `training.measure.step_flops`; None: not known.
+        flops: of each, all devices together, see `throughput.step_flops`; None: not known.
         mesh: that shared them.
     """
     least, lower, median, upper, most = np.quantile(seconds, (0, 0.25, 0.5, 0.75, 1)).tolist()

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference_mask", metavar="PATH", help="foreground of the reference, likewise"
     )
     parser.add_argument(
+        "--background",
+        metavar="PATH",
+        help="picture, or folder of them, in the place of the reference's own background",
+    )
+    parser.add_argument(
         "--tokenizer",
         metavar="DIR",
         help="CLIP's tokenizer, for --text: folder with tokenizer.json, or vocab.json and "
@@ -157,9 +162,9 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _all_jobs(args: argparse.Namespace) -> list[Any]:
-    from colorize_jax.inference.jobs import plan_jobs
+    from colorize_jax.inference.jobs import PARTNERS, plan_jobs
 
-    roles = ("sketch", "output", "reference", "sketch_mask", "reference_mask")
+    roles = ("sketch", "output", *PARTNERS)
     paths = {role: Path(path) for role in roles if (path := getattr(args, role)) is not None}
     return plan_jobs(**paths)
 

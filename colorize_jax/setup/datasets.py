@@ -19,7 +19,7 @@ from data.sources.folders import FolderOptions, FolderSource
 from data.sources.mixture import MixedSource
 
 # The fields that a training step reads; records have more, some of them texts.
-STEP_KEYS = (*RECORD_KEYS, "moments", "clip_tokens", "tagger_tokens")
+STEP_KEYS = (*RECORD_KEYS, "crop", "moments", "clip_tokens", "tagger_tokens")
 
 
 def make_source(options: DataConfig) -> Source:
@@ -37,6 +37,7 @@ def make_source(options: DataConfig) -> Source:
                 options.num_examples,
                 same_identity_rate=options.same_identity_rate,
                 reference_size=reference_size,
+                reference_background=options.reference_background,
                 **size,
             )
         elif options.source == "tfds":
@@ -146,7 +147,12 @@ def make_pairs(config: Config, num_pairs: int, seed: int = 0) -> CrossPairSource
     """Held-out pairs with exact truth, at the size of the training pictures."""
     options = config.data
     return CrossPairSource(
-        seed, num_pairs, options.height, options.width, options.reference_size or None
+        seed,
+        num_pairs,
+        options.height,
+        options.width,
+        options.reference_size or None,
+        options.reference_background,
     )
 
 
@@ -239,12 +245,16 @@ def _folders(options: DataConfig, taken: FolderOptions) -> Source:
 
 
 def _square_crop(options: DataConfig) -> transforms.BucketCrop:
-    size = options.reference_size or None
-    return transforms.BucketCrop(options.height, options.width, reference_size=size)
+    return transforms.BucketCrop(
+        options.height,
+        options.width,
+        reference_size=options.reference_size or None,
+        whole_reference=options.whole_reference,
+    )
 
 
 def _stacked(records: Sequence[Record]) -> dict[str, np.ndarray]:
-    names = [name for name in RECORD_KEYS if name in records[0]]
+    names = [name for name in STEP_KEYS if name in records[0]]
     return {name: np.stack([record[name] for record in records]) for name in names}
 
 
@@ -252,13 +262,16 @@ def _transforms(options: DataConfig) -> list[Any]:
     steps: list[Any] = []
     if options.source == "folder":
         size = {} if options.buckets else {"height": options.height, "width": options.width}
-        steps.append(transforms.BucketCrop(**size, reference_size=options.reference_size or None))
-    if options.mask_dilation:
-        steps.append(transforms.DilateReferenceMask(options.mask_dilation))
-    if options.mask_grow_rate or options.mask_erase_rate:
         steps.append(
-            transforms.CoarsenReferenceMask(options.mask_grow_rate, options.mask_erase_rate)
+            transforms.BucketCrop(
+                **size,
+                reference_size=options.reference_size or None,
+                whole_reference=options.whole_reference,
+            )
         )
+    rates = (options.mask_box_rate, options.mask_grow_rate, options.mask_erase_rate)
+    if any(rates) or options.mask_dilation:
+        steps.append(transforms.AlterReferenceMask(*rates, options.mask_dilation))
     if options.margin_rate:
         steps.append(transforms.BlankMargins(options.margin_rate))
     return steps
