@@ -278,7 +278,6 @@ def _check_masks(config: Config) -> None:
         "refine.enabled": config.refine.enabled,
         "data.mask_box_rate": data.mask_box_rate,
         "data.mask_dilation": data.mask_dilation,
-        "data.mask_box_rate": data.mask_box_rate,
         "data.mask_grow_rate": data.mask_grow_rate,
         "data.mask_erase_rate": data.mask_erase_rate,
     }
