@@ -1,4 +1,4 @@
-"""Measure a trained colorizer on held-out pairs whose true answer is known.
+"""Measure a trained colorizer on held-out pairs with known ground truth.
 
     python eval.py --workdir=DIR [--config.evaluation.num_pairs=64 ...]
 
@@ -29,7 +29,7 @@ from colorize_jax.evaluation import backgrounds, metrics
 from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.io.formats.atomic import atomic_output, check_output
 from colorize_jax.io.runs.run_weights import RunWeights
-from colorize_jax.setup import datasets
+from colorize_jax.setup import datasets, platform
 from colorize_jax.setup.networks import build_colorize, build_train_system
 from colorize_jax.training.augment import to_batch
 from data.illustrations import PART_NAMES
@@ -253,6 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier report")
     options, overrides = parser.parse_known_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for line in platform.configure():
+        print(line)
     try:
         weights = RunWeights(options.workdir, raw=options.raw)
         config = config_from_dict(weights.config, overrides)

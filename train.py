@@ -28,7 +28,7 @@ from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import claim_workdir
-from colorize_jax.setup import datasets, distributed
+from colorize_jax.setup import datasets, distributed, platform, sharding_report
 from colorize_jax.setup.held_out import make_sampler, make_validation
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
 from colorize_jax.setup.networks import build_train_system, weights_metadata
@@ -38,7 +38,6 @@ from colorize_jax.sharding import (
     global_batch,
     local_rows,
     make_mesh,
-    report,
     state_shardings,
     with_shardings,
 )
@@ -131,7 +130,7 @@ def train(
     abstract = abstract_state(system)
     shardings = state_shardings(mesh, abstract)
     if mesh.size > 1:
-        logger.info("%s", report(mesh, abstract, shardings))
+        logger.info("%s", sharding_report.report(mesh, abstract, shardings))
     with watch.timing("start"), jax.set_mesh(mesh):
         expected = with_shardings(abstract, shardings)
         allow_data = "data" in command.allow_changes
@@ -336,7 +335,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     ahead.add_argument(
         "--compile_only", action="store_true", help="say what a step needs, and whether it fits"
     )
-    ahead.add_argument("--topology", metavar="CHIP:SHAPE", help="TPU slice, e.g. v5e:8x8")
+    ahead.add_argument("--topology", metavar="NAME:SHAPE", help="e.g. v5e:8x8 or h100:8")
     ahead.add_argument("--save_step", metavar="FILE", help="store the compiled step, if it fits")
     ahead.add_argument("--overwrite", action="store_true", help="replace step and report")
     options, overrides = parser.parse_known_args(arguments)
@@ -363,6 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config, options.topology, folder, options.save_step, overwrite=options.overwrite
             )
             return 0 if fits else DOES_NOT_FIT_STATUS
+        settings = platform.configure()
         command = parse_command(options)
         several = distributed.initialize(
             options.coordinator, options.num_processes, options.process_id
@@ -370,6 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("train", "colorize_jax"):
             level = logging.INFO if jax.process_index() == 0 else logging.WARNING
             logging.getLogger(name).setLevel(level)
+        for line in settings:
+            logger.info("%s", line)
         if several:
             tell_processes(several.reason)
         with Owner(options.workdir) as owner:

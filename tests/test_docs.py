@@ -41,7 +41,7 @@ def test_commands_are_understood(page, monkeypatch):
         if words[:3] == PACKAGE:
             args, rest = cli.build_parser().parse_known_args(words[3:])
             assert not rest or hasattr(args, "overrides"), words
-            if hasattr(args, "overrides"):
+            if getattr(args, "config", None):
                 load_config(args.config, rest)
             if args.command == "colorize":
                 InferenceOptions.from_dict(options_from_flags(args))

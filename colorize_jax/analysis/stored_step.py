@@ -1,4 +1,4 @@
-"""A compiled training step in a file: compiled on any machine, loaded where it shall run.
+"""A compiled training step in a file: compiled on any machine, loaded where it runs.
 
     train.py --compile_only --topology=v5e:8x8 --save_step=FILE     on any machine
     train.py --load_step=FILE                                       on such a slice
@@ -19,7 +19,7 @@ from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import atomic_output
 
-# What is compiled into a step.
+# Options that are compiled into a step.
 COMPILED = (
     "total_steps",
     "model",
@@ -33,7 +33,7 @@ COMPILED = (
     "data.width",
     "data.reference_size",
 )
-# What pickle and JAX raise for files of other contents, versions and devices.
+# Exceptions of pickle and JAX for other files, versions or devices.
 LOAD_ERRORS = (
     OSError,
     pickle.UnpicklingError,

@@ -1,4 +1,4 @@
-"""The training step with one branch and with both: timed on devices, compiled for others, counted.
+"""The training step with one branch and with both: timed, compiled ahead of time, or counted.
 
 benchmark_step(config)              warm steps on the devices that are there
 compile_steps(config, "v5p:2x2x1")  memory and bounds on TPUs that need not be there
@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from colorize_jax.analysis.aot import abstract_record, arguments, compile_step, for_platform
 from colorize_jax.analysis.flops import count_flops
 from colorize_jax.analysis.step_flops import countable, step_flops
+from colorize_jax.benchmark.filled import filled
 from colorize_jax.benchmark.timing import (
     Report,
     compile_program,
@@ -29,7 +30,7 @@ from colorize_jax.benchmark.timing import (
 )
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.setup.initialize import abstract_state, random_state, run_key
+from colorize_jax.setup.initialize import abstract_state, run_key
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import (
     check_batch,
@@ -55,13 +56,16 @@ from colorize_jax.types import Array, Params
 BRANCHES = {"single": (False,), "dual": (True,), "both": (False, True)}
 
 
-def benchmark_step(config: Config, branches: str = "both", calls: int = 10) -> Report:
-    """Time warm steps, each waited for, on random weights and pictures.
+def benchmark_step(
+    config: Config, branches: str = "both", calls: int = 10, flops: int | None = None
+) -> Report:
+    """Time warm steps, each waited for, on made-up weights and pictures.
 
     Args:
         config: of a run; its weights are not read.
         branches: of `BRANCHES`.
         calls: how many steps of each program.
+        flops: of a step, where they are known; counted otherwise.
 
     Raises:
         UserError: batch, mesh and devices do not go together, or the step does not fit.
@@ -74,11 +78,11 @@ def benchmark_step(config: Config, branches: str = "both", calls: int = 10) -> R
     report = header("step", config, mesh) | {"programs": {}}
     with jax.set_mesh(mesh), fitting("a step"):
         shardings = state_shardings(mesh, abstract_state(system))
-        state = random_state(system, shardings)
+        state = filled(abstract_state(system), shardings)
         record = synthetic_record(config, mesh)
         key = run_key(config, mesh)
         for dual in duals:
-            flops = step_flops(system, state, record, dual=dual)
+            flops = flops or step_flops(system, state, record, dual=dual)
             jitted = jit_step(system, mesh, shardings, dual=dual)
             compiled, program = compile_program(jitted, state, record, key)
 
@@ -213,8 +217,8 @@ def compile_summary(report: Report) -> str:
 def count_step(config: Config) -> Report:
     """Count the model FLOPs of a step with each number of branches, from shapes alone.
 
-    Rematerialization and blockwise attention are left out, whatever the config says: nothing is
-    counted twice. The parts are those that differ in what the second branch adds to them.
+    Recomputation by rematerialization and blockwise attention is not counted, whatever the config
+    says. The parts are those to which the second branch adds different shares.
 
     Args:
         config: of a run; mesh and devices do not matter.

@@ -1,4 +1,4 @@
-"""Compile a program, repeat it, and say what it ran on."""
+"""Compile a program, time repeated calls, and describe the devices."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.analysis.aot import program_memory
+from colorize_jax.analysis.needs import program_memory
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
+from colorize_jax.nn import attention
 from colorize_jax.sharding import in_bytes
 from colorize_jax.training.monitoring.throughput import peak_flops, peak_memory
 
@@ -35,14 +36,14 @@ def header(kind: str, config: Config, mesh: Mesh) -> Report:
         "batch_size": config.data.batch_size,
         "dtype": config.model.dtype,
         "remat": config.model.remat,
-        "attention": config.model.attention,
+        "attention": attention.preferred(config.model.attention),
         "accumulation": config.optimizer.accumulation,
         "config": config.to_dict(),
     }
 
 
 def compile_program(jitted: Any, *args: Any) -> tuple[Any, Report]:
-    """Compile a jitted function for arguments; what it took, and what memory the program needs."""
+    """Compile a jitted function for arguments; also return seconds and memory of the program."""
     start = time.perf_counter()
     lowered = jitted.lower(*args)
     traced = time.perf_counter()
@@ -67,12 +68,12 @@ def repeat(call: Callable[[], Any], count: int) -> list[float]:
 
 
 def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) -> Report:
-    """What timed calls amount to.
+    """Rates of timed calls.
 
     Args:
         seconds: of each.
         batch_size: pictures in each.
-        flops: of each, all devices together, see `throughput.step_flops`; None: not known.
+        flops: of each, all devices together, see `analysis.step_flops`; None: not known.
         mesh: that shared them.
     """
     least, lower, median, upper, most = np.quantile(seconds, (0, 0.25, 0.5, 0.75, 1)).tolist()
@@ -97,7 +98,7 @@ def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) 
 
 @contextmanager
 def fitting(what: str) -> Iterator[None]:
-    """Tell in one line that a program does not fit.
+    """Turn an out-of-memory error into one line.
 
     Raises:
         UserError: the device's memory does not suffice.

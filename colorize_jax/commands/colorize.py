@@ -79,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
 
     from colorize_jax.errors import UserError
     from colorize_jax.inference.jobs import run_jobs
+    from colorize_jax.setup import platform
     from colorize_jax.setup.checkpoints import open_pipeline
 
+    for line in platform.configure():
+        print(line)
     given = _recall(args)
     if args.batch_size < 1:
         raise UserError(f"got --batch-size {args.batch_size}, expected at least 1; change it")

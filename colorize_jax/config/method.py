@@ -102,7 +102,9 @@ class ModelConfig(Options):
         "with parameters",
     )
     attention: str = option(
-        "auto", Choice(("auto", "blockwise", "cudnn", "splash")), "which attention kernel runs"
+        "auto",
+        Choice(("auto", "auto:cpu", "auto:gpu", "auto:tpu", "blockwise", "cudnn", "splash")),
+        'which attention kernel runs; "auto:" as on a platform that need not be there',
     )
 
 

@@ -52,11 +52,6 @@ def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
     return _draw(system, loaded, shardings)
 
 
-def random_state(system: TrainSystem, shardings: Any = None) -> TrainState:
-    """The same with random parameters instead of all weights, to measure speed and memory."""
-    return _draw(system, {}, shardings)
-
-
 def forked_state(system: TrainSystem, start: TrainState, shardings: Any = None) -> TrainState:
     """Build the state of step 0 of a run that starts from another's parameters.
 
