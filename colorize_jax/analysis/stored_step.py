@@ -8,7 +8,6 @@ aligned branch alone, of another bucket's pictures) is compiled as usual.
 """
 
 import pickle
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,28 +91,9 @@ def load_step(path: str | Path, config: Config) -> jax.stages.Compiled:
     )
 
 
-def with_stored(
-    step: Callable[..., Any], path: str | Path, config: Config
-) -> Callable[..., tuple[Any, Any]]:
-    """Return a step that runs a stored program where its arguments are those of the program.
-
-    Args:
-        step: (state, record, key, dual=) -> state and metrics, for all other arguments.
-        path: see `load_step`.
-        config: of the run.
-
-    Raises:
-        UserError: see `load_step`.
-    """
-    program = load_step(path, config)
-    expected = _shapes(program.in_avals[0])
-
-    def run(state: Any, record: Mapping[str, Any], key: Any, *, dual: bool) -> tuple[Any, Any]:
-        if dual and _shapes((state, record, key)) == expected:
-            return program(state, record, key)
-        return step(state, record, key, dual=dual)
-
-    return run
+def for_arguments(program: jax.stages.Compiled, arguments: Any) -> jax.stages.Compiled | None:
+    """The loaded step, where it is for arguments (state, record, key) of these shapes."""
+    return program if _shapes(program.in_avals[0]) == _shapes(arguments) else None
 
 
 def _shapes(tree: Any) -> list[Any]:
