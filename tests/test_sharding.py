@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from colorize_jax import sharding
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.errors import UserError
+from colorize_jax.setup import sharding_report
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"data": 2, "fsdp": 8, "tensor": 2}
@@ -104,7 +105,7 @@ def test_moments_lie_as_their_parameters():
     state = {"params": params, "opt_state": ({"mu": params},)}
     paths = [sharding.join(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     assert all(path.endswith("unet/proj_in/kernel") for path in paths)
-    assert "whole" in sharding.report(mesh, state, sharding.state_shardings(mesh, state))
+    assert "whole" in sharding_report.report(mesh, state, sharding.state_shardings(mesh, state))
 
 
 @pytest.mark.parametrize(

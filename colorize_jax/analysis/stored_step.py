@@ -1,4 +1,4 @@
-"""A compiled training step in a file: compiled on any machine, loaded where it shall run.
+"""A compiled training step in a file: compiled on any machine, loaded where it runs.
 
     train.py --compile_only --topology=v5e:8x8 --save_step=FILE     on any machine
     train.py --load_step=FILE                                       on such a slice
@@ -8,7 +8,6 @@ aligned branch alone, of another bucket's pictures) is compiled as usual.
 """
 
 import pickle
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import atomic_output
 
-# What is compiled into a step.
+# Options that are compiled into a step.
 COMPILED = (
     "total_steps",
     "model",
@@ -34,7 +33,7 @@ COMPILED = (
     "data.width",
     "data.reference_size",
 )
-# What pickle and JAX raise for files of other contents, versions and devices.
+# Exceptions of pickle and JAX for other files, versions or devices.
 LOAD_ERRORS = (
     OSError,
     pickle.UnpicklingError,
@@ -92,28 +91,9 @@ def load_step(path: str | Path, config: Config) -> jax.stages.Compiled:
     )
 
 
-def with_stored(
-    step: Callable[..., Any], path: str | Path, config: Config
-) -> Callable[..., tuple[Any, Any]]:
-    """Return a step that runs a stored program where its arguments are those of the program.
-
-    Args:
-        step: (state, record, key, dual=) -> state and metrics, for all other arguments.
-        path: see `load_step`.
-        config: of the run.
-
-    Raises:
-        UserError: see `load_step`.
-    """
-    program = load_step(path, config)
-    expected = _shapes(program.in_avals[0])
-
-    def run(state: Any, record: Mapping[str, Any], key: Any, *, dual: bool) -> tuple[Any, Any]:
-        if dual and _shapes((state, record, key)) == expected:
-            return program(state, record, key)
-        return step(state, record, key, dual=dual)
-
-    return run
+def for_arguments(program: jax.stages.Compiled, arguments: Any) -> jax.stages.Compiled | None:
+    """The loaded step, where it is for arguments (state, record, key) of these shapes."""
+    return program if _shapes(program.in_avals[0]) == _shapes(arguments) else None
 
 
 def _shapes(tree: Any) -> list[Any]:
