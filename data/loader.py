@@ -169,6 +169,11 @@ class Loader(Iterator[Record]):
         self.num_records += len(next(iter(batch.values())))
         return batch
 
+    def names(self, batch: int) -> list[str]:
+        """What this process's rows of a batch show, by number of the batch from 0."""
+        order, source = self._records.order, self._records.source
+        return [_name(source, order.place(batch, row).index) for row in self._records.rows]
+
     def take_skipped(self) -> list[Skipped]:
         """What batches had to go without since this was last asked."""
         skipped, self._skipped = self._skipped, []

@@ -7,12 +7,15 @@ It is the program of steps of both branches for pictures of one size. Every othe
 aligned branch alone, of another bucket's pictures) is compiled as usual.
 """
 
+import hashlib
+import json
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from etils import epath
 from jax.experimental import serialize_executable
 
 from colorize_jax.config.difference import belongs, difference, flatten
@@ -20,6 +23,7 @@ from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import atomic_output
 
+HASH = "step_sha256"  # in the report beside a stored step
 # What is compiled into a step.
 COMPILED = (
     "total_steps",
@@ -51,7 +55,7 @@ LOAD_ERRORS = (
 
 def save_step(
     compiled: jax.stages.Compiled, config: Config, path: str | Path, *, overwrite: bool = False
-) -> None:
+) -> str:
     """Store a compiled step for devices like those that it was compiled for.
 
     Args:
@@ -60,6 +64,9 @@ def save_step(
         path: of the file.
         overwrite: replace it where it exists.
 
+    Returns:
+        The file's SHA-256, by which `load_step` knows it again.
+
     Raises:
         UserError: the file exists or cannot be written.
     """
@@ -67,17 +74,25 @@ def save_step(
     stored = pickle.dumps(content)
     with atomic_output(path, nbytes=len(stored), overwrite=overwrite) as place:
         place.write_bytes(stored)
+    return hashlib.sha256(stored).hexdigest()
 
 
-def load_step(path: str | Path, config: Config) -> jax.stages.Compiled:
-    """Load what `save_step` stored, which must be trusted: the file may hold any code.
+def load_step(path: str | Path, config: Config, trusted: Collection[str]) -> jax.stages.Compiled:
+    """Load what `save_step` stored; nothing of a file that is not known is looked at.
+
+    Args:
+        path: of the file.
+        config: of the run.
+        trusted: SHA-256 of files that may be run: a stored step may hold any code.
 
     Raises:
-        UserError: it was made for another config, other devices or another version.
+        UserError: it is not one of those, or was made for another config, other devices or another
+            version.
     """
     here = _compiled_in(config)
+    stored = _read_known(path, trusted)
     try:
-        content = pickle.loads(Path(path).read_bytes())
+        content = pickle.loads(stored)
         different = difference(content["config"], here)
         if not different:
             return serialize_executable.deserialize_and_load(*content["step"])
@@ -92,20 +107,48 @@ def load_step(path: str | Path, config: Config) -> jax.stages.Compiled:
     )
 
 
+def recorded_hashes(workdir: epath.PathLike) -> set[str]:
+    """SHA-256 of the steps that reports in a workdir name."""
+    hashes = set()
+    for path in epath.Path(workdir).glob("aot-*.json"):
+        try:
+            hashes.add(str(json.loads(path.read_text())[HASH]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a report without a step
+    return hashes
+
+
+def _read_known(path: str | Path, trusted: Collection[str]) -> bytes:
+    try:
+        stored = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"got {path} that cannot be read ({error.strerror or error}), expected a stored step; "
+            "check the path"
+        ) from error
+    found = hashlib.sha256(stored).hexdigest()
+    if found not in trusted:
+        raise UserError(
+            f"got {path} with the SHA-256 {found}, expected that of a step which --save_step "
+            "reported; nothing in it was run: pass --step_hash with the hash of that report, or "
+            "put the report into the workdir"
+        )
+    return stored
+
+
 def with_stored(
-    step: Callable[..., Any], path: str | Path, config: Config
+    step: Callable[..., Any], path: str | Path, config: Config, trusted: Collection[str]
 ) -> Callable[..., tuple[Any, Any]]:
     """Return a step that runs a stored program where its arguments are those of the program.
 
     Args:
         step: (state, record, key, dual=) -> state and metrics, for all other arguments.
-        path: see `load_step`.
-        config: of the run.
+        path, config, trusted: see `load_step`.
 
     Raises:
         UserError: see `load_step`.
     """
-    program = load_step(path, config)
+    program = load_step(path, config, trusted)
     expected = _shapes(program.in_avals[0])
 
     def run(state: Any, record: Mapping[str, Any], key: Any, *, dual: bool) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Metrics of steps that may still be running on the device."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -12,7 +12,13 @@ from colorize_jax.errors import UserError
 class MetricsHistory:
     """Metrics since the last report, kept on the device: fetching each would block dispatch."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Callable[[int], Sequence[str]] = lambda step: ()) -> None:
+        """Hold nothing yet.
+
+        Args:
+            names: update number, from 0 -> what this process gave to its batch.
+        """
+        self._names = names
         self._steps: list[tuple[int, Mapping[str, jax.Array]]] = []
 
     def add(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
@@ -29,9 +35,12 @@ class MetricsHistory:
         for step, metrics in steps:
             for name in ("loss", "gradient_norm"):
                 if not math.isfinite(metrics[name]):
+                    shown = ", ".join(self._names(step))
+                    batch = f" (in the batch: {shown})" if shown else ""
                     raise UserError(
                         f"got {name} {float(metrics[name])} at step {step + 1}, expected a finite "
                         "number; the checkpoints before it are kept: lower "
-                        "optimizer.learning_rate or set optimizer.clip_norm, and start again"
+                        "optimizer.learning_rate or set optimizer.clip_norm, or look at that "
+                        f"step's data{batch}, and start again"
                     )
         return {name: float(np.mean([m[name] for _, m in steps])) for name in steps[0][1]}
