@@ -181,8 +181,8 @@ def reaching(workdir: epath.Path) -> Iterator[None]:
         if remote:
             wanted = "a bucket that this machine may write"
             remedy = (
-                "check its name and the credentials (gcloud auth application-default login), or choose "
-                "another"
+                "check its name and the credentials (gcloud auth application-default login), or "
+                "choose another"
             )
         raise UserError(
             f"got workdir {workdir} that cannot be used ({reason or type(error).__name__}), "
