@@ -32,7 +32,7 @@ from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.rng import stream
-from colorize_jax.setup import datasets, distributed
+from colorize_jax.setup import datasets, distributed, platform
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
 from colorize_jax.setup.networks import build_colorize, build_train_system, weights_metadata
 from colorize_jax.sharding import (
@@ -356,7 +356,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     ahead.add_argument(
         "--compile_only", action="store_true", help="say what a step needs, and whether it fits"
     )
-    ahead.add_argument("--topology", metavar="CHIP:SHAPE", help="TPU slice, e.g. v5e:8x8")
+    ahead.add_argument("--topology", metavar="NAME:SHAPE", help="e.g. v5e:8x8 or h100:8")
     ahead.add_argument("--save_step", metavar="FILE", help="store the compiled step, if it fits")
     ahead.add_argument("--overwrite", action="store_true", help="replace step and report")
     options, overrides = parser.parse_known_args(arguments)
@@ -381,6 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 config, options.topology, folder, options.save_step, overwrite=options.overwrite
             )
             return 0 if fits else DOES_NOT_FIT_STATUS
+        settings = platform.configure()
         command = parse_command(options)
         several = distributed.initialize(
             options.coordinator, options.num_processes, options.process_id
@@ -388,6 +389,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in ("train", "colorize_jax"):
             level = logging.INFO if jax.process_index() == 0 else logging.WARNING
             logging.getLogger(name).setLevel(level)
+        for line in settings:
+            logger.info("%s", line)
         if several:
             tell_processes(several.reason)
         with Owner(options.workdir) as owner:

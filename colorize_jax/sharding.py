@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
+from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -60,9 +61,10 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     if config.num_slices == 1:
         array = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
         return Mesh(array, AXES, axis_types=(AxisType.Auto,) * 3)
-    by_process = getattr(devices[0], "slice_index", None) is None
-    granule = "process_index" if by_process else "slice_index"
-    found = len({getattr(device, granule) for device in devices})
+    slices = {getattr(device, "slice_index", None) for device in devices}
+    # GPUs and CPUs do not know of slices: there every node has a process.
+    by_process = len(slices) != config.num_slices
+    found = len({device.process_index for device in devices}) if by_process else len(slices)
     if found != config.num_slices or shape[0] % config.num_slices:
         raise UserError(
             f"got mesh.num_slices = {config.num_slices} for {found} slices and a data axis of "
@@ -331,6 +333,44 @@ def constrain_params(params: Params, prefix: str = "") -> Params:
     return jax.tree_util.tree_map_with_path(one, params)
 
 
+def constrain_layouts(params: Params) -> Params:
+    """Have gradients of convolutions' kernels in the order of axes of the kernels, on GPUs.
+
+    cuDNN gives them in an order of its own. Left alone, the compiler takes it to the whole update,
+    and transposes moments, average and parameters there and back.
+
+    Args:
+        params: nested dict.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if getattr(mesh.abstract_device, "platform", None) != "gpu":
+        return params
+
+    def local(params: Params) -> Params:
+        return jax.tree.map(lambda leaf: _in_order(leaf) if leaf.ndim == 4 else leaf, params)
+
+    if mesh.size == 1 or FSDP not in mesh.shape:
+        return local(params)
+    # Every device for itself: the partitioner would bring all parts together.
+    sizes = dict(mesh.shape)
+    specs = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: parameter_spec(join(path), leaf.shape, sizes), params
+    )
+    return jax.shard_map(local, in_specs=(specs,), out_specs=specs, check_vma=False)(params)
+
+
+@jax.custom_vjp
+def _in_order(kernel: Array) -> Array:
+    return kernel
+
+
+def _in_order_backward(_: None, gradient: Array) -> tuple[Array]:
+    return (with_layout_constraint(gradient, Layout(tuple(range(gradient.ndim)))),)
+
+
+_in_order.defvjp(lambda kernel: (kernel, None), _in_order_backward)
+
+
 def gather(kernel: Array, module: Sequence[str]) -> Array:
     """All-gather a kernel whose storage is sharded, where it is used; reduce-scatter its gradient.
 
@@ -352,6 +392,8 @@ def gather(kernel: Array, module: Sequence[str]) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def _gather(kernel: Array, stored: P, whole: P) -> Array:
+    # Said of both, or the compiler might gather what is cast, in float32, and cast it afterwards.
+    kernel = jax.lax.with_sharding_constraint(kernel, stored)
     return jax.lax.with_sharding_constraint(kernel, whole)
 
 

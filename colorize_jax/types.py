@@ -28,6 +28,8 @@ class Batch:
         reference: (B, H', W', 3) in [-1, 1]; None where the tokens are given.
         sketch_mask: (B, H, W, 1) foreground of the sketch.
         reference_mask: (B, H', W', 1) foreground of the reference.
+        crop: (B, 4) top, left, height, width of the image in the whole picture, as shares of it;
+            None: it is the whole.
         moments: (B, h, w, 2C) precomputed autoencoder mean and log variance.
         clip_tokens: (B, S1, C1) precomputed CLIP tokens of the reference.
         tagger_tokens: (B, S2, C2) precomputed tagger tokens of the reference.
@@ -40,6 +42,7 @@ class Batch:
     reference: Array | None = None
     sketch_mask: Array | None = None
     reference_mask: Array | None = None
+    crop: Array | None = None
     moments: Array | None = None
     clip_tokens: Array | None = None
     tagger_tokens: Array | None = None

@@ -51,7 +51,8 @@ class BucketCrop:
             the loader puts there when it batches by buckets.
         reference_size: side of a square that references and their masks are squeezed to, as their
             encoders do anyway, px; None leaves them at the bucket's size.
-        whole_reference: squeeze all of a reference into that, not a window of it.
+        whole_reference: squeeze all of a reference into that, not a window of it, and say what the
+            picture's window is: `crop`, (4,) top, left, height, width as shares of the picture.
     """
 
     height: int | None = None
@@ -105,6 +106,8 @@ class BucketCrop:
         record["size"] = np.float32(
             math.sqrt(height * width) * min(original[0], original[1]) / load_size
         )
+        if self.whole_reference:
+            record["crop"] = np.array(shares, np.float32)
         return record
 
 
@@ -186,22 +189,6 @@ class BlankMargins:
         return {**record, "sketch": blank}
 
 
-@dataclass(frozen=True)
-class DilateReferenceMask:
-    """Widens the reference's foreground, so that no rim of it counts as background.
-
-    Args:
-        kernel: side of the square kernel, px at 1024.
-    """
-
-    kernel: int = 21
-
-    def __call__(self, rng: np.random.Generator, record: Record) -> Record:
-        mask = record["reference_mask"]
-        reach = _scaled(self.kernel // 2, mask.shape)
-        return {**record, "reference_mask": dilate(mask, reach)}
-
-
 def dilate(mask: np.ndarray, reach: int) -> np.ndarray:
     """(H, W, 1) -> the greatest value within `reach` px along both axes."""
     for axis in (0, 1):
@@ -221,33 +208,53 @@ def dilate(mask: np.ndarray, reach: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class CoarsenReferenceMask:
-    """Makes the reference's mask as coarse as one drawn by hand: grown to blocks, or partly erased.
+class AlterReferenceMask:
+    """Makes the reference's mask as coarse as one drawn by hand, in exactly one of four ways.
 
     Args:
-        grow_rate: share of the records whose mask grows to all blocks that it touches.
-        erase_rate: share of the other kind, with a rectangle of the mask erased. It covers 2..33 %
-            of the picture at an aspect of 0.3..3.3, as random erasing does (Zhong et al. 2017).
+        box_rate: share of the records whose mask fills its bounding box.
+        grow_rate: share whose mask grows to all blocks that it touches.
+        erase_rate: share with a rectangle of the mask erased. It covers 20..50 % of the picture at
+            an aspect of 0.2..3.
+        dilation: side of the square that widens all other masks, px at 1024; 0 leaves them.
         block: (height, width) of a block, px at 1024.
     """
 
+    box_rate: float = 0.17
     grow_rate: float = 0.33
     erase_rate: float = 0.33
+    dilation: int = 21
     block: tuple[int, int] = (60, 40)
 
     def __post_init__(self) -> None:
-        _check_rate("grow_rate", self.grow_rate)
-        _check_rate("grow_rate + erase_rate", self.grow_rate + self.erase_rate)
+        for name in ("box_rate", "grow_rate", "erase_rate"):
+            _check_rate(name, getattr(self, name))
+        total = self.box_rate + self.grow_rate + self.erase_rate
+        _check_rate("box_rate + grow_rate + erase_rate", total)
 
     def __call__(self, rng: np.random.Generator, record: Record) -> Record:
-        mask = record["reference_mask"]
+        return {**record, "reference_mask": self._alter(rng, record["reference_mask"])}
+
+    def _alter(self, rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
         draw = rng.random()
+        if draw < self.box_rate:
+            return fill_box(mask)
+        draw -= self.box_rate
         if draw < self.grow_rate:
             sides = [max(1, _scaled(side, mask.shape)) for side in self.block]
-            return {**record, "reference_mask": grow_to_blocks(mask, *sides)}
+            return grow_to_blocks(mask, *sides)
         if draw < self.grow_rate + self.erase_rate:
-            return {**record, "reference_mask": _erase(rng, mask)}
-        return record
+            return _erase(rng, mask)
+        return dilate(mask, _scaled(self.dilation // 2, mask.shape))
+
+
+def fill_box(mask: np.ndarray) -> np.ndarray:
+    """(H, W, 1) uint8 -> 255 in the bounding box of what is above the middle; no figure, no box."""
+    rows, columns = (np.flatnonzero((mask[..., 0] > 127).any(axis=axis)) for axis in (1, 0))
+    filled = np.zeros_like(mask)
+    if rows.size:
+        filled[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 255
+    return filled
 
 
 def grow_to_blocks(mask: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -261,8 +268,8 @@ def grow_to_blocks(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def _erase(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     rows, columns = mask.shape[:2]
-    area = rng.uniform(0.02, 0.33) * rows * columns
-    aspect = math.exp(rng.uniform(math.log(0.3), math.log(3.3)))
+    area = rng.uniform(0.2, 0.5) * rows * columns
+    aspect = math.exp(rng.uniform(math.log(0.2), math.log(3.0)))
     height = min(rows, max(1, round(math.sqrt(area * aspect))))
     width = min(columns, max(1, round(math.sqrt(area / aspect))))
     top, left = rng.integers(rows - height + 1), rng.integers(columns - width + 1)

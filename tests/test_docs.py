@@ -39,7 +39,7 @@ def test_commands_are_understood(page, monkeypatch):
         if words[:3] == PACKAGE:
             args, rest = cli.build_parser().parse_known_args(words[3:])
             assert not rest or hasattr(args, "overrides"), words
-            if hasattr(args, "overrides"):
+            if getattr(args, "config", None):
                 load_config(args.config, rest)
             if args.command == "colorize":
                 InferenceOptions.from_dict(options_from_flags(args))
@@ -83,7 +83,7 @@ def test_controls_are_written_as_they_are_understood():
         for text in re.findall(r"`(--[^`]+)`", row):
             parser = argparse.ArgumentParser(allow_abbrev=False)
             add_option_flags(parser)
-            for path in ("--sketch_mask", "--reference_mask"):
+            for path in ("--sketch_mask", "--reference_mask", "--background"):
                 parser.add_argument(path)
             words = shlex.split(text)
             if words == ["--block_strengths"]:

@@ -94,7 +94,10 @@ ALLOWED: dict[str, set[str]] = {
     | TRAINING
     | DATA
     | {"conditioning", "config", "diffusion", "rng", "sharding"},
-    "analysis": BASICS | TRAINING | {"config", "io.formats", "models", "nn", "setup", "sharding"},
+    "analysis.hardware": BASICS | {"setup"},
+    "analysis": BASICS
+    | TRAINING
+    | {"analysis.hardware", "config", "io.formats", "models", "nn", "setup", "sharding"},
     "verify": BASICS
     | NETWORKS
     | INFERENCE
@@ -103,7 +106,16 @@ ALLOWED: dict[str, set[str]] = {
     "benchmark": BASICS
     | INFERENCE
     | TRAINING
-    | {"analysis", "config", "diffusion.samplers", "io.formats", "nn", "setup", "sharding"},
+    | {
+        "analysis",
+        "analysis.hardware",
+        "config",
+        "diffusion.samplers",
+        "io.formats",
+        "nn",
+        "setup",
+        "sharding",
+    },
     "commands": BASICS
     | INFERENCE
     | IO

@@ -1,8 +1,8 @@
 """FLOPs of a traced function: 2 per multiply-add of matrix products and convolutions.
 
 Everything else (norms, activations, the optimizer) counts nothing, as is usual for model FLOPs.
-The count is made on the traced program, where loops have lengths that compiled programs hide, from
-shapes alone: no weights, no compilation, the same number for every platform.
+The traced program is counted, because its loops have known lengths: from shapes alone, without
+weights or compilation, and gives the same number on every platform.
 """
 
 import math
@@ -13,7 +13,7 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-# Kernels that the trace does not look into.
+# Calls of kernels, whose work a trace does not show.
 OPAQUE = ("pallas_call", "dot_product_attention", "custom_call", "ffi_call")
 
 
@@ -25,8 +25,8 @@ def count_flops(
 ) -> int:
     """FLOPs of `function(*args)`, all devices together.
 
-    What does not contribute to the result is left out, as the compiler leaves it out. Computation
-    repeated by rematerialization counts: to measure utilization, count a function without it.
+    Dead code is left out, as by the compiler. Computation repeated by rematerialization counts: to
+    measure utilization, count a function without it.
 
     Args:
         function: to trace; what is no array is bound in it.

@@ -1,4 +1,4 @@
-"""What a compiled program does: its loops, what its devices send each other, what they read.
+"""What a compiled program does: its loops, and what its devices send each other.
 
 Compiled programs are read as text. An operation inside a loop counts as often as the loop runs.
 """
@@ -25,6 +25,8 @@ FREE = {
     "while",
     "conditional",
     "call",
+    "async-start",
+    "async-update",
     "opt-barrier",
     "domain",
     "add-dependency",
@@ -62,7 +64,7 @@ class Operation:
     @property
     def bytes(self) -> int:
         """Size of its results, without padding."""
-        return sum(_bytes(dtype, dims) for dtype, dims, _ in self.shapes)
+        return sum(size_of(dtype, dims) for dtype, dims, _ in self.shapes)
 
     @property
     def source(self) -> str:
@@ -161,7 +163,8 @@ def _balanced(text: str, start: int) -> str:
     return text[start:]
 
 
-def _bytes(dtype: str, dims: Sequence[int]) -> int:
+def size_of(dtype: str, dims: Sequence[int]) -> int:
+    """Bytes of an array, without padding."""
     bits = BITS.get(dtype)
     if bits is None:
         digits = re.search(r"\d+", dtype)
@@ -177,6 +180,7 @@ class Collective:
     """One exchange between devices.
 
     Attributes:
+        name: of the operation.
         kind: of `COLLECTIVES`.
         size: bytes of the whole: of what is gathered, reduced, scattered, exchanged or passed on.
         group: devices that take part together.
@@ -184,8 +188,10 @@ class Collective:
         times: how often a step does it.
         source: where in the traced program it comes from.
         shapes: dimensions of all its results.
+        dtype: of what is sent.
     """
 
+    name: str
     kind: str
     size: int
     group: int
@@ -193,6 +199,7 @@ class Collective:
     times: int
     source: str
     shapes: tuple[tuple[int, ...], ...]
+    dtype: str
 
     @property
     def sent(self) -> float:
@@ -251,6 +258,7 @@ def _collective(
     places = np.array(np.unravel_index(groups, tuple(mesh_shape.values())))
     varies = (places != places[:, :, :1]).any(axis=(1, 2))
     return Collective(
+        name=operation.name,
         kind=kind,
         size=size,
         group=groups.shape[1] if varies.any() else 1,
@@ -258,6 +266,7 @@ def _collective(
         times=times,
         source=operation.source,
         shapes=tuple(dims for _, dims, _ in operation.shapes),
+        dtype=operation.shapes[0][0] if operation.shapes else "",
     )
 
 
@@ -281,67 +290,3 @@ def _groups(text: str, num_devices: int) -> np.ndarray:
         ids = np.moveaxis(ids, last, range(-len(last), 0))
         return ids.reshape(-1, math.prod(sizes[axis] for axis in along))
     return np.arange(num_devices)[None]
-
-
-# -------------------------------------------------------------------------- what devices read
-
-
-def traffic(program: Program) -> float:
-    """Bytes that a device reads and writes in its main memory, at least, as the program stands.
-
-    Every operation reads its operands and writes its result once; of an operand of which it takes
-    slices it reads the slices. What the compiler keeps in faster memory (layouts with "S(1)") does
-    not count.
-    """
-    total = 0.0
-    for name, times in program.repeats().items():
-        known = {operation.name: operation for operation in program.computations[name]}
-        for operation in program.computations[name]:
-            if operation.opcode not in FREE and not operation.opcode.endswith("-done"):
-                total += times * _traffic(program, operation, known)
-    return total
-
-
-def _traffic(program: Program, operation: Operation, known: Mapping[str, Operation]) -> int:
-    inner = re.search(r"calls=%?([\w.\-]+)", operation.text)
-    fused = program.computations.get(inner[1], []) if inner else []
-    total = 0
-    for index, name in enumerate(operation.operands):
-        operand = known.get(name)
-        if operand is not None and not _fast(operand):
-            total += min(operand.bytes, _read(fused, index, operand.bytes))
-    return total + (0 if _fast(operation) else _written(fused, operation))
-
-
-def _fast(operation: Operation) -> bool:
-    return all("S(" in layout for _, _, layout in operation.shapes) and bool(operation.shapes)
-
-
-def _read(fused: Sequence[Operation], index: int, whole: int) -> int:
-    """Bytes that a fusion reads of its operand: of slices the slices, of updates nothing."""
-    parameter = next(
-        (o.name for o in fused if o.opcode == "parameter" and f"parameter({index})" in o.text), None
-    )
-    users = [o for o in fused if parameter in o.operands]
-    if not users:
-        return whole
-    total = 0
-    for user in users:
-        if user.opcode in ("dynamic-slice", "slice", "gather"):
-            total += user.bytes
-        elif user.opcode != "dynamic-update-slice" or user.operands[0] != parameter:
-            return whole
-    return total
-
-
-def _written(fused: Sequence[Operation], operation: Operation) -> int:
-    """Bytes that an operation writes: of an update in place the update."""
-    known = {o.name: o for o in fused}
-    updates = [o for o in fused if o.opcode == "dynamic-update-slice"] or (
-        [operation] if operation.opcode == "dynamic-update-slice" else []
-    )
-    total = operation.bytes
-    for update in updates:
-        if update.bytes <= total and len(update.operands) > 1 and update.operands[1] in known:
-            total += known[update.operands[1]].bytes - update.bytes
-    return total

@@ -3,12 +3,12 @@
     python -m colorize_jax.analysis.roofline docs/aot/*.json
 
 prints two tables of the reports that `train.py --compile_only` wrote: what they say, and weak
-scaling on paper, which is the same batch a chip on 16 to 1024 chips.
+scaling on paper, which is the same batch a device on 16 to 1024 chips or 8 to 256 cards.
 
-On paper, parameters stay split among as many chips as the report has (fewer where there are
-fewer), and further chips repeat them on the data axis. What a chip computes and gathers stays the
-same then; what is added is the sum of gradients over that axis, and on a part of a slice's axis a
-ring lacks links. Between slices the sum is counted whole on the slow network.
+On paper, parameters stay split among as many devices as the report has (fewer where there are
+fewer), and further devices repeat them on the data axis. What a device computes and gathers stays
+the same then; what is added is the sum of gradients over that axis, and on a part of a slice's axis
+a ring lacks links. Between slices or nodes the sum is counted whole on the slow network.
 """
 
 import argparse
@@ -18,29 +18,34 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from colorize_jax.analysis.chips import CHIPS, GIB, Chip, Slice, min_links
+from colorize_jax.analysis.hardware.cards import CARDS, Card
+from colorize_jax.analysis.hardware.chips import CHIPS, Chip, min_links
+from colorize_jax.analysis.hardware.machines import GIB, Device, Machines
 
 Report = dict[str, Any]
 
+DEVICES: dict[str, Device] = CHIPS | CARDS
 CHIP_COUNTS = (16, 64, 256, 1024)
-RESOURCES = {"compute": "compute", "hbm": "HBM", "ici": "ICI", "dcn": "the network between slices"}
+CARD_COUNTS = (8, 16, 64, 256)
+# Links are those inside a slice (ICI) or node (NVLink), the network joins slices or nodes.
+RESOURCES = {"compute": "compute", "hbm": "HBM", "ici": "links", "dcn": "network"}
 # Columns of the short table.
-SHORT = ["chips", "batch", "bound by", "images/s at most", "MFU at most", "MFU without overlap"]
+SHORT = ["devices", "batch", "bound by", "images/s at most", "MFU at most", "MFU without overlap"]
 
 
-def roofline(report: Report, slices: Slice) -> dict[str, Any]:
+def roofline(report: Report, machines: Machines) -> dict[str, Any]:
     """Seconds that a step takes at least, what bounds it, and the utilization that this allows."""
-    chip = slices.chip
-    across = slices.count > 1
-    ici = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
-    dcn = sum(c["bytes"] for c in report["collectives"] if across and "data" in c["axes"])
+    device = machines.device
+    across = machines.count > 1
+    inner = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
+    outer = sum(c["bytes"] for c in report["collectives"] if across and "data" in c["axes"])
     seconds = {
-        "compute": report["flops"]["executed"] / report["chips"] / chip.peak_flops,
-        "hbm": report["hbm_bytes"] / chip.memory_bandwidth,
-        "ici": ici / (slices.links * chip.link_bandwidth) if ici else 0.0,
-        "dcn": dcn / chip.network_bandwidth,
+        "compute": report["flops"]["executed"] / report["chips"] / device.peak_flops,
+        "hbm": report["hbm_bytes"] / device.memory_bandwidth,
+        "ici": inner / machines.inner_bandwidth if inner else 0.0,
+        "dcn": outer / device.network_bandwidth,
     }
-    return bound(seconds, report["flops"]["model"] / report["chips"] / chip.peak_flops, report)
+    return bound(seconds, report["flops"]["model"] / report["chips"] / device.peak_flops, report)
 
 
 def bound(seconds: Mapping[str, float], useful: float, report: Report) -> dict[str, Any]:
@@ -66,30 +71,31 @@ def bound(seconds: Mapping[str, float], useful: float, report: Report) -> dict[s
 
 
 def scaled(report: Report, chips: int) -> dict[str, Any]:
-    """What a step takes on another number of chips, at the report's batch a chip.
+    """What a step takes on another number of chips or cards, at the report's batch a device.
 
     Args:
-        report: of one slice, its parameters split over all of its chips.
+        report: of one slice or node, its parameters split over all of its devices.
         chips: how many; a power of two.
 
     Returns:
-        As `bound`, with "mesh" (data, fsdp), "slices", "sent" and "memory", bytes a chip, and
+        As `bound`, with "mesh" (data, fsdp), "slices", "sent" and "memory", bytes a device, and
         "mfu_apart", the utilization if nothing is sent while something is computed.
     """
-    chip, own = CHIPS[report["topology"].split(":")[0]], report["mesh"]["fsdp"]
+    chip, own = DEVICES[report["topology"].split(":")[0]], report["mesh"]["fsdp"]
     fsdp = min(chips, own)
     data = chips // fsdp
     shape, count = arrangement(chip, chips)
     inner, outer = links(chip, shape, fsdp)
     memory = report["memory"]
-    more = own / fsdp  # of the state, on a chip
+    more = own / fsdp  # of the state, on a device
 
+    shrunk = _share(fsdp) / _share(own) if own > 1 else 1.0
     gathered = sum(
-        c["bytes"] * (1 if c["kind"] == "collective-permute" else _share(fsdp) / _share(own))
+        c["bytes"] * (1 if c["kind"] == "collective-permute" else shrunk)
         for c in report["collectives"]
     )
     gradients = memory["parameters"] * more
-    reduced = 2 * _share(data) * gradients
+    reduced = 2 * _share(data) * gradients if data > count else 0.0
     across = 2 * _share(count) * gradients
     # The update reads and writes every part of the trained state, and writes and reads gradients.
     trained = memory["parameters"] + memory["optimizer"] + memory["ema"]
@@ -112,8 +118,8 @@ def scaled(report: Report, chips: int) -> dict[str, Any]:
     }
 
 
-def arrangement(chip: Chip, chips: int) -> tuple[tuple[int, ...], int]:
-    """Shape and number of the slices that have so many chips together: as few as there can be."""
+def arrangement(chip: Device, chips: int) -> tuple[tuple[int, ...], int]:
+    """Shape and number of slices or nodes with so many devices: as few as there can be."""
     shapes = [tuple(map(int, name.split("x"))) for name in chip.slices]
     largest = max((math.prod(s) for s in shapes if chips % math.prod(s) == 0), default=1)
     # Of several shapes the one that is most like a square or cube.
@@ -121,14 +127,18 @@ def arrangement(chip: Chip, chips: int) -> tuple[tuple[int, ...], int]:
     return shape, chips // largest
 
 
-def links(chip: Chip, shape: Sequence[int], inner: int) -> tuple[int, int]:
+def links(chip: Chip | Card, shape: Sequence[int], inner: int) -> tuple[int, int]:
     """Links that a chip has for neighbouring chips, and for the same place in other such groups.
 
+    A card reaches all others of its node through one switch, with all that it has.
+
     Args:
-        chip: of the slice.
-        shape: of the slice.
+        chip: of the slice or node.
+        shape: of it.
         inner: chips of a group, which takes the longest axes whole and a part of one more.
     """
+    if isinstance(chip, Card):
+        return 1, 1
     whole, parts, rest = [], [], []
     for size in sorted(shape, reverse=True):
         taken = math.gcd(size, inner)
@@ -159,30 +169,38 @@ def report_table(reports: Sequence[Report]) -> str:
 
     for report in reports:
         memory, roof, flops = report["memory"], report["roofline"], report["flops"]
-        row("", f"{report['topology']}, {report['images_per_chip']:g} image(s) a chip")
+        row("", f"{report['topology']}, {report['images_per_chip']:g} image(s) a device")
         row("mesh", ", ".join(f"{axis} {size}" for axis, size in report["mesh"].items()))
         for name in ("parameters", "optimizer", "ema", "frozen", "temporaries", "total"):
-            row(f"HBM a chip: {name}", f"{memory[name] / GIB:.2f} GiB")
-        row("HBM of the chip", f"{memory['capacity'] / GIB:.0f} GiB")
+            row(f"memory of a device: {name}", f"{memory[name] / GIB:.2f} GiB")
+        row("that a process may take", f"{memory['capacity'] / GIB:.0f} GiB")
         row("FLOPs of a step (executed)", _pair(flops, 1e12, "T"))
+        row("read and written", f"{report['hbm_bytes'] / 1e9:.0f} GB")
         for kind in ("all-gather", "reduce-scatter", "all-reduce", "all-to-all"):
             total = sum(c["bytes"] for c in report["collectives"] if c["kind"] == kind)
-            row(f"sent by a chip: {kind}", f"{total / 1e9:.2f} GB")
+            row(f"sent by a device: {kind}", f"{total / 1e9:.2f} GB")
         row("gathers of whole stacks", str(len(report["stack_gathers"])))
         for name in ("compute", "hbm", "ici"):
-            row(f"time at the peak: {name}", f"{1e3 * roof['seconds'][name]:.0f} ms")
-        row("a step takes at least", f"{1e3 * roof['step_seconds']:.0f} ms ({roof['bound_by']})")
+            row(f"time at the peak: {RESOURCES[name]}", f"{1e3 * roof['seconds'][name]:.0f} ms")
+        row(
+            "a step takes at least",
+            f"{1e3 * roof['step_seconds']:.0f} ms ({RESOURCES[roof['bound_by']]})",
+        )
         row("MFU at most", f"{100 * roof['mfu']:.0f} %")
-        row("images/s a chip at most", f"{roof['images_per_second_per_chip']:.2f}")
-        row("compiled in", f"{report['compile_seconds'] / 60:.0f} min")
+        row("images/s a device at most", f"{roof['images_per_second_per_chip']:.2f}")
+        row("compiled in", f"{report['compile_seconds'] / 60:.1f} min")
     return _markdown([[name, *texts] for name, texts in rows.items()])
 
 
 def scaling_table(reports: Sequence[Report], *, short: bool = False) -> str:
     """Weak scaling on paper, as a Markdown table with a row for each report and number of chips."""
-    rows = [_scaling_row(report, chips) for report in reports for chips in CHIP_COUNTS]
+    rows = [_scaling_row(report, chips) for report in reports for chips in _counts(report)]
     names = SHORT if short else list(rows[0])
     return _markdown([names, *([row[name] for name in names] for row in rows)])
+
+
+def _counts(report: Report) -> Sequence[int]:
+    return CARD_COUNTS if report["topology"].split(":")[0] in CARDS else CHIP_COUNTS
 
 
 def _scaling_row(report: Report, chips: int) -> dict[str, str]:
@@ -190,17 +208,17 @@ def _scaling_row(report: Report, chips: int) -> dict[str, str]:
     times = {name: f"{1e3 * seconds:.0f} ms" for name, seconds in at["seconds"].items()}
     batch = report["images_per_chip"]
     return {
-        "chips": f"{chips} {report['topology'].split(':')[0]}",
+        "devices": f"{chips} {report['topology'].split(':')[0]}",
         "slices": at["slices"],
         "data x fsdp": " x ".join(map(str, at["mesh"])),
-        "images a chip": f"{batch:g}",
+        "images a device": f"{batch:g}",
         "batch": f"{chips * batch:g}",
-        "HBM a chip": f"{at['memory'] / GIB:.1f} GiB",
-        "sent by a chip": f"{at['sent'] / 1e9:.1f} GB",
+        "memory": f"{at['memory'] / GIB:.1f} GiB",
+        "sent by a device": f"{at['sent'] / 1e9:.1f} GB",
         "compute": times["compute"],
         "HBM": times["hbm"],
-        "ICI": times["ici"],
-        "between slices": times["dcn"] if at["seconds"]["dcn"] else "–",
+        "links": times["ici"],
+        "network": times["dcn"] if at["seconds"]["dcn"] else "–",
         "bound by": RESOURCES[at["bound_by"]],
         "images/s at most": f"{chips * at['images_per_second_per_chip']:.0f}",
         "MFU at most": f"{100 * at['mfu']:.0f} %",

@@ -44,8 +44,10 @@ def countable(system: TrainSystem) -> TrainSystem:
     unet = colorizer.unet.clone(remat=None)
     networks = (unet, colorizer.sketch_encoder, colorizer.reference_projection)
     frozen = {name: getattr(encoders, name) for name in ("autoencoder", "clip", "tagger")}
+    encoder = system.background_encoder
     return dataclasses.replace(
         system,
+        background_encoder=None if encoder is None else encoder.clone(remat=None, **plain),
         colorizer=type(colorizer)(*(network.clone(**plain) for network in networks)),
         encoders=dataclasses.replace(
             encoders,

@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.analysis import chips
-from colorize_jax.analysis.aot import for_platform, program_memory
+from colorize_jax.analysis import hlo, traffic
+from colorize_jax.analysis.aot import for_platform
+from colorize_jax.analysis.hardware.topology import describe
+from colorize_jax.analysis.needs import program_memory
 from colorize_jax.benchmark.timing import Report, header
 from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.inference import programs
@@ -28,43 +30,56 @@ from colorize_jax.types import Array, Params
 
 # Program -> networks that it runs, in the pipeline's order.
 NETWORKS = {
+    "encode_images": ("vae",),
     "encode_references": ("clip_vision", "tagger", "reference_projection"),
     "encode_sketches": ("sketch_encoder",),
     "denoise": ("unet",),
     "decode": ("vae",),
 }
 # What low_memory holds at the same time.
-PHASES = {"encode_references": "encoders", "encode_sketches": "encoders"}
+PHASES = dict.fromkeys(("encode_images", "encode_references", "encode_sketches"), "encoders")
 ENCODERS = ("clip_vision", "tagger", "reference_projection", "sketch_encoder", "vae")
 
 
-def picture_memory(config: Config, topology: str | None = None) -> Report:
+def picture_memory(
+    config: Config, topology: str | None = None, *, controls: bool = False
+) -> Report:
     """Compile every program of a guided picture and add up what it needs.
 
     Args:
         config: of the networks; pictures have the size of its data, parameters the dtype of its
             products.
-        topology: TPU slice whose chip to compile for, e.g. "v5p:2x2x1"; None: the device here.
+        topology: whose chip or card to compile for, e.g. "v5p:2x2x1" or "h100:1"; None: the device
+            here.
+        controls: with all that can steer a picture: guidance by the sketch too, two references of
+            which foreground and background attend to one each, a bank of foreign tokens, attention
+            to the reference's own latents, and a background that is kept.
 
     Returns:
-        "parameters": network -> bytes; "programs": program -> its memory beside its parameters;
+        "parameters": network -> bytes; "programs": program -> its memory beside its parameters,
+        and its "kernels" (see `traffic.kernels`; of a loop whose length is an argument one turn);
         "resident": the peak with all networks on the device; "low_memory": the peaks of the
         option's phases, and the largest.
 
     Raises:
         UserError: there is no such slice.
     """
-    devices = jax.devices()[:1] if topology is None else chips.describe(topology).devices[:1]
-    mesh = make_mesh(MeshConfig(), devices)
+    machines = None if topology is None else describe(topology)
+    devices = jax.devices() if machines is None else machines.devices
+    compiler_options = None if machines is None else dict(machines.compiler_options)
+    mesh = make_mesh(MeshConfig(), devices[:1])
     config = for_platform(config, devices[0].platform)
     train_system = build_train_system(config)
     system = inference_system(train_system)
-    sampling = dataclasses.replace(config.sampling, sketch_guidance=1.0)
+    guidance = 2.0 if controls else 1.0
+    sampling = dataclasses.replace(config.sampling, sketch_guidance=guidance)
     options = InferenceOptions.from_config(sampling)
+    options = dataclasses.replace(options, split_attention=controls)
     params = _abstract_params(train_system, jnp.dtype(config.model.dtype))
     report = header("memory", config, mesh) | {"batch_size": 1, "topology": topology}
     report["parameters"] = {name: _bytes(tree) for name, tree in params.items()}
-    report["programs"] = _compile_all(system, options, params, config, mesh)
+    calls = _calls(system, options, params, config, controls=controls)
+    report["programs"] = _compile_all(calls, params, mesh, compiler_options)
     return report | peaks(report["parameters"], report["programs"])
 
 
@@ -115,10 +130,10 @@ def summary(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _compile_all(
-    system: System, options: InferenceOptions, params: Params, config: Config, mesh: Mesh
-) -> dict[str, dict[str, int]]:
-    """Memory of every program beside its parameters."""
+def _calls(
+    system: System, options: InferenceOptions, params: Params, config: Config, *, controls: bool
+) -> dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]]:
+    """Name -> program, static arguments, shapes of the arguments behind its parameters."""
 
     def floats(*shape: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -135,25 +150,69 @@ def _compile_all(
         hints=hints,
         context=jax.eval_shape(colorizer.context, params, *tokens),
     )
-    traced = jax.tree.map(_shape, make_traced_options(system, options))
     latents = floats(1, *(side // system.cell for side in size), colorizer.unet.out_channels)
-    calls: dict[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {
+    if controls:
+        inputs = _controlled(system, params, inputs, latents)
+    traced = jax.tree.map(_shape, make_traced_options(system, options))
+    encode_images = {"encode_images": (programs.encode_images, (system,), (sketch,))}
+    return (encode_images if controls else {}) | {
         "encode_references": (programs.encode_references, (system,), tuple(pictures)),
         "encode_sketches": (programs.encode_sketches, (system,), (sketch,)),
-        "denoise": (programs.denoise, (system, make_static_options(options)), (inputs, traced)),
+        "denoise": (
+            programs.denoise,
+            (system, make_static_options(system, options)),
+            (inputs, traced),
+        ),
         "decode": (programs.decode, (system,), (latents,)),
     }
+
+
+def _controlled(
+    system: System, params: Params, inputs: SamplingInputs, latents: jax.ShapeDtypeStruct
+) -> SamplingInputs:
+    """The shapes of inputs with every control."""
+    unet, context = system.colorizer.unet, inputs.context
+    stacks = [name for name in unet.stacks() if name.startswith("output_blocks")]
+
+    def bank(params: Params, latents: Array, vector: Array) -> dict[str, Array]:
+        """Normed tokens of every decoder block: the plugin's encoder has them in these shapes."""
+        collect = tuple((name, programs.NORMED) for name in stacks)
+        timesteps = jnp.zeros(latents.shape[0])
+        _, features = unet.apply(
+            {"params": params}, latents, timesteps, vector=vector, collect=collect
+        )
+        return {name: features[name, programs.NORMED] for name in stacks}
+
+    batch, tokens, channels = context.shape
+    return inputs.replace(
+        blank_hints=inputs.hints,
+        context=jax.ShapeDtypeStruct((batch, 2 * tokens, channels), context.dtype),
+        sketch_mask=jax.ShapeDtypeStruct((*latents.shape[:3], 1), jnp.float32),
+        bank=jax.eval_shape(bank, params["unet"], latents, inputs.vector),
+        background=latents,
+        injected=latents,
+    )
+
+
+def _compile_all(
+    calls: Mapping[str, tuple[Any, tuple[Any, ...], tuple[Any, ...]]],
+    params: Params,
+    mesh: Mesh,
+    compiler_options: Mapping[str, Any] | None,
+) -> dict[str, dict[str, Any]]:
+    """Memory of every program beside its parameters, and its kernels."""
     found = {}
     with jax.set_mesh(mesh):
         for name, (program, static, rest) in calls.items():
             own = {network: params[network] for network in NETWORKS[name]}
             where = jax.tree.map(lambda _: replicated(mesh), (own, *rest))
-            arguments = with_shardings((own, *rest), where)
-            memory = program_memory(program.lower(*static, *arguments).compile())
+            lowered = program.lower(*static, *with_shardings((own, *rest), where))
+            compiled = lowered.compile(compiler_options=dict(compiler_options or {}) or None)
+            memory = program_memory(compiled)
             # With the padding of their layouts the compiler counts them among its arguments.
             memory["arguments"] = max(0, memory["arguments"] - _bytes(own))
             memory["total"] -= _bytes(own)
-            found[name] = memory
+            found[name] = memory | {"kernels": traffic.kernels(hlo.parse(compiled.as_text()))}
     return found
 
 

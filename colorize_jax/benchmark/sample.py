@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from colorize_jax.analysis.aot import abstract_record, for_platform
 from colorize_jax.analysis.flops import count_flops
 from colorize_jax.analysis.step_flops import countable
+from colorize_jax.benchmark.filled import filled
 from colorize_jax.benchmark.step import synthetic_record
 from colorize_jax.benchmark.timing import (
     Report,
@@ -124,7 +125,8 @@ def _params(system: TrainSystem, mesh: Mesh) -> Params:
     dtype = jnp.dtype(system.config.model.dtype)
 
     def create() -> Params:
-        key = jax.random.key(system.config.seed, impl="unsafe_rbg")
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), random_params(system, key))
+        params = random_params(system, jax.random.key(0))
+        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
-    return jax.jit(create, out_shardings=state_shardings(mesh, jax.eval_shape(create)))()
+    abstract = jax.eval_shape(create)
+    return filled(abstract, state_shardings(mesh, abstract))

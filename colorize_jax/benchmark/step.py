@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from colorize_jax.analysis.aot import abstract_record, arguments, compile_step, for_platform
 from colorize_jax.analysis.flops import count_flops
 from colorize_jax.analysis.step_flops import countable, step_flops
+from colorize_jax.benchmark.filled import filled
 from colorize_jax.benchmark.timing import (
     Report,
     compile_program,
@@ -29,7 +30,7 @@ from colorize_jax.benchmark.timing import (
 )
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.setup.initialize import abstract_state, random_state, run_key
+from colorize_jax.setup.initialize import abstract_state, run_key
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import (
     check_batch,
@@ -41,19 +42,30 @@ from colorize_jax.sharding import (
 )
 from colorize_jax.training import trees
 from colorize_jax.training.augment import to_batch
-from colorize_jax.training.step import Inputs, TrainSystem, embed, gradients, jit_step, prepare
+from colorize_jax.training.step import (
+    Inputs,
+    TrainSystem,
+    embed,
+    gradients,
+    jit_step,
+    join_context,
+    prepare,
+)
 from colorize_jax.types import Array, Params
 
 BRANCHES = {"single": (False,), "dual": (True,), "both": (False, True)}
 
 
-def benchmark_step(config: Config, branches: str = "both", calls: int = 10) -> Report:
-    """Time warm steps, each waited for, on random weights and pictures.
+def benchmark_step(
+    config: Config, branches: str = "both", calls: int = 10, flops: int | None = None
+) -> Report:
+    """Time warm steps, each waited for, on made-up weights and pictures.
 
     Args:
         config: of a run; its weights are not read.
         branches: of `BRANCHES`.
         calls: how many steps of each program.
+        flops: of a step, where they are known; counted otherwise.
 
     Raises:
         UserError: batch, mesh and devices do not go together, or the step does not fit.
@@ -66,11 +78,11 @@ def benchmark_step(config: Config, branches: str = "both", calls: int = 10) -> R
     report = header("step", config, mesh) | {"programs": {}}
     with jax.set_mesh(mesh), fitting("a step"):
         shardings = state_shardings(mesh, abstract_state(system))
-        state = random_state(system, shardings)
+        state = filled(abstract_state(system), shardings)
         record = synthetic_record(config, mesh)
         key = run_key(config, mesh)
         for dual in duals:
-            flops = step_flops(system, state, record, dual=dual)
+            flops = flops or step_flops(system, state, record, dual=dual)
             jitted = jit_step(system, mesh, shardings, dual=dual)
             compiled, program = compile_program(jitted, state, record, key)
 
@@ -234,7 +246,7 @@ def count_step(config: Config) -> Report:
     def other_context(params: Params, frozen: Params, inputs: Inputs) -> Any:
         def total(params: Params) -> Array:
             networks = trees.merge(params, frozen)
-            return jnp.sum(plain.colorizer.context(networks, *inputs.other_tokens))
+            return jnp.sum(join_context(plain.colorizer, networks, inputs.other_tokens))
 
         return jax.value_and_grad(total)(params)
 

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.analysis.aot import program_memory
+from colorize_jax.analysis.needs import program_memory
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
+from colorize_jax.nn import attention
 from colorize_jax.sharding import in_bytes
 from colorize_jax.training.monitoring.throughput import peak_flops, peak_memory
 
@@ -35,7 +36,7 @@ def header(kind: str, config: Config, mesh: Mesh) -> Report:
         "batch_size": config.data.batch_size,
         "dtype": config.model.dtype,
         "remat": config.model.remat,
-        "attention": config.model.attention,
+        "attention": attention.preferred(config.model.attention),
         "accumulation": config.optimizer.accumulation,
         "config": config.to_dict(),
     }
@@ -72,7 +73,7 @@ def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) 
     Args:
         seconds: of each.
         batch_size: pictures in each.
-        flops: of each, all devices together, see `training.measure.step_flops`; None: not known.
+        flops: of each, all devices together, see `analysis.step_flops`; None: not known.
         mesh: that shared them.
     """
     least, lower, median, upper, most = np.quantile(seconds, (0, 0.25, 0.5, 0.75, 1)).tolist()

@@ -8,17 +8,30 @@ from typing import Any
 HELP = "time the training step or sampling, count a step's FLOPs, or find a picture's memory"
 EPILOG = (
     "step: the training step with one branch and with both. sample: pictures by the config's "
-    "sampler. memory: what colouring a picture needs, by compilation alone. Weights and pictures "
-    "are random. --config.section.key=value overrides the config."
+    "sampler. memory: what colouring a picture needs, by compilation alone. suite: all that is "
+    "worth knowing of the accelerator that is here, within a budget. Weights and pictures are made "
+    "up. --config.section.key=value overrides the config."
 )
 DEFAULT_CALLS = 10
+DEFAULT_BUDGET = 480
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = EPILOG
-    parser.add_argument("what", choices=["step", "sample", "memory"], help="see below")
-    parser.add_argument("--config", required=True, metavar="FILE", help="a file of configs/")
+    parser.add_argument("what", choices=["step", "sample", "memory", "suite"], help="see below")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="a file of configs/ (default of suite: base, on CPUs tiny; the others need one)",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        default=DEFAULT_BUDGET,
+        metavar="SECONDS",
+        help=f"of suite (default: {DEFAULT_BUDGET})",
+    )
     parser.add_argument("--resolution", type=int, metavar="N", help="height and width, px")
     parser.add_argument(
         "--batch_size",
@@ -43,11 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compile_only", action="store_true", help="of step: memory of the programs; nothing runs"
     )
     parser.add_argument(
-        "--topology",
-        metavar="CHIP:SHAPE",
-        help="of step and memory: compile for a TPU slice, e.g. v5p:2x2x1; nothing runs",
+        "--controls", action="store_true", help="of memory: with all that can steer a picture"
     )
-    parser.add_argument("--output", metavar="JSON", help="write all that was found to a file")
+    parser.add_argument(
+        "--topology",
+        metavar="NAME:SHAPE",
+        help="of step and memory: compile for machines that need not be here, e.g. v5p:2x2x1 or "
+        "h100:8; nothing runs",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="PATH",
+        help="write all that was found to a JSON file, of suite a folder",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace that file")
     parser.set_defaults(overrides=[])
 
@@ -58,9 +79,13 @@ def run(args: argparse.Namespace) -> int:
 
     from colorize_jax.config.load import load_config
     from colorize_jax.io.formats.atomic import Reads, atomic_output
-    from colorize_jax.setup import distributed
+    from colorize_jax.setup import distributed, platform
 
     _check(args)
+    if args.what == "suite":
+        from colorize_jax.benchmark.suite import run_suite
+
+        return run_suite(args.budget, args.output, args.config or "", overwrite=args.overwrite)
     overrides = list(args.overrides)
     if args.resolution is not None:
         overrides += [f"--config.data.{side}={args.resolution}" for side in ("height", "width")]
@@ -71,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     if args.count or args.topology:
         jax.config.update("jax_platforms", "cpu")  # no device is needed, so none is taken
     else:
+        for line in platform.configure():
+            print(line)
         distributed.initialize()
     report = measure(config) | {"config_file": args.config, "overrides": overrides}
     if jax.process_index() > 0:
@@ -90,7 +117,9 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
     from colorize_jax.benchmark import memory, sample, step
 
     if args.what == "memory":
-        return (lambda config: memory.picture_memory(config, args.topology)), memory.summary
+        return (
+            lambda config: memory.picture_memory(config, args.topology, controls=args.controls)
+        ), memory.summary
     if args.what == "sample":
         return (
             lambda config: sample.benchmark_sample(config, args.batch_size, args.steps)
@@ -109,17 +138,25 @@ def _check(args: argparse.Namespace) -> None:
     from colorize_jax.errors import UserError
     from colorize_jax.io.formats.atomic import Reads, check_output
 
-    for name in ("steps", "batch_size", "resolution"):
+    needed = "output" if args.what == "suite" else "config"
+    if not getattr(args, needed):
+        raise UserError(f"got {args.what} without --{needed}, expected one; add it")
+    for name in ("budget", "steps", "batch_size", "resolution"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UserError(f"got --{name} {value}, expected at least 1; change it")
-    kinds_of = {"count": ["step"], "compile_only": ["step"], "topology": ["step", "memory"]}
+    kinds_of = {
+        "count": ["step"],
+        "compile_only": ["step"],
+        "topology": ["step", "memory"],
+        "controls": ["memory"],
+    }
     for name, kinds in kinds_of.items():
         if getattr(args, name) and args.what not in kinds:
             raise UserError(
                 f"got --{name} with {args.what}, expected it with {' or '.join(kinds)} only; leave "
                 "it out"
             )
-    if args.output:
+    if args.output and args.what != "suite":
         reads = Reads({"config": [args.config]})
         check_output(args.output, overwrite=args.overwrite, reads=reads)

@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reference_mask", metavar="PATH", help="foreground of the reference, likewise"
     )
     parser.add_argument(
+        "--background",
+        metavar="PATH",
+        help="picture, or folder of them, in the place of the reference's own background",
+    )
+    parser.add_argument(
         "--tokenizer",
         metavar="DIR",
         help="CLIP's tokenizer, for --text: folder with tokenizer.json, or vocab.json and "
@@ -74,8 +79,11 @@ def run(args: argparse.Namespace) -> int:
 
     from colorize_jax.errors import UserError
     from colorize_jax.inference.jobs import run_jobs
+    from colorize_jax.setup import platform
     from colorize_jax.setup.checkpoints import open_pipeline
 
+    for line in platform.configure():
+        print(line)
     given = _recall(args)
     if args.batch_size < 1:
         raise UserError(f"got --batch-size {args.batch_size}, expected at least 1; change it")
@@ -157,9 +165,9 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _all_jobs(args: argparse.Namespace) -> list[Any]:
-    from colorize_jax.inference.jobs import plan_jobs
+    from colorize_jax.inference.jobs import PARTNERS, plan_jobs
 
-    roles = ("sketch", "output", "reference", "sketch_mask", "reference_mask")
+    roles = ("sketch", "output", *PARTNERS)
     paths = {role: Path(path) for role in roles if (path := getattr(args, role)) is not None}
     return plan_jobs(**paths)
 

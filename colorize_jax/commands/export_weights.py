@@ -23,6 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="diffusers: UNet and VAE for UNet2DConditionModel and AutoencoderKL",
     )
     parser.add_argument(
+        "--only",
+        choices=["plugin"],
+        help="of a plugin's weights, what it adds to a colorizer: `colorize` takes it beside that "
+        "colorizer's",
+    )
+    parser.add_argument(
         "--dtype",
         choices=["float32", "float16", "bfloat16"],
         help="of all tensors; each keeps its own by default",
@@ -47,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from colorize_jax.io.formats.safetensors_writer import SHARDS
     from colorize_jax.io.open_weights import open_weights, weights_paths
     from colorize_jax.io.published import diffusers_folder
-    from colorize_jax.io.published.export import export_diffusers, export_safetensors
+    from colorize_jax.io.published.export import PluginAlone, export_diffusers, export_safetensors
 
     use_cpu()
     max_shard_bytes = None if args.max_shard_size is None else parse_size(args.max_shard_size)
@@ -60,10 +66,12 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output, kind=kind, **place)
     options = {"dtype": args.dtype, "max_shard_bytes": max_shard_bytes, **place}
     weights = open_weights(args.checkpoint, raw=args.raw)
+    if args.only:
+        weights = PluginAlone(weights)
     if args.format == "diffusers":
         left_out = export_diffusers(weights, args.output, **options)
         print(f"wrote {args.output}" + (f" without {', '.join(left_out)}" if left_out else ""))
     else:
-        count = export_safetensors(weights, args.output, **options)
-        print(f"wrote {count} tensors of {', '.join(weights.abstract)} to {args.output}")
+        counts = export_safetensors(weights, args.output, **options)
+        print(f"wrote {sum(counts.values())} tensors of {', '.join(counts)} to {args.output}")
     return 0

@@ -25,6 +25,8 @@ def refuse(name: str, value: Any, expected: str) -> UserError:
 class Check:
     """A rule for one option.
 
+    The checks below repeat these members in the same order; each differs in what it accepts.
+
     Attributes:
         metavar: how help pages call a value.
         repeated: whether its flag may be given several times, all of them read by `parse_all`.
@@ -37,7 +39,7 @@ class Check:
 
     @property
     def expected(self) -> str:
-        """What an error message says that it wants."""
+        """What an error message says after "expected"."""
         raise NotImplementedError
 
     def __call__(self, name: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from colorize_jax.config.checks import Check
 from colorize_jax.config.fields import Options
+from colorize_jax.config.method import PLUGIN_LORA
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 
@@ -201,6 +202,7 @@ def check_config(config: Config) -> None:
     _check_diffusion(config)
     _check_masks(config)
     _check_gram(config)
+    _check_refine(config)
     _check_batch(config)
 
 
@@ -273,6 +275,8 @@ def _check_masks(config: Config) -> None:
         "diffusion.inpaint_rate": diffusion.inpaint_rate,
         "diffusion.masked_loss": diffusion.masked_loss,
         "gram.mask_weights": config.gram.mask_weights,
+        "refine.enabled": config.refine.enabled,
+        "data.mask_box_rate": data.mask_box_rate,
         "data.mask_dilation": data.mask_dilation,
         "data.mask_grow_rate": data.mask_grow_rate,
         "data.mask_erase_rate": data.mask_erase_rate,
@@ -298,6 +302,22 @@ def _check_gram(config: Config) -> None:
                 f"got gram.blocks with {block}, expected 1..{total}; this network has no more "
                 "transformer blocks"
             )
+
+
+def _check_refine(config: Config) -> None:
+    refine, labels = config.refine, [label for label, _ in config.model.loras]
+    if not refine.enabled:
+        return
+    if PLUGIN_LORA not in labels:
+        raise UserError(
+            f"got refine.enabled with model.loras = {config.model.loras}, expected the label "
+            f'"{PLUGIN_LORA}" among them, which the plugin trains; add ("{PLUGIN_LORA}", 4)'
+        )
+    if refine.vector_channels % 8:
+        raise UserError(
+            f"got refine.vector_channels = {refine.vector_channels}, expected a multiple of 8; it "
+            "holds four sinusoids of cosines and sines"
+        )
 
 
 def _check_batch(config: Config) -> None:

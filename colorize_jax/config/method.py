@@ -17,6 +17,8 @@ from colorize_jax.config.checks import (
 )
 from colorize_jax.config.fields import Options, option
 
+PLUGIN_LORA = "background"  # label of the plugin's low-rank additions
+
 RATE = Real(0, 1)
 SEED = Whole(0, 2**32 - 1)
 SIDE = Whole(1, 2**14)  # px
@@ -84,7 +86,15 @@ class ModelConfig(Options):
         Items(Choice(("prediction_type", "schedule", "scaling_factor")), empty=True),
         "facts of an SDXL base that this run trains otherwise, such as its prediction of noise",
     )
+    foreground_channels: int = option(
+        0,
+        Whole(0, 2**10),
+        "channels of the latent that the published plugin's `conv_fg` takes; 0 leaves it out",
+    )
     dtype: str = option("float32", _DTYPE, "of products and activations; parameters are float32")
+    frozen_dtype: str = option(
+        "float32", _DTYPE, "in which parameters of these networks are kept that are not trained"
+    )
     remat: str = option(
         "none",
         Choice(("none", "block", "dots")),
@@ -92,7 +102,9 @@ class ModelConfig(Options):
         "with parameters",
     )
     attention: str = option(
-        "auto", Choice(("auto", "blockwise", "cudnn", "splash")), "which attention kernel runs"
+        "auto",
+        Choice(("auto", "auto:cpu", "auto:gpu", "auto:tpu", "blockwise", "cudnn", "splash")),
+        'which attention kernel runs; "auto:" as on a platform that need not be there',
     )
 
 
@@ -242,6 +254,34 @@ class GramConfig(Options):
             "mask_threshold",
         )
         return {"kind": self.loss} | {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class RefineConfig(Options):
+    """The second stage: the plugin, trained on a colorizer that is frozen.
+
+    `model.init_from` names the colorizer, `model.loras` has the label "background", and
+    `optimizer.trainable` names the plugin's parameters.
+    """
+
+    section = "refine."
+
+    enabled: bool = option(False, Flag(), "train the plugin instead of the colorizer")
+    vector_channels: int = option(
+        1024,
+        _WIDTH,
+        "width of the background encoder's embedding of four crop numbers; a multiple of 8",
+        only={"enabled": True},
+    )
+    bleach_rate: float = option(
+        0.1, RATE, "rate of samples that learn a white background", only={"enabled": True}
+    )
+    init_from_unet: bool = option(
+        False,
+        Flag(),
+        "start the background encoder from the colorizer's UNet where shapes fit",
+        only={"enabled": True},
+    )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from colorize_jax.config.method import (
     GramConfig,
     ModelConfig,
     OptimizerConfig,
+    RefineConfig,
 )
 
 MAX_SAMPLER_STEPS = 1000
@@ -102,6 +103,12 @@ class DataConfig(Options):
         "their encoders see; 0 leaves them at their own size",
         only=_CHOSEN,
     )
+    reference_background: bool = option(
+        False,
+        Flag(),
+        "draw every picture in front of its reference's own background",
+        only=_DRAWN,
+    )
     same_identity_rate: float = option(
         0.0,
         RATE,
@@ -137,10 +144,19 @@ class DataConfig(Options):
         0.0, RATE, "rate of sketches whose margins are blanked, by up to 201 px at 1024"
     )
     mask_dilation: int = option(
-        0, Whole(0, 2**10), "side of the kernel that widens reference masks, px at 1024"
+        0,
+        Whole(0, 2**10),
+        "side of the square that widens reference masks that are not altered otherwise, px at 1024",
     )
+    mask_box_rate: float = option(0.0, RATE, "rate of reference masks grown to their bounding box")
     mask_grow_rate: float = option(0.0, RATE, "rate of reference masks grown to blocks")
     mask_erase_rate: float = option(0.0, RATE, "rate of reference masks partly erased")
+    whole_reference: bool = option(
+        False,
+        Flag(),
+        "take all of a reference, whatever window the picture has of it; the second stage's way",
+        only=_FOLDER,
+    )
     cache: bool = option(False, Flag(), "keep records in memory once made; for small pictures")
     num_threads: int = option(2, Whole(1, 1024), "threads that make records, in every process")
     num_workers: int = option(0, Whole(0, 1024), "processes that make records; 0 stays in this one")
@@ -237,6 +253,7 @@ class Config:
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     gram: GramConfig = field(default_factory=GramConfig)
+    refine: RefineConfig = field(default_factory=RefineConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)

@@ -114,7 +114,9 @@ def find_borders(image: np.ndarray) -> np.ndarray:
     return change.max(axis=-1) > BORDER_CONTRAST
 
 
-def line_score(result: np.ndarray, sketch: np.ndarray) -> LineScore:
+def line_score(
+    result: np.ndarray, sketch: np.ndarray, where: np.ndarray | None = None
+) -> LineScore:
     """Compare the lines of a result with the sketch, within one pixel at 64 px.
 
     A line of the sketch also counts as drawn where the result has a border of two colours, because
@@ -127,6 +129,7 @@ def line_score(result: np.ndarray, sketch: np.ndarray) -> LineScore:
     Args:
         result: image.
         sketch: of the same size.
+        where: bool (H, W) in which lines of the result count; everywhere by default.
 
     Returns:
         precision and recall; 1 where the result or the sketch, respectively, has no lines.
@@ -134,6 +137,8 @@ def line_score(result: np.ndarray, sketch: np.ndarray) -> LineScore:
     _check_sizes(result, sketch)
     ink = _ink(sketch)
     found = find_lines(result)
+    if where is not None:
+        found &= where
     line = ink > 0.5
     tolerance = _scaled(LINE_TOLERANCE, result)
     # Faint, antialiased pixels of the sketch may be drawn, but need not be.
@@ -145,9 +150,9 @@ def line_score(result: np.ndarray, sketch: np.ndarray) -> LineScore:
     )
 
 
-def line_f1(result: np.ndarray, sketch: np.ndarray) -> float:
+def line_f1(result: np.ndarray, sketch: np.ndarray, where: np.ndarray | None = None) -> float:
     """F1 of `line_score`."""
-    return line_score(result, sketch).f1
+    return line_score(result, sketch, where).f1
 
 
 def entanglement(result: np.ndarray, other: np.ndarray, sketch: np.ndarray) -> float:

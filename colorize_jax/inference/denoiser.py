@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from colorize_jax.diffusion import guidance
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.unet_controls import Controls
-from colorize_jax.nn.transformer import KeysValues
+from colorize_jax.nn.regions import KeysValues
 from colorize_jax.types import Array, Conditions, Params
 
 BLANK = -1.0  # a sketch without lines

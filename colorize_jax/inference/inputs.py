@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
-from colorize_jax.inference.pictures.masks import ForegroundExtractor, resize_mask
+from colorize_jax.inference.pictures.masks import ForegroundExtractor, dilate_mask
 from colorize_jax.inference.pictures.preprocess import (
     PreparedSketch,
     paint_out,
@@ -21,7 +22,7 @@ from colorize_jax.inference.pictures.preprocess import (
 from colorize_jax.inference.pictures.reading import Picture, PictureSource, read_picture
 from colorize_jax.inference.pictures.sizes import Box
 from colorize_jax.inference.system import System
-from colorize_jax.nn.resize import resize_antialiased
+from colorize_jax.nn.resize import resize_antialiased, resize_bicubic
 from data.pictures.lines import LineExtractor, extract_lines
 
 PictureLike = PictureSource | Picture
@@ -44,16 +45,31 @@ BUILT_IN = Extractors()
 
 
 @dataclass(frozen=True, eq=False)
+class BackgroundInputs:
+    """What stands behind the figure: the reference's own background, or a picture of its own.
+
+    Attributes:
+        image: (h, w, 3) float32 in [-1, 1], its figure painted white.
+        mask: (h, w) float32, where that figure was.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
 class ReferenceInputs:
     """A reference and what options ask of it, at its own size.
 
     Attributes:
         image: (h, w, 3) float32 in [-1, 1], as the encoders read it.
         mask: (h, w) float32 foreground; None where nothing asks for it.
+        background: None where nothing asks for it.
     """
 
     image: np.ndarray
     mask: np.ndarray | None = None
+    background: BackgroundInputs | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,18 +100,30 @@ def read_reference(
     options: InferenceOptions,
     mask: PictureLike | None = None,
     extractors: Extractors = BUILT_IN,
+    background: PictureLike | None = None,
 ) -> ReferenceInputs:
-    """Read a reference, and find its foreground where options ask for that.
+    """Read a reference, and find foreground and background where options ask for them.
+
+    Args:
+        source: the reference.
+        options: the controls.
+        mask: of its foreground.
+        extractors: what finds a mask that is not given.
+        background: a picture in the place of the reference's own background.
 
     Raises:
-        UserError: a picture is unreadable, or the mask does not fit.
+        UserError: a picture is unreadable, the mask does not fit, or nothing takes the background.
     """
+    if background is not None and not options.splits_context:
+        raise UserError(
+            "got a background that nothing takes, expected background_plugin (or split_attention) "
+            "with it; turn it on or drop the background"
+        )
     picture = as_picture(source)
     image = prepare_reference(picture)
     removed = "foreground" if options.remove_foreground else "background"
     removes = options.remove_foreground or options.remove_background
-    splits = options.split_attention or options.background_plugin or options.foreground_latent
-    if not (removes or splits):
+    if not (removes or options.splits_context or options.foreground_latent):
         return ReferenceInputs(image)
     found = reference_mask(
         picture,
@@ -103,9 +131,37 @@ def read_reference(
         options.mask_source,
         extractors.foreground,
     )
+    if options.background_plugin:
+        found = dilate_mask(found, options.reference_mask_dilation)
     if removes:
         image = paint_out(image, found, options.reference_mask_threshold, removed)
-    return ReferenceInputs(image, found)
+    behind = None
+    if options.splits_context:
+        own = BackgroundInputs(image, found)
+        if background is not None:
+            own = _read_background(background, options, extractors)
+        behind = _without_figure(own, options)
+    return ReferenceInputs(image, found, behind)
+
+
+def _read_background(
+    source: PictureLike, options: InferenceOptions, extractors: Extractors
+) -> BackgroundInputs:
+    """A picture of its own; its figure counts only where it is to be removed."""
+    picture = as_picture(source)
+    mask = np.zeros((picture.height, picture.width), np.float32)
+    if options.remove_background_figure:
+        mask = reference_mask(picture, None, options.mask_source, extractors.foreground)
+        mask = dilate_mask(mask, options.reference_mask_dilation)
+    return BackgroundInputs(prepare_reference(picture), mask)
+
+
+def _without_figure(background: BackgroundInputs, options: InferenceOptions) -> BackgroundInputs:
+    if options.white_background:
+        return BackgroundInputs(np.ones_like(background.image), background.mask)
+    threshold = options.reference_mask_threshold
+    painted = paint_out(background.image, background.mask, threshold, "foreground")
+    return BackgroundInputs(painted, background.mask)
 
 
 def read_sketch(
@@ -127,7 +183,7 @@ def read_sketch(
         picture, height, width, options.preprocessor, extractors.lines, system.multiple
     )
     found = None
-    if options.split_attention or options.background_plugin or options.background_latent_copy:
+    if options.splits_context or options.background_latent_copy:
         found = sketch_mask(
             picture,
             sketch,
@@ -173,17 +229,20 @@ def on_canvas(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.clip(np.stack([np.asarray(channel) for channel in channels], axis=-1), -1, 1)
 
 
-def mask_on_canvas(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The same for a mask (h, w)."""
-    part = cover_box(*mask.shape, height, width).crop(mask)
-    return resize_mask(part, height, width)
+def stretch(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Stretch (h, w, C) to (height, width, C): how the plugin sees a background or its mask."""
+    return np.asarray(resize_bicubic(jnp.asarray(image)[None], height, width)[0])
 
 
 def crop_shares(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(4,) top, left, height, width of what `on_canvas` shows, as shares of the picture."""
-    box = cover_box(*image.shape[:2], height, width)
-    sides = np.array([*image.shape[:2], *image.shape[:2]], np.float32)
-    return np.asarray(box, np.float32) / sides
+    """(4,) top, left, height, width of a canvas in a background, as shares of the background.
+
+    As in training, these numbers and not the pixels say what the canvas shows of it: the largest
+    part of the canvas's aspect, from the top left corner on.
+    """
+    own_height, own_width = image.shape[:2]
+    _, _, height, width = cover_box(own_height, own_width, height, width)
+    return np.array((0, 0, height / own_height, width / own_width), np.float32)
 
 
 def latent_mask(mask: np.ndarray, cell: int) -> np.ndarray:
@@ -198,12 +257,6 @@ def foreground_of(reference: ReferenceInputs, options: InferenceOptions) -> np.n
     """A reference with its background painted white."""
     threshold = options.reference_mask_threshold
     return paint_out(reference.image, reference.mask, threshold, "background")
-
-
-def background_of(reference: ReferenceInputs, options: InferenceOptions) -> np.ndarray:
-    """A reference with its foreground painted white."""
-    threshold = options.reference_mask_threshold
-    return paint_out(reference.image, reference.mask, threshold, "foreground")
 
 
 def stack(pictures: Sequence[np.ndarray], batch: int) -> np.ndarray:
@@ -239,3 +292,32 @@ def check_reference(reference: object, options: InferenceOptions) -> None:
             f"got {', '.join(needing)} without a reference, expected one to take it from; drop "
             f"{'it' if len(needing) == 1 else 'them'} or give a reference"
         )
+
+
+def sequence(source: Any) -> list[Any]:
+    """One picture or several, as a list.
+
+    Raises:
+        UserError: an empty one.
+    """
+    if isinstance(source, list | tuple):
+        if not source:
+            raise UserError("got an empty list of pictures, expected at least one")
+        return list(source)
+    if isinstance(source, np.ndarray):
+        is_grey_batch = source.ndim == 3 and source.shape[2] > 4
+        return list(source) if source.ndim == 4 or is_grey_batch else [source]
+    return [source]
+
+
+def paired(mask: Any, picture: Any, what: str) -> list[Any]:
+    """Masks, as many as there are pictures; None for each where none are given.
+
+    Raises:
+        UserError: there are fewer or more.
+    """
+    count = len(sequence(picture))
+    masks = [None] * count if mask is None else sequence(mask)
+    if len(masks) != count:
+        raise UserError(f"got {len(masks)} {what} for {count}, expected one for each")
+    return masks

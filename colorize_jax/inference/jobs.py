@@ -13,6 +13,7 @@ from colorize_jax.io.formats.atomic import NOTHING, Reads
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm")
 MAX_LISTED = 3
+PARTNERS = ("reference", "sketch_mask", "reference_mask", "background")
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Job:
         sketch: its file.
         output: PNG to write.
         reference: file, or None: without one.
-        sketch_mask, reference_mask: files, or None.
+        sketch_mask, reference_mask, background: files, or None.
     """
 
     sketch: Path
@@ -31,11 +32,12 @@ class Job:
     reference: Path | None = None
     sketch_mask: Path | None = None
     reference_mask: Path | None = None
+    background: Path | None = None
 
     @property
     def inputs(self) -> dict[str, str]:
         """Role -> path, of those that there are."""
-        roles = ("sketch", "reference", "sketch_mask", "reference_mask")
+        roles = ("sketch", *PARTNERS)
         return {role: str(path) for role in roles if (path := getattr(self, role)) is not None}
 
 
@@ -55,18 +57,15 @@ class Report:
 def plan_jobs(
     sketch: Path,
     output: Path,
-    reference: Path | None = None,
-    sketch_mask: Path | None = None,
-    reference_mask: Path | None = None,
+    **partners: Path,
 ) -> list[Job]:
     """Match files: a sketch or a folder of them, with one reference for all or those of its name.
 
     Args:
         sketch: file or folder.
         output: PNG to write, or the folder for results where `sketch` is one.
-        reference: file for all, or folder whose files are matched by name without suffix; sketches
-            without a partner are made without reference, where that is allowed.
-        sketch_mask, reference_mask: likewise.
+        partners: of `PARTNERS`, a file for all, or a folder whose files are matched by name without
+            suffix; sketches without a partner are made without it, where that is allowed.
 
     Raises:
         UserError: there are no sketches, or results would overwrite each other or the sketches.
@@ -88,17 +87,10 @@ def plan_jobs(
             raise UserError(
                 f"got {sketch} without pictures, expected some of {', '.join(SUFFIXES)}; check it"
             )
-    partners = {
-        role: _partners(path, sketches)
-        for role, path in {
-            "reference": reference,
-            "sketch_mask": sketch_mask,
-            "reference_mask": reference_mask,
-        }.items()
-    }
+    matched = {role: _partners(path, sketches) for role, path in partners.items()}
     _check_distinct(sketches, outputs)
     return [
-        Job(path, outputs[i], **{role: found[i] for role, found in partners.items()})
+        Job(path, outputs[i], **{role: found[i] for role, found in matched.items()})
         for i, path in enumerate(sketches)
     ]
 
@@ -174,10 +166,10 @@ class _Reader:
         self._last: tuple[object, ReferenceInputs | None] | None = None
 
     def read(self, job: Job) -> PictureInputs:
-        key = job.reference, job.reference_mask
+        key = job.reference, job.reference_mask, job.background
         if self._last is None or self._last[0] != key:
             reference = self._pipeline.read_reference(
-                job.reference, self._options, job.reference_mask
+                job.reference, self._options, job.reference_mask, job.background
             )
             self._last = key, reference
         return self._pipeline.read_sketch(job.sketch, self._last[1], self._options, job.sketch_mask)
@@ -189,9 +181,9 @@ def _pictures(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _partners(path: Path | None, sketches: Sequence[Path]) -> list[Path | None]:
+def _partners(path: Path, sketches: Sequence[Path]) -> list[Path | None]:
     """What goes with each sketch."""
-    if path is None or not path.is_dir():
+    if not path.is_dir():
         return [path] * len(sketches)
     by_name: dict[str, Path] = {}
     for found in _pictures(path):

@@ -107,7 +107,10 @@ class InferenceOptions(Options):
 
     # -------------------------------------------------------------- foreground and background
     split_attention: bool = option(
-        False, Flag(), "let foreground and background attend to the reference's own"
+        False,
+        Flag(),
+        "let foreground and background attend to the reference's own; always so with the "
+        "background plugin",
     )
     foreground_strength: float = option(1.0, _STRENGTH, "factor of the reference's foreground")
     background_strength: float = option(1.0, _STRENGTH, "factor of the reference's background")
@@ -127,6 +130,18 @@ class InferenceOptions(Options):
     )
     background_plugin: bool = option(
         False, Flag(), "transfer the reference's background by the plugin model"
+    )
+    reference_mask_dilation: int = option(
+        21,
+        Whole(0, 1024),
+        "square that widens the plugin's reference mask, px at 1024",
+        only={"background_plugin": True},
+    )
+    white_background: bool = option(
+        False, Flag(), "give the plugin a white background in the place of the reference's"
+    )
+    remove_background_figure: bool = option(
+        False, Flag(), "paint the figure of a background of its own white before it is read"
     )
     foreground_latent: bool = option(
         False, Flag(), "give the plugin model the reference's foreground too"
@@ -181,11 +196,21 @@ class InferenceOptions(Options):
                 "got remove_foreground and remove_background, expected one of them: together they "
                 "leave nothing; drop one"
             )
+        if self.white_background and self.remove_background_figure:
+            raise UserError(
+                "got white_background and remove_background_figure, expected one of them: a white "
+                "background has no figure; drop one"
+            )
         if self.autofit and (self.height or self.width):
             raise UserError(
                 f"got autofit and a size ({self.height}x{self.width}), expected one of them; drop "
                 "one"
             )
+
+    @property
+    def splits_context(self) -> bool:
+        """Whether the context has a half of background tokens."""
+        return self.split_attention or self.background_plugin
 
     def with_seed(self) -> "InferenceOptions":
         """Return these options with a seed: their own (0 is one), or a random one."""

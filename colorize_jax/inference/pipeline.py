@@ -84,6 +84,7 @@ class ColorizePipeline:
         *,
         sketch_mask: PictureLike | Sequence[PictureLike] | None = None,
         reference_mask: PictureLike | Sequence[PictureLike] | None = None,
+        background: PictureLike | Sequence[PictureLike] | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Image.Image]:
         """Colour sketches.
@@ -95,6 +96,7 @@ class ColorizePipeline:
             options: every control; by default what the checkpoint suggests.
             sketch_mask: foreground of the sketch, for each where there are several.
             reference_mask: foreground of the reference, likewise.
+            background: in the place of the references' own, one for all or for each.
             seeds: one for each picture; by default the options' seed for all.
 
         Returns:
@@ -104,7 +106,9 @@ class ColorizePipeline:
             UserError: bad input.
         """
         options = (options or self.defaults).with_seed()
-        pictures = self._read_all(sketch, reference, options, sketch_mask, reference_mask)
+        pictures = self._read_all(
+            sketch, reference, options, sketch_mask, reference_mask, background
+        )
         seeds = [options.seed] * len(pictures) if seeds is None else list(seeds)
         if len(seeds) != len(pictures) or not all(0 <= seed <= SEED.high for seed in seeds):
             raise UserError(
@@ -127,6 +131,7 @@ class ColorizePipeline:
         reference: PictureLike | None,
         options: InferenceOptions,
         mask: PictureLike | None = None,
+        background: PictureLike | None = None,
     ) -> ReferenceInputs | None:
         """Read what pictures take their colours from; None where they are made without.
 
@@ -138,7 +143,7 @@ class ColorizePipeline:
         self._tokenize(options)
         if options.unconditional:
             return None
-        return host.read_reference(reference, options, mask, self._extractors)
+        return host.read_reference(reference, options, mask, self._extractors, background)
 
     def read_sketch(
         self,
@@ -155,12 +160,24 @@ class ColorizePipeline:
         return host.read_sketch(sketch, reference, self.system, options, mask, self._extractors)
 
     def _read_all(
-        self, sketch: Any, reference: Any, options: InferenceOptions, mask: Any, other_mask: Any
+        self,
+        sketch: Any,
+        reference: Any,
+        options: InferenceOptions,
+        mask: Any,
+        reference_mask: Any,
+        background: Any,
     ) -> list[PictureInputs]:
-        sketches, masks = _sequence(sketch), _paired(mask, sketch, "sketch")
-        references, other_masks = _sequence(reference), _paired(other_mask, reference, "reference")
+        sketches, masks = host.sequence(sketch), host.paired(mask, sketch, "sketch masks")
+        references = host.sequence(reference)
+        reference_masks = host.paired(reference_mask, reference, "reference masks")
+        backgrounds = host.sequence(background)
+        if len(backgrounds) == 1:
+            backgrounds *= len(references)
+        backgrounds = host.paired(backgrounds, reference, "backgrounds")
         read = [
-            self.read_reference(r, options, m) for r, m in zip(references, other_masks, strict=True)
+            self.read_reference(r, options, m, b)
+            for r, m, b in zip(references, reference_masks, backgrounds, strict=True)
         ]
         count = max(len(sketches), len(read))
         if not {len(sketches), len(read)} <= {1, count}:
@@ -246,8 +263,8 @@ class ColorizePipeline:
             return programs.encode_references(self.system, params, *resized, directions)
 
         context = encode([reference.image for reference in references])
-        if options.split_attention:
-            backgrounds = [host.background_of(reference, options) for reference in references]
+        if options.splits_context:
+            backgrounds = [reference.background.image for reference in references]
             context = jnp.concatenate([context, encode(backgrounds)], axis=1)
         return jnp.broadcast_to(context, (batch, *context.shape[1:]))
 
@@ -293,8 +310,8 @@ class ColorizePipeline:
         """Add what the controls take from the reference's own pixels."""
         batch = inputs.keys.shape[0]
 
-        def latents(images: Sequence[np.ndarray]) -> Array:
-            canvas = np.stack([host.on_canvas(image, *size) for image in images])
+        def latents(images: Sequence[np.ndarray], fit: Any = host.on_canvas) -> Array:
+            canvas = np.stack([fit(image, *size) for image in images])
             encoded = programs.encode_images(self.system, self._networks.params("vae"), canvas)
             return jnp.broadcast_to(encoded, (batch, *encoded.shape[1:]))
 
@@ -308,16 +325,16 @@ class ColorizePipeline:
             inputs = inputs.replace(foreground=latents(foregrounds))
         if not options.background_plugin:
             return inputs
-        backgrounds = [host.background_of(reference, options) for reference in references]
-        masks = np.stack([host.mask_on_canvas(r.mask, *size) for r in references])
+        backgrounds = [reference.background for reference in references]
+        masks = np.stack([host.stretch(b.mask[..., None], *size)[..., 0] for b in backgrounds])
         masks = host.latent_mask(masks, self.system.cell)
         bank = programs.encode_background(
             self.system,
             self._networks.params("background_encoder"),
-            latents(backgrounds),
+            latents([b.image for b in backgrounds], host.stretch),
             inputs.sketch_mask,
             np.broadcast_to(masks, inputs.sketch_mask.shape),
-            host.stack([host.crop_shares(image, *size) for image in images], batch),
+            host.stack([host.crop_shares(b.image, *size) for b in backgrounds], batch),
         )
         return inputs.replace(bank=bank)
 
@@ -327,7 +344,7 @@ class ColorizePipeline:
         system, params = self._unet(options)
         if options.merge_loras:
             traced = traced.replace(lora_scales={})
-        static = make_static_options(options, has_reference=inputs.context is not None)
+        static = make_static_options(self.system, options, inputs.context is not None)
         return programs.denoise(system, static, params, inputs, traced)
 
     def _unet(self, options: InferenceOptions) -> tuple[System, Params]:
@@ -352,24 +369,3 @@ class ColorizePipeline:
         if options.tiled_decode:
             return decode_tiled(decode, np.asarray(latents), self.system.cell)
         return np.asarray(decode(latents))
-
-
-def _sequence(source: Any) -> list[Any]:
-    """One picture or several, as a list."""
-    if isinstance(source, list | tuple):
-        if not source:
-            raise UserError("got an empty list of pictures, expected at least one")
-        return list(source)
-    if isinstance(source, np.ndarray):
-        is_grey_batch = source.ndim == 3 and source.shape[2] > 4
-        return list(source) if source.ndim == 4 or is_grey_batch else [source]
-    return [source]
-
-
-def _paired(mask: Any, picture: Any, what: str) -> list[Any]:
-    """Masks, as many as there are pictures; None for each where none are given."""
-    count = len(_sequence(picture))
-    masks = [None] * count if mask is None else _sequence(mask)
-    if len(masks) != count:
-        raise UserError(f"got {len(masks)} {what} masks for {count}, expected one for each")
-    return masks

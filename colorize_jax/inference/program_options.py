@@ -3,25 +3,29 @@
 import jax.numpy as jnp
 import numpy as np
 
+from colorize_jax.config.method import PLUGIN_LORA
 from colorize_jax.diffusion import samplers
 from colorize_jax.errors import UserError
 from colorize_jax.inference.denoiser import GuidanceScales
 from colorize_jax.inference.options import MAX_STEPS, InferenceOptions, block_levels
 from colorize_jax.inference.sampling import StaticOptions, TracedOptions
-from colorize_jax.inference.system import PLUGIN_LORA, System
+from colorize_jax.inference.system import System
 from colorize_jax.models.frozen.patch import PatchReferenceEncoder
 
 # A window of progress that is never reached.
 NEVER = (2.0, 2.0)
 
 
-def make_static_options(options: InferenceOptions, has_reference: bool = True) -> StaticOptions:
-    """The options that a sampling loop is compiled for."""
+def make_static_options(
+    system: System, options: InferenceOptions, has_reference: bool = True
+) -> StaticOptions:
+    """The options that a sampling loop is compiled for; the system before anything is merged."""
     return StaticOptions(
         sampler=options.sampler,
         guide_reference=has_reference and options.reference_guidance > 1,
         guide_sketch=options.sketch_guidance > 1,
-        split=options.split_attention,
+        split=options.splits_context,
+        blend=bool(system.colorizer.unet.loras),
     )
 
 

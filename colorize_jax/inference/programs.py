@@ -17,10 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from colorize_jax.inference.denoiser import BLANK
-from colorize_jax.inference.sampling import NORMED, sample_latents
+from colorize_jax.inference.sampling import sample_latents
 from colorize_jax.inference.system import System
 from colorize_jax.inference.text.directions import TextDirections, manipulate
-from colorize_jax.nn.layers import sinusoid
+from colorize_jax.models.background_encoder import crop_embedding, encode_bank
 from colorize_jax.types import Array, Params
 
 
@@ -75,30 +75,11 @@ def encode_background(
     reference_mask: Array,
     crop: Array,
 ) -> dict[str, Array]:
-    """Run the plugin's background encoder.
-
-    Args:
-        system: with such an encoder.
-        params: with "background_encoder".
-        latents: (B, h, w, C) of the reference's background.
-        sketch_mask, reference_mask: (B, h, w, 1) foregrounds.
-        crop: (B, 4) top, left, height, width of what the latents show, as shares of the reference.
-
-    Returns:
-        Decoder stack -> (L, B, N, C) normed tokens of each block.
-    """
+    """The plugin's bank, from arguments of `background_encoder`'s functions."""
     encoder = system.background_encoder
-    inputs = jnp.concatenate([latents, sketch_mask, reference_mask], axis=-1)
-    places = sinusoid(crop.reshape(-1), encoder.vector_channels // crop.shape[1])
-    stacks = [name for name in encoder.stacks() if name.startswith("output_blocks")]
-    _, features = encoder.apply(
-        {"params": params["background_encoder"]},
-        inputs,
-        jnp.zeros(inputs.shape[0]),
-        vector=places.reshape(crop.shape[0], -1),
-        collect=tuple((name, NORMED) for name in stacks),
-    )
-    return {name: features[name, NORMED] for name in stacks}
+    vector = crop_embedding(crop, encoder.vector_channels)
+    own = params["background_encoder"]
+    return encode_bank(encoder, own, latents, sketch_mask, reference_mask, vector)
 
 
 denoise = jax.jit(sample_latents, static_argnums=(0, 1))

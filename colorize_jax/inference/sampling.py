@@ -20,12 +20,11 @@ from colorize_jax.inference.denoiser import (
     project_conditions,
 )
 from colorize_jax.inference.system import System
+from colorize_jax.models.background_encoder import NORMED
 from colorize_jax.models.unet_controls import Controls
-from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.rng import stream
 from colorize_jax.types import Array, Conditions, Params
-
-NORMED = "norm1"  # the feature of which self-attention makes its keys and values
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,15 @@ class StaticOptions:
         guide_reference: whether the UNet is evaluated without reference too.
         guide_sketch: whether it is evaluated without sketch too.
         split: whether foreground and background attend to halves of the context.
+        blend: whether the mask itself mixes the halves' answers, as in a UNet that holds low-rank
+            additions, also after they were merged; else it is compared with a threshold.
     """
 
     sampler: str
     guide_reference: bool = True
     guide_sketch: bool = False
     split: bool = False
+    blend: bool = False
 
     @property
     def num_groups(self) -> int:
@@ -90,7 +92,7 @@ class TracedOptions:
         block_strengths: (number of transformer blocks,) factors of the reference.
         hint_strengths: (levels,) factors of the hints.
         foreground_strength, background_strength, merge: of split cross-attention, each ().
-        mask_threshold: () what sketch masks are compared with.
+        mask_threshold: () what sketch masks are compared with, but for banks and blends.
         fidelity: () share without injection in the unguided rows.
         lora_scales: label -> ().
     """
@@ -187,7 +189,7 @@ def make_controls(
     if static.split:
         regions = Regions(
             mask,
-            traced.mask_threshold,
+            None if static.blend else traced.mask_threshold,
             traced.foreground_strength,
             traced.background_strength,
             traced.merge,
@@ -195,7 +197,7 @@ def make_controls(
     if inputs.bank is not None:
         projected = _unet(system, params, inputs.bank, method="project_banks")
         banks = {
-            name: Bank(jax.tree.map(lambda x: rows(x, 1), kv), mask, traced.mask_threshold)
+            name: Bank(jax.tree.map(lambda x: rows(x, 1), kv), mask)
             for name, kv in projected.items()
         }
     return Controls(

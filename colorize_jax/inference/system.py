@@ -23,8 +23,6 @@ from colorize_jax.types import Params
 
 logger = logging.getLogger(__name__)
 
-PLUGIN_LORA = "background"
-
 
 @dataclass(frozen=True)
 class System:

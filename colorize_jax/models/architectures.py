@@ -7,6 +7,7 @@ of a field also says which type it has.
 import dataclasses
 import functools
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,11 @@ from colorize_jax.types import Params
 SCALING_FACTOR = 0.13025  # of SDXL's latents
 
 NetworkConfig = dict[str, Any]
+
+# Modules of a UNet that a plugin brings along, in our names and in published ones.
+ADDITIONS = r"(lora_(down|up)_\w+|conv_fg)$"
+REFINEMENT_KIND = "refinement"  # of weights: a run of the second stage, colorizer included
+ADDITIONS_KIND = "additions"  # of weights: a plugin without the UNet that it was trained on
 
 # Fields of modules that say how a network runs, not what it is: no part of a configuration.
 RUNTIME_FIELDS = frozenset({"parent", "name", "dtype", "implementation", "remat"})
@@ -81,7 +87,6 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "background_encoder": Architecture(
         UNet,
         left_out=(
-            "norm_groups",
             "out_channels",
             "hint_blocks",
             "loras",
@@ -160,6 +165,28 @@ def abstract_params(component: str, config: Mapping[str, Any]) -> Params:
     """
     fields = check_config(component, config)
     return _abstract_params(component, json.dumps(fields, sort_keys=True))
+
+
+def abstract_weights(kind: str, component: str, config: Mapping[str, Any]) -> Params:
+    """Return the shapes that weights of a kind hold of a network: all, but of a mere plugin's UNet.
+
+    Raises:
+        UserError: as `abstract_params`.
+    """
+    abstract = abstract_params(component, config)
+    return additions(abstract) if (kind, component) == (ADDITIONS_KIND, "unet") else abstract
+
+
+def additions(params: Params) -> Params:
+    """What a plugin adds to a UNet's parameters: its low-rank additions and `conv_fg`."""
+    if not isinstance(params, Mapping):
+        return params
+    found = {
+        name: value if re.match(ADDITIONS, name) else additions(value)
+        for name, value in params.items()
+        if re.match(ADDITIONS, name) or isinstance(value, Mapping)
+    }
+    return {name: value for name, value in found.items() if value != {}}
 
 
 @functools.lru_cache(maxsize=32)

@@ -11,7 +11,7 @@ from colorize_jax.models.sketch_encoder import SketchEncoder
 from colorize_jax.models.unet import Features, UNet, UNetState, touch
 from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.layers import size_embedding
-from colorize_jax.nn.transformer import KeysValues
+from colorize_jax.nn.regions import KeysValues
 from colorize_jax.types import Array, Conditions, Params
 
 # The networks that training changes, by the names of their parameters.

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
+from colorize_jax.nn.attention_layer import Attention
 from colorize_jax.nn.layers import Dense, layer_norm
-from colorize_jax.nn.transformer import Attention
 from colorize_jax.types import Array
 
 

@@ -39,8 +39,10 @@ from colorize_jax.errors import UserError
 from colorize_jax.models.unet_controls import Controls, transformer_controls
 from colorize_jax.models.unet_injection import SkipInjector
 from colorize_jax.models.unet_stages import Stage, make_module, unet_stages
+from colorize_jax.nn.attention_layer import LoRAs
 from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init, sinusoid
-from colorize_jax.nn.transformer import KeysValues, LoRAs, SpatialTransformer
+from colorize_jax.nn.regions import KeysValues
+from colorize_jax.nn.transformer import SpatialTransformer
 from colorize_jax.sharding import constrain_batch
 from colorize_jax.types import Array
 
@@ -92,7 +94,8 @@ class UNet(nn.Module):
         foreground_channels: channels of the latent that `conv_fg` takes; 0 leaves it out.
         map_modules: whether skips can attend to foreground features.
         warp_modules: whether skips can attend to background features.
-        num_output_blocks: decoder blocks that exist; None: all of them and the output layers.
+        num_output_blocks: decoder blocks that exist, in a network that is read at the norms of its
+            transformers and ends with the last one; None: all of them and the output layers.
         remat: rematerialization policy of res and transformer blocks (`jax.checkpoint_policies`);
             None keeps every intermediate.
         dtype: of products and activations; parameters, statistics and softmax stay in float32.
@@ -126,7 +129,9 @@ class UNet(nn.Module):
             self.label_emb_0_0, self.label_emb_0_2 = Dense(width), Dense(width)
         self.stages = tuple((stage, self._module(stage)) for stage in self.plan())
         if self.foreground_channels:
-            self.conv_fg = Conv(self.model_channels, dtype=self.dtype)
+            # Zero, as in the published model: a foreground changes nothing until it is trained.
+            zeros = nn.initializers.zeros
+            self.conv_fg = Conv(self.model_channels, kernel_init=zeros, dtype=self.dtype)
         self.injector = SkipInjector(
             tuple(stage.channels for stage in self.plan() if stage.stores_skip)[::-1],
             self.head_dim,
@@ -150,6 +155,7 @@ class UNet(nn.Module):
             self.head_dim,
             self.context_channels,
             self.loras,
+            self.num_output_blocks is not None and stage.name == list(self.stacks())[-1],
             self.remat,
             self.dtype,
             self.implementation,
@@ -262,9 +268,13 @@ class UNet(nn.Module):
                     skip = self.injector(skip, stage.block, state.embedding, controls.injection)
                 x = jnp.concatenate([x, skip], axis=-1)
             if stage.kind == "transformer":
+                before = x
                 x, found = self._transform(stage, module, x, context, controls, collect, begun)
                 features |= found
                 begun = None
+                if x is None and not self.is_initializing():
+                    break
+                x = before if x is None else x  # what never runs has parameters all the same
             elif stage.kind == "res":
                 x = module(x, state.embedding)
             else:
@@ -288,7 +298,7 @@ class UNet(nn.Module):
         collect: tuple[tuple[str, str], ...],
         begun: tuple[int, Array] | None,
         stop: int | None = None,
-    ) -> tuple[Array, Features]:
+    ) -> tuple[Array | None, Features]:
         """Run a transformer, or a part of its blocks: with `stop` returns the tokens there."""
         wanted = tuple(feature for stack, feature in collect if stack == stage.name)
         num_blocks = sum(self.stacks().values())

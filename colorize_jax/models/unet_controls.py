@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from colorize_jax.models.unet_injection import Injection
 from colorize_jax.models.unet_stages import Stage
-from colorize_jax.nn.resize import resize_bicubic
-from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.types import Array
 
 
@@ -46,19 +45,14 @@ def transformer_controls(
         height, width: of its pixels, to which masks are resized.
     """
 
-    def at_tokens(control: Bank | Regions | None) -> Bank | Regions | None:
-        if control is None or control.mask is None:
-            return control
-        mask = resize_bicubic(control.mask, height, width)
-        return control.replace(mask=mask.reshape(mask.shape[0], height * width, 1))
-
     strength = controls.reference_strength
     if strength is not None:
         strength = jnp.broadcast_to(strength, (num_blocks,))
         strength = strength[stage.first_block : stage.first_block + stage.depth]
+    bank, regions = (controls.banks or {}).get(stage.name), controls.regions
     return {
         "strength": strength,
-        "bank": at_tokens((controls.banks or {}).get(stage.name)),
-        "regions": at_tokens(controls.regions),
+        "bank": None if bank is None else bank.at(height, width),
+        "shares": None if regions is None else regions.shares(height, width),
         "lora_scales": controls.lora_scales,
     }

@@ -6,9 +6,9 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
+from colorize_jax.nn.attention_layer import Attention
 from colorize_jax.nn.layers import Dense
-from colorize_jax.nn.resize import resize_bicubic
-from colorize_jax.nn.transformer import Attention
+from colorize_jax.nn.regions import to_tokens
 from colorize_jax.types import Array
 
 
@@ -84,7 +84,7 @@ class SkipInjector(nn.Module):
         if injection.background is not None:
             features = injection.background[block]
             background = self._read(self.background_readers[block], tokens, features, embedding)
-        mask = resize_bicubic(injection.mask, height, width).reshape(batch, height * width, 1)
+        mask = to_tokens(injection.mask, height, width)
         threshold = jnp.reshape(jnp.asarray(injection.threshold, mask.dtype), (-1, 1, 1))
         return jnp.where(mask > threshold, foreground, background).reshape(skip.shape)
 

@@ -6,21 +6,26 @@ exception are texts, which are short.
 """
 
 import functools
+import logging
 import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from colorize_jax.errors import UserError
+from colorize_jax.nn import cudnn
 from colorize_jax.sharding import BATCH, TENSOR, constrain
 from colorize_jax.types import Array
 
+logger = logging.getLogger(__name__)
+
 IMPLEMENTATIONS = ("auto", "blockwise", "cudnn", "splash", "plain")
+# What "auto" prefers, by platform.
+KERNELS = {"gpu": "cudnn", "tpu": "splash"}
 
 # Probabilities held at once by the blockwise form, bytes a sample; float32.
 BLOCK_BYTES = 128 * 2**20
-CUDNN_DTYPES = (jnp.bfloat16, jnp.float16)
-CUDNN_MAX_HEAD_DIM = 128
 
 
 def attention(
@@ -39,42 +44,86 @@ def attention(
         k: (B, S, K, D) keys.
         v: (B, S, K, D) values.
         scale: factor of the logits, 1 / sqrt(D) by default.
-        implementation: "blockwise" (XLA, over blocks of queries, every platform), "cudnn" (flash
+        implementation: "blockwise" (XLA, over blocks of queries, every platform), "cudnn" (fused
             attention on NVIDIA GPUs, half precision), "splash" (Pallas, TPU), "plain" (all
             probabilities at once, nothing computed twice: what FLOPs are counted on); "auto" takes
-            the best for the default backend's platform and these shapes.
+            the best for these shapes on the default backend's platform, "auto:tpu" or "auto:gpu"
+            on one that need not be there.
         causal: let query n see keys 0..n alone; for few tokens, all of whose probabilities are held
             at once whatever the implementation.
 
     Returns:
         (B, N, K, D) in v's dtype.
+
+    Raises:
+        UserError: the implementation that is named cannot take these shapes.
     """
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     q, k, v = (constrain(x, BATCH, None, TENSOR) for x in (q, k, v))
     if causal:
         return _plain(q, k, v, scale, jnp.tri(q.shape[1], k.shape[1], dtype=bool))
-    if implementation == "auto":
-        implementation = default_implementation(jax.default_backend())
-    if implementation == "cudnn" and _cudnn_takes(q):
-        return jax.nn.dot_product_attention(q, k, v, scale=scale, implementation="cudnn")
-    if implementation == "splash":
+    chosen = choose(implementation, q, k)
+    if chosen == "cudnn":
+        return cudnn.attention(q, k, v, scale)
+    if chosen == "splash":
         from colorize_jax.nn import splash
 
-        if splash.takes(q, k):
-            return splash.attention(q, k, v, scale)
-    if implementation == "plain":
-        return _plain(q, k, v, scale)
-    return _blockwise(q, k, v, scale)
+        return splash.attention(q, k, v, scale)
+    return (_plain if chosen == "plain" else _blockwise)(q, k, v, scale)
 
 
-def default_implementation(platform: str) -> str:
-    """The implementation for "cpu", "gpu", "cuda" or "tpu"."""
-    return {"gpu": "cudnn", "cuda": "cudnn", "tpu": "splash"}.get(platform, "blockwise")
+def choose(implementation: str, q: Array, k: Array) -> str:
+    """The implementation that takes queries and keys; arguments as of `attention`.
+
+    Raises:
+        UserError: the one that is named cannot.
+    """
+    if not implementation.startswith("auto"):
+        reason = _refusal(implementation, q, k)
+        if reason is None:
+            return implementation
+        raise UserError(
+            f'got attention "{implementation}" for {reason}; choose "auto", which takes another '
+            "implementation for such shapes"
+        )
+    name = preferred(implementation)
+    if name == "splash":
+        from colorize_jax.nn import splash
+
+        name = name if splash.pays(q, k) else "blockwise"
+    if _refusal(name, q, k) is not None:
+        name = "blockwise"
+    _tell(name, *q.shape[1:], k.shape[1], str(q.dtype))
+    return name
 
 
-def _cudnn_takes(q: Array) -> bool:
-    head_dim = q.shape[-1]
-    return q.dtype in CUDNN_DTYPES and head_dim % 8 == 0 and head_dim <= CUDNN_MAX_HEAD_DIM
+def _refusal(name: str, q: Array, k: Array) -> str | None:
+    if name == "cudnn":
+        return cudnn.refusal(q, k)
+    if name == "splash":
+        from colorize_jax.nn import splash
+
+        return splash.refusal(q, k)
+    return None
+
+
+@functools.cache  # once for shapes that are met again
+def _tell(name: str, queries: int, heads: int, channels: int, keys: int, dtype: str) -> None:
+    shape = f"{queries} queries, {keys} keys, {heads} heads of {channels} channels, {dtype}"
+    logger.info("attention of %s: %s", shape, name)
+
+
+def preferred(implementation: str) -> str:
+    """What an implementation is where shapes allow it: "auto:gpu" is "cudnn"."""
+    name, _, platform = implementation.partition(":")
+    if name != "auto":
+        return name
+    return KERNELS.get(platform or jax.default_backend(), "blockwise")
+
+
+def for_platform(implementation: str, platform: str) -> str:
+    """The same choice for a platform ("cpu", "gpu", "tpu") that need not be there."""
+    return f"auto:{platform}" if implementation == "auto" else implementation
 
 
 def _blockwise(q: Array, k: Array, v: Array, scale: float) -> Array:

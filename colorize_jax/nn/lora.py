@@ -17,7 +17,7 @@ class LoRADense(nn.Module):
 
     Attributes:
         loras: (label, rank) pairs; their kernels lie beside the base kernel as lora_down_LABEL and
-            lora_up_LABEL.
+            lora_up_LABEL. Those begin at noise of deviation 1 / rank and at zero.
     """
 
     features: int
@@ -35,7 +35,13 @@ class LoRADense(nn.Module):
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype)
         for label, rank in self.loras:
-            down = nn.Dense(rank, use_bias=False, dtype=self.dtype, name=f"lora_down_{label}")
+            down = nn.Dense(
+                rank,
+                use_bias=False,
+                dtype=self.dtype,
+                kernel_init=nn.initializers.normal(1 / rank),
+                name=f"lora_down_{label}",
+            )
             up = nn.Dense(
                 self.features,
                 use_bias=False,

@@ -19,11 +19,18 @@ MAX_HEAD_DIM = 128
 MIN_TOKENS = 512
 
 
-def takes(q: Array, k: Array) -> bool:
-    """Whether the kernel is made for queries (B, N, K, D) and keys (B, S, K, D)."""
+def refusal(q: Array, k: Array) -> str | None:
+    """Why the kernel cannot take queries (B, N, K, D) and keys (B, S, K, D); None where it can."""
+    del k
     head_dim = q.shape[-1]
-    long = min(q.shape[1], k.shape[1]) >= MIN_TOKENS
-    return long and head_dim % 8 == 0 and head_dim <= MAX_HEAD_DIM
+    if head_dim > MAX_HEAD_DIM or head_dim % 8:
+        return f"heads of {head_dim} channels, expected a multiple of 8 up to {MAX_HEAD_DIM}"
+    return None
+
+
+def pays(q: Array, k: Array) -> bool:
+    """Whether there are tokens enough."""
+    return min(q.shape[1], k.shape[1]) >= MIN_TOKENS
 
 
 def attention(q: Array, k: Array, v: Array, scale: float, *, interpret: bool = False) -> Array:

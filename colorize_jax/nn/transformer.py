@@ -9,185 +9,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.nn.attention import attention
+from colorize_jax.nn.attention_layer import Attention, LoRAs
 from colorize_jax.nn.layers import Dense, group_norm, layer_norm, near_zero_init
-from colorize_jax.nn.lora import LoRADense
+from colorize_jax.nn.regions import Bank, KeysValues
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
 from colorize_jax.types import Array
 
 # What a block can hand out: its first norm, the outputs of its attentions, its own output.
 FEATURES = ("norm1", "attn1", "attn2", "ff")
-
-KeysValues = tuple[Array, Array]
-LoRAs = tuple[tuple[str, int], ...]  # (label, rank)
-
-
-@flax.struct.dataclass
-class Regions:
-    """Split cross-attention: foreground reads the first half of the tokens, the rest the second.
-
-    Attributes:
-        mask: (B, N, 1) foreground of the queries, already at their resolution.
-        threshold: () or (B,) what the mask is compared with.
-        foreground_scale: () factor of what the foreground tokens give.
-        background_scale: () factor of what the background tokens give.
-        merge: () share m of the background's answer in the foreground; 0 separates them.
-    """
-
-    mask: Array
-    threshold: Array | float = 0.05
-    foreground_scale: Array | float = 1.0
-    background_scale: Array | float = 1.0
-    merge: Array | float = 0.0
-
-
-@flax.struct.dataclass
-class Bank:
-    """Foreign tokens that self-attention reads beside its own.
-
-    Attributes:
-        keys_values: K and V of every block, each (L, B, M, K, D); inside a block without L.
-        mask: (B, N, 1); queries inside see their own tokens only, others the bank only. Without it
-            all queries see both.
-        threshold: () or (B,) what the mask is compared with.
-        plain_weight: (B,) share of attention without the bank in the result, 0 by default.
-    """
-
-    keys_values: KeysValues
-    mask: Array | None = None
-    threshold: Array | float = 0.05
-    plain_weight: Array | None = None
-
-
-def _inside(mask: Array, threshold: Array | float, *, inclusive: bool = False) -> Array:
-    """(B, N, 1) mask against a scalar or per-sample threshold -> (B, N, 1, 1) booleans."""
-    threshold = jnp.reshape(jnp.asarray(threshold, mask.dtype), (-1, 1, 1))
-    inside = mask >= threshold if inclusive else mask > threshold
-    return inside[..., None]
-
-
-class Attention(nn.Module):
-    """Multi-head attention with projections: q, k, v without bias, out with bias.
-
-    Attributes:
-        channels: C of queries and result.
-        head_dim: D.
-        loras: low-rank additions to q, k and v.
-        dtype: of the products.
-        implementation: see `nn.attention`.
-    """
-
-    channels: int
-    head_dim: int
-    loras: LoRAs = ()
-    dtype: Any = jnp.float32
-    implementation: str = "auto"
-
-    def setup(self) -> None:
-        def dense() -> LoRADense:
-            return LoRADense(self.channels, use_bias=False, loras=self.loras, dtype=self.dtype)
-
-        self.to_q, self.to_k, self.to_v = dense(), dense(), dense()
-        self.to_out_0 = Dense(self.channels, dtype=self.dtype)
-
-    def _heads(self, x: Array) -> Array:
-        return x.reshape(*x.shape[:-1], self.channels // self.head_dim, self.head_dim)
-
-    def queries(self, x: Array, lora_scales: Mapping[str, Array] | None = None) -> Array:
-        """(B, N, C) -> (B, N, K, D)."""
-        return self._heads(self.to_q(x, lora_scales))
-
-    def keys_values(self, tokens: Array, lora_scales: Mapping[str, Array] | None = None):
-        """(B, S, C') -> keys and values, each (B, S, K, D)."""
-        return self._heads(self.to_k(tokens, lora_scales)), self._heads(
-            self.to_v(tokens, lora_scales)
-        )
-
-    def attend(self, q: Array, kv: KeysValues) -> Array:
-        """Attention itself, before the output projection: (B, N, K, D)."""
-        return attention(q, *kv, implementation=self.implementation)
-
-    def out(self, heads: Array) -> Array:
-        """(B, N, K, D) -> (B, N, C)."""
-        return self.to_out_0(heads.reshape(*heads.shape[:2], self.channels))
-
-    def __call__(self, x: Array, tokens: Array) -> Array:
-        """Plain attention of x (B, N, C) over tokens (B, S, C')."""
-        return self.out(self.attend(self.queries(x), self.keys_values(tokens)))
-
-    def self_attention(self, x: Array, bank: Bank | None = None) -> Array:
-        """Attention of x (B, N, C) over itself and, where given, over a bank."""
-        q, own = self.queries(x), self.keys_values(x)
-        if bank is None:
-            return self.out(self.attend(q, own))
-        if bank.mask is not None:
-            inside = _inside(bank.mask, bank.threshold)
-            return self.out(
-                jnp.where(inside, self.attend(q, own), self.attend(q, bank.keys_values))
-            )
-        both = tuple(
-            jnp.concatenate([a, b], axis=1) for a, b in zip(own, bank.keys_values, strict=True)
-        )
-        heads = self.attend(q, both)
-        if bank.plain_weight is not None:
-            weight = bank.plain_weight[:, None, None, None].astype(heads.dtype)
-            heads = weight * self.attend(q, own) + (1 - weight) * heads
-        return self.out(heads)
-
-    def cross_attention(
-        self,
-        x: Array,
-        kv: KeysValues | None,
-        *,
-        strength: Array | None = None,
-        regions: Regions | None = None,
-        lora_scales: Mapping[str, Array] | None = None,
-    ) -> Array:
-        """Attention over a context whose keys and values are given.
-
-        Args:
-            x: (B, N, C).
-            kv: (B', S, K, D) each with B' <= B: rows past B' have no reference, as with an all-zero
-                context, whose keys and values vanish so that only the output's bias remains. None:
-                no row has one.
-            strength: () factor of the result before the output projection.
-            regions: split cross-attention, for the rows that have a reference.
-            lora_scales: label -> scale of the query projection's additions.
-        """
-        rows = 0 if kv is None else kv[0].shape[0]
-        bias = self.to_out_0(jnp.zeros((1, 1, self.channels), self.dtype))
-        missing = jnp.broadcast_to(bias, (x.shape[0] - rows, *x.shape[1:]))
-        if kv is None:
-            if self.is_initializing():
-                self.queries(x)
-            return missing
-        q = self.queries(x[:rows], lora_scales)
-        heads = self.attend(q, kv) if regions is None else self._split(q, kv, regions)
-        if strength is not None:
-            heads = heads * strength.astype(heads.dtype)
-        y = self.out(heads)
-        return y if rows == x.shape[0] else jnp.concatenate([y, missing])
-
-    def _split(self, q: Array, kv: KeysValues, regions: Regions) -> Array:
-        """Foreground and background halves of the context, each for its own queries."""
-        half = kv[0].shape[1] // 2
-        rows = q.shape[0]
-        mask, threshold = regions.mask[:rows], jnp.atleast_1d(jnp.asarray(regions.threshold))
-        threshold = threshold[:rows] if threshold.shape[0] > 1 else threshold
-        merge = jnp.asarray(regions.merge, q.dtype)
-        fg = self.attend(q, (kv[0][:, :half], kv[1][:, :half]))
-        bg = self.attend(q, (kv[0][:, half:], kv[1][:, half:]))
-        fg = fg * jnp.asarray(regions.foreground_scale, q.dtype)
-        bg = bg * jnp.asarray(regions.background_scale, q.dtype)
-        # The two published forms differ in who owns a query exactly at the threshold.
-        inside = jnp.where(
-            merge > 0, _inside(mask, threshold, inclusive=True), _inside(mask, threshold)
-        )
-        return jnp.where(inside, (1 - merge) * fg + merge * bg, bg)
 
 
 class GEGLU(nn.Module):
@@ -279,6 +111,8 @@ class SpatialTransformer(nn.Module):
         head_dim: D of the attention heads.
         context_channels: width of the context's tokens; 0 leaves cross-attention out.
         loras: low-rank additions of the cross-attention.
+        ends_in_norm: whether nothing is wanted behind the first norm of the last block, which is
+            then a module of its own: what follows has parameters and never runs.
         remat: rematerialization policy of a block, None keeps all its intermediates.
         dtype: of the products.
         implementation: see `nn.attention`.
@@ -290,6 +124,7 @@ class SpatialTransformer(nn.Module):
     head_dim: int
     context_channels: int = 0
     loras: LoRAs = ()
+    ends_in_norm: bool = False
     remat: Callable[..., bool] | None = None
     dtype: Any = jnp.float32
     implementation: str = "auto"
@@ -298,6 +133,10 @@ class SpatialTransformer(nn.Module):
         self.norm = group_norm(1e-6, self.dtype, self.norm_groups)
         self.proj_in = Dense(self.channels, dtype=self.dtype)
         self.proj_out = Dense(self.channels, dtype=self.dtype, kernel_init=near_zero_init)
+        if self.ends_in_norm:
+            self._last = self._block(name=f"transformer_blocks_{self.depth - 1}")
+        if not self.num_stacked:
+            return
         # Flax checks a parameter's shape by tracing its initializer, which here is a whole block's:
         # half of the time that tracing a network takes.
         if self.has_variable("params", "transformer_blocks"):
@@ -305,7 +144,12 @@ class SpatialTransformer(nn.Module):
         else:
             self.transformer_blocks = self.param("transformer_blocks", self._init_blocks)
 
-    def _block(self) -> TransformerBlock:
+    @property
+    def num_stacked(self) -> int:
+        """Blocks that share a tree of parameters."""
+        return self.depth - self.ends_in_norm
+
+    def _block(self, **options: Any) -> TransformerBlock:
         return TransformerBlock(
             self.channels,
             self.head_dim,
@@ -313,18 +157,19 @@ class SpatialTransformer(nn.Module):
             self.loras,
             self.dtype,
             self.implementation,
-            parent=None,
+            **options,
         )
 
     def _init_blocks(self, key: Array) -> Any:
         x = jnp.zeros((1, 1, self.channels))
         context = jnp.zeros((1, 1, self.context_channels)) if self.context_channels else None
-        block = self._block()
+        # Parameters are what is asked for; kernels cannot be mapped over blocks.
+        block = self._block(parent=None).clone(implementation="plain", parent=None)
 
         def init(key: Array) -> Any:
             return block.init(key, x, context, method="initialize")["params"]
 
-        return jax.vmap(init)(jax.random.split(key, self.depth))
+        return jax.vmap(init)(jax.random.split(key, self.num_stacked))
 
     def project_context(
         self, context: Array, lora_scales: Mapping[str, Array] | None = None
@@ -357,7 +202,7 @@ class SpatialTransformer(nn.Module):
         *,
         bank: Bank | None = None,
         strength: Array | None = None,
-        regions: Regions | None = None,
+        shares: Array | None = None,
         lora_scales: Mapping[str, Array] | None = None,
         collect: tuple[str, ...] = (),
         begun: tuple[int, Array] | None = None,
@@ -370,22 +215,24 @@ class SpatialTransformer(nn.Module):
             kv: keys and values of the context, each (L, B', S, K, D); see `cross_attention`.
             bank: foreign tokens for self-attention, keys and values with a leading L.
             strength: (L,) factor of every block's cross-attention.
-            regions: split cross-attention.
+            shares: factors of the context's parts for every query; see `cross_attention`.
             lora_scales: label -> scale.
             collect: names of `FEATURES` to return, of every block that runs.
             begun: number of blocks that have run already, and the tokens (B, N, C) behind them.
             stop: number of the block to stop behind.
 
         Returns:
-            (B, h, w, C), or with `stop` the tokens (B, N, C) there; and feature name ->
-            (L, B, N, C), of the blocks that ran.
+            (B, h, w, C), or with `stop` the tokens (B, N, C) there, or None where the stack
+            `ends_in_norm`; and feature name -> (L, B, N, C), of the blocks that ran.
         """
         if begun is None:
             first, tokens = 0, self.norm(x).reshape(x.shape[0], -1, self.channels)
             tokens = self.proj_in(tokens)
         else:
             first, tokens = begun
-        block = self._block()
+        if not self.num_stacked:
+            return self._end_in_norm(tokens, {}, collect)
+        block = self._block(parent=None)
         bank_kv = None if bank is None else bank.keys_values
 
         def body(tokens: Array, inputs: Any) -> tuple[Array, dict[str, Array]]:
@@ -393,18 +240,40 @@ class SpatialTransformer(nn.Module):
             own = None if bank is None else bank.replace(keys_values=bank_kv)
             cross = {}
             if self.context_channels:
-                cross = {"strength": strength, "regions": regions, "lora_scales": lora_scales}
+                cross = {"strength": strength, "shares": shares, "lora_scales": lora_scales}
             params = constrain_params(params)
             tokens, features = block.apply({"params": params}, tokens, kv, own, **cross)
             tokens, features = constrain_batch((tokens, features))
             return tokens, {name: features[name] for name in collect}
 
+        last = self.num_stacked if stop is None else stop
+        loops = last - first != 1
         if self.remat is not None:
-            body = jax.checkpoint(body, policy=self.remat, prevent_cse=False)
+            # Outside of a loop XLA would merge what is computed again with what was computed once.
+            body = jax.checkpoint(body, policy=self.remat, prevent_cse=not loops)
         inputs = (self.transformer_blocks, kv, bank_kv, strength)
-        if first or (stop or self.depth) < self.depth:
-            inputs = jax.tree.map(lambda leaf: leaf[first:stop], inputs)
-        tokens, features = jax.lax.scan(body, tokens, inputs)
+        if (first, last) != (0, self.num_stacked):
+            inputs = jax.tree.map(lambda leaf: leaf[first:last], inputs)
+        if loops:
+            tokens, features = jax.lax.scan(body, tokens, inputs)
+        else:
+            # A loop's backward pass enters, in every round, what any round has a gradient of.
+            tokens, features = body(tokens, jax.tree.map(lambda leaf: leaf[0], inputs))
+            features = jax.tree.map(lambda leaf: leaf[None], features)
         if stop is not None:
             return tokens, features
+        if self.ends_in_norm:
+            return self._end_in_norm(tokens, features, collect)
         return x + self.proj_out(tokens).reshape(x.shape), features
+
+    def _end_in_norm(
+        self, tokens: Array, features: dict[str, Array], collect: tuple[str, ...]
+    ) -> tuple[None, dict[str, Array]]:
+        normed = self._last.norm1(tokens)[None]
+        if self.is_initializing():
+            self._last(tokens)
+            self.proj_out(tokens)
+        if "norm1" not in collect:
+            return None, features
+        stacked = [features["norm1"]] if "norm1" in features else []
+        return None, features | {"norm1": jnp.concatenate([*stacked, normed])}

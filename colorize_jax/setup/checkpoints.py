@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from colorize_jax.conditioning import FROZEN_NETWORKS, FrozenEncoders
 from colorize_jax.config.load import config_from_dict
@@ -29,7 +30,12 @@ from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.open_weights import Weights, open_weights
 from colorize_jax.io.published import noise_schedules
 from colorize_jax.io.published.published_weights import PublishedWeights
-from colorize_jax.models.architectures import SCALING_FACTOR, build, published_config
+from colorize_jax.models.architectures import (
+    ADDITIONS_KIND,
+    SCALING_FACTOR,
+    build,
+    published_config,
+)
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.tagger import preprocess_tagger
 from colorize_jax.setup.encoders import build_encoders
@@ -121,16 +127,26 @@ def open_networks(
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.dtype(dtype or ("float32" if on_cpu else "bfloat16"))
     opened = [open_checkpoint(path, raw=raw) for path in paths]
+    additions = next((w for w in opened if w.metadata.kind == ADDITIONS_KIND), None)
     where: dict[str, Weights] = {}
     for weights in reversed(opened):
         where |= dict.fromkeys(weights.abstract, weights)
+    if additions is not None:
+        whole = [w for w in opened if "unet" in w.abstract and w.metadata.kind != ADDITIONS_KIND]
+        if not whole:
+            raise UserError(
+                f"got {', '.join(map(str, paths))} with a plugin and no colorizer, expected the "
+                "colorizer that it was trained on; name its weights with --checkpoint as well"
+            )
+        where["unet"] = WithAdditions(whole[0], additions)
     lacking = [name for name in TRAINED_NETWORKS if name not in where]
     if lacking:
         raise UserError(
             f"got {', '.join(map(str, paths))} with {', '.join(where) or 'nothing'}, expected "
             f"{', '.join(lacking)} too; name a colorizer's weights"
         )
-    config = _run_config(where["unet"])
+    runs = (_run_config(where[name]) for name in TRAINED_NETWORKS)
+    config = next((run for run in runs if run is not None), None)
     encoders = _encoders(where, config, dtype)
     system = System(
         colorizer=Colorizer(*(_build(name, where, dtype) for name in TRAINED_NETWORKS)),
@@ -155,6 +171,38 @@ def open_networks(
     # A run samples as it was sampled from in training.
     defaults = None if config is None else InferenceOptions.from_config(config.sampling)
     return Networks(system, readers, defaults, dtype, mesh)
+
+
+class WithAdditions:
+    """A colorizer's UNet with what a plugin adds to it; see `io.open_weights.Weights`."""
+
+    def __init__(self, base: Weights, additions: Weights):
+        """Join the UNets of two checkpoints.
+
+        Raises:
+            UserError: the additions are those of another UNet.
+        """
+        self._base, self._additions = base, additions
+        own, added = (weights.metadata.configs["unet"] for weights in (base, additions))
+        kept = {name: added[name] for name in ("loras", "foreground_channels")}
+        if own | kept != added:
+            differing = [name for name in added if (own | kept).get(name) != added[name]]
+            raise UserError(
+                f"got a plugin for a UNet of other {', '.join(differing)} than the colorizer's, "
+                "expected the colorizer that it was trained on; name that one's weights"
+            )
+        self.metadata = dataclasses.replace(
+            base.metadata, configs=base.metadata.configs | {"unet": added}
+        )
+        self.config = getattr(base, "config", None)
+
+    def read(self, component: str, module: str | None = None) -> Params:
+        """Read the UNet as NumPy arrays."""
+        parts = [weights.read(component, module) for weights in (self._base, self._additions)]
+        flat: dict[tuple[str, ...], Any] = {}
+        for part in parts:
+            flat |= traverse_util.flatten_dict(part)
+        return traverse_util.unflatten_dict(flat)
 
 
 def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:

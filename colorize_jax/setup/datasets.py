@@ -17,7 +17,7 @@ from data.records import RECORD_KEYS, Record, Source
 from data.sources.folders import FolderOptions, FolderSource
 
 # The fields that a training step reads; records have more, some of them texts.
-STEP_KEYS = (*RECORD_KEYS, "moments", "clip_tokens", "tagger_tokens")
+STEP_KEYS = (*RECORD_KEYS, "crop", "moments", "clip_tokens", "tagger_tokens")
 
 
 def make_source(options: DataConfig) -> Source:
@@ -35,6 +35,7 @@ def make_source(options: DataConfig) -> Source:
                 options.num_examples,
                 same_identity_rate=options.same_identity_rate,
                 reference_size=reference_size,
+                reference_background=options.reference_background,
                 **size,
             )
         elif options.source == "tfds":
@@ -138,7 +139,12 @@ def make_pairs(config: Config, num_pairs: int, seed: int = 0) -> CrossPairSource
     """Held-out pairs with exact truth, at the size of the training pictures."""
     options = config.data
     return CrossPairSource(
-        seed, num_pairs, options.height, options.width, options.reference_size or None
+        seed,
+        num_pairs,
+        options.height,
+        options.width,
+        options.reference_size or None,
+        options.reference_background,
     )
 
 
@@ -150,7 +156,12 @@ def first_records(config: Config, source: Source, count: int) -> list[Record]:
     """
     options, records = config.data, []
     size = options.reference_size or None
-    crop = transforms.BucketCrop(options.height, options.width, reference_size=size)
+    crop = transforms.BucketCrop(
+        options.height,
+        options.width,
+        reference_size=size,
+        whole_reference=options.whole_reference,
+    )
     for i in range(min(len(source), count + ATTEMPTS)):
         try:
             records.append(crop(np.random.default_rng((options.seed, i)), source[i]))
@@ -167,13 +178,16 @@ def _transforms(options: DataConfig) -> list[Any]:
     steps: list[Any] = []
     if options.source == "folder":
         size = {} if options.buckets else {"height": options.height, "width": options.width}
-        steps.append(transforms.BucketCrop(**size, reference_size=options.reference_size or None))
-    if options.mask_dilation:
-        steps.append(transforms.DilateReferenceMask(options.mask_dilation))
-    if options.mask_grow_rate or options.mask_erase_rate:
         steps.append(
-            transforms.CoarsenReferenceMask(options.mask_grow_rate, options.mask_erase_rate)
+            transforms.BucketCrop(
+                **size,
+                reference_size=options.reference_size or None,
+                whole_reference=options.whole_reference,
+            )
         )
+    rates = (options.mask_box_rate, options.mask_grow_rate, options.mask_erase_rate)
+    if any(rates) or options.mask_dilation:
+        steps.append(transforms.AlterReferenceMask(*rates, options.mask_dilation))
     if options.margin_rate:
         steps.append(transforms.BlankMargins(options.margin_rate))
     return steps

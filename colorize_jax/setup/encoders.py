@@ -15,7 +15,9 @@ def build_encoders(config: Config) -> FrozenEncoders:
         UserError: patches do not divide the picture.
     """
     encoders, dtype = config.encoders, jnp.dtype(config.encoders.dtype)
-    attention = {"implementation": config.model.attention}
+    # Kernels of other shapes than the trained networks': one that these ask for need not take them.
+    named = config.model.attention in ("cudnn", "splash")
+    attention = {"implementation": "auto" if named else config.model.attention}
     if encoders.autoencoder == "patch":
         autoencoder = PatchAutoencoder(encoders.patch_size)
     else:

@@ -1,5 +1,6 @@
 """The state of step 0: random parameters, and the weights that the config names."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +17,15 @@ from colorize_jax.io.published import noise_schedules
 from colorize_jax.models.colorizer import TRAINED_NETWORKS
 from colorize_jax.setup.networks import random_params
 from colorize_jax.sharding import place, replicated, state_shardings
+from colorize_jax.training import trees
 from colorize_jax.training.state import TrainState, create_state
 from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 
 MAX_LISTED = 3
+PLUGIN = "background_encoder"
+# Parameters that a network may have beside those of the weights that it starts from.
+ADDITIONS = r"(^|/)(lora_(down|up)_\w+|conv_fg|(map|warp)_modules_\d+_\d)/"
 
 
 def abstract_state(system: TrainSystem) -> TrainState:
@@ -45,11 +50,6 @@ def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
         mesh = jax.tree.leaves(shardings)[0].mesh
         loaded = place(state_shardings(mesh, loaded), loaded)
     return _draw(system, loaded, shardings)
-
-
-def random_state(system: TrainSystem, shardings: Any = None) -> TrainState:
-    """The same with random parameters instead of all weights, to measure speed and memory."""
-    return _draw(system, {}, shardings)
 
 
 def forked_state(system: TrainSystem, start: TrainState, shardings: Any = None) -> TrainState:
@@ -100,19 +100,78 @@ def load_pretrained(system: TrainSystem) -> dict[str, Params]:
         loaded |= _read(folder, [name for name in expected if name not in TRAINED_NETWORKS])
     if config.model.init_from:
         check_facts(open_weights(config.model.init_from), config, config.model.init_from)
-        loaded |= _read(config.model.init_from, TRAINED_NETWORKS)
+        loaded |= _read(config.model.init_from, (*TRAINED_NETWORKS, PLUGIN))
+    if config.refine.enabled:
+        _check_colorizer(config.model.init_from, loaded)
     if config.gram.anchor:
         loaded["anchor"] = _read(config.gram.anchor, TRAINED_NETWORKS)
     for name, tree in expected.items():
-        frozen = name not in TRAINED_NETWORKS and jax.tree.leaves(tree)
-        if frozen and name not in loaded:
+        needed = name not in (*TRAINED_NETWORKS, PLUGIN) and jax.tree.leaves(tree)
+        if needed and name not in loaded:
             raise UserError(
                 f"got no weights of {name}, expected a folder that `python -m colorize_jax import` "
                 "made; name it in config.encoders.weights"
             )
         if name in loaded:
-            _check_shapes(name, loaded[name], tree)
-    return loaded
+            # Additions that the weights lack start as they are drawn.
+            _check_shapes(name, loaded[name], _without_additions(loaded[name], tree))
+    if config.refine.init_from_unet and PLUGIN not in loaded:
+        loaded[PLUGIN] = encoder_from_unet(loaded["unet"], expected[PLUGIN])
+    return {name: tree for name, tree in loaded.items() if name in expected}
+
+
+def _check_colorizer(source: str, loaded: Mapping[str, Params]) -> None:
+    """Raise UserError unless there is a whole colorizer for the second stage to start from."""
+    missing = [name for name in TRAINED_NETWORKS if name not in loaded]
+    if missing:
+        found = f"{source} without {', '.join(missing)}" if source else "no weights"
+        raise UserError(
+            f"got {found} for the second stage, expected a trained colorizer, which it freezes; "
+            "set model.init_from to the workdir of a first stage or to its weights"
+        )
+
+
+def encoder_from_unet(unet: Params, expected: Params) -> Params:
+    """What a background encoder can take over of a colorizer's UNet.
+
+    Args:
+        unet: the UNet's parameters.
+        expected: shapes of the encoder's.
+
+    Returns:
+        The encoder's leaves whose shapes fit, and the first convolution with kernels of zeros for
+        the masks, which the UNet does not see.
+    """
+    theirs, found = trees.flatten(unet), {}
+    for path, leaf in trees.flatten(expected).items():
+        stacked = re.sub(r"transformer_blocks_(\d+)/", "transformer_blocks/", path)
+        if stacked != path and stacked in theirs:  # the last block, beside those of its stack
+            found[path] = theirs[stacked][-1]
+        elif path in theirs and _stack_part(theirs[path], leaf.shape) is not None:
+            found[path] = _stack_part(theirs[path], leaf.shape)
+        elif path == "input_blocks_0_0/kernel":
+            kernel = np.zeros(leaf.shape, theirs[path].dtype)
+            kernel[:, :, : theirs[path].shape[2]] = theirs[path]
+            found[path] = kernel
+    return trees.unflatten(found)
+
+
+def _stack_part(leaf: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+    """A leaf of this shape, or the first blocks of a stack that has one more."""
+    if leaf.shape == shape:
+        return leaf
+    shorter = leaf.ndim == len(shape) and leaf.shape == (shape[0] + 1, *shape[1:])
+    return leaf[:-1] if shorter else None
+
+
+def _without_additions(loaded: Params, expected: Params) -> Params:
+    found = trees.flatten(loaded)
+    kept = {
+        path: leaf
+        for path, leaf in trees.flatten(expected).items()
+        if path in found or not re.search(ADDITIONS, path)
+    }
+    return trees.unflatten(kept)
 
 
 def check_facts(weights: Weights, config: Config, path: str) -> None:
@@ -147,14 +206,18 @@ def check_facts(weights: Weights, config: Config, path: str) -> None:
 
 
 def _create(system: TrainSystem, key: Array, loaded: Mapping[str, Params]) -> TrainState:
-    options = system.config.optimizer
+    config, params = system.config, random_params(system, key)
+    for name, tree in loaded.items():
+        params[name] = trees.merge(params[name], tree)
     return create_state(
-        random_params(system, key) | dict(loaded),
+        params,
         system.optimizer,
-        trainable=options.trainable,
-        ema=options.ema_decay > 0,
-        frozen_dtype=system.config.encoders.dtype,
+        trainable=config.optimizer.trainable,
+        held=system.held,
+        ema=config.optimizer.ema_decay > 0,
+        frozen_dtype=config.encoders.dtype,
         frozen_networks=FROZEN_NETWORKS,
+        other_dtype=config.model.frozen_dtype,
     )
 
 

@@ -13,9 +13,11 @@ from colorize_jax.inference.system import System
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published import noise_schedules
 from colorize_jax.io.published.torch_names import PREFIXES
-from colorize_jax.models.architectures import build, published_config
+from colorize_jax.models.architectures import REFINEMENT_KIND, build, published_config
+from colorize_jax.models.background_encoder import NUM_MASKS
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.patch import PatchAutoencoder
+from colorize_jax.models.unet import UNet, touch
 from colorize_jax.setup.encoders import build_encoders, patch_encoder
 from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.optim import learning_rate, make_optimizer
@@ -45,6 +47,13 @@ def build_colorizer(config: Config) -> Colorizer:
     return Colorizer(unet.clone(remat=REMAT[config.model.remat]), sketch_encoder, projection)
 
 
+def build_background_encoder(config: Config) -> UNet:
+    """Build the plugin's encoder, which the second stage trains."""
+    own = network_configs(config)["background_encoder"]
+    encoder = build("background_encoder", own, dtype=jnp.dtype(config.model.dtype))
+    return encoder.clone(implementation=config.model.attention, remat=REMAT[config.model.remat])
+
+
 def network_configs(config: Config) -> dict[str, dict[str, Any]]:
     """Return the configuration (see `models.architectures`) of every network with parameters."""
     model, encoders = config.model, config.encoders
@@ -64,6 +73,7 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
             "out_channels": latents,
             "hint_blocks": list(model.hint_blocks),
             "loras": [list(pair) for pair in model.loras],
+            "foreground_channels": model.foreground_channels,
         },
         "sketch_encoder": shape
         | {
@@ -77,6 +87,15 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
             "head_dim": model.projection_head_dim,
         },
     }
+    if config.refine.enabled:
+        unet = configs["unet"]
+        kept = ("num_res_blocks", "transformer_depth", "norm_groups", "head_dim")
+        configs["background_encoder"] = shape | {
+            **{name: unet[name] for name in kept},
+            "vector_channels": config.refine.vector_channels,
+            "in_channels": latents + NUM_MASKS,
+            "num_output_blocks": num_output_blocks(config),
+        }
     if encoders.reference == "patch":
         channels = patch_encoder(config).channels
         widths = {"clip_channels": channels, "tagger_channels": channels}
@@ -86,6 +105,18 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
     if not pictures:
         configs["vae"] = published_config("vae")
     return {name: published_config(name) | own for name, own in configs.items()}
+
+
+def num_output_blocks(config: Config) -> int:
+    """Decoder blocks of a background encoder: up to its last transformer, and one if there is one.
+
+    The published encoder has that one, although nothing reads it.
+    """
+    model = config.model
+    levels = len(model.channel_mult)
+    finest = next(level for level, depth in enumerate(model.transformer_depth) if depth)
+    a_level = model.num_res_blocks + 1
+    return min((levels - finest) * a_level + 1, levels * a_level)
 
 
 def build_train_system(config: Config) -> TrainSystem:
@@ -121,7 +152,8 @@ def build_train_system(config: Config) -> TrainSystem:
         diffusion.zero_terminal_snr,
     )
     colorizer, encoders = build_colorizer(config), build_encoders(config)
-    system = TrainSystem(colorizer, encoders, schedule, rate, optimizer, config)
+    background_encoder = build_background_encoder(config) if config.refine.enabled else None
+    system = TrainSystem(colorizer, encoders, schedule, rate, optimizer, config, background_encoder)
     if config.gram.maximum:
         GramBlocks(colorizer, config.gram)  # raises if a block does not exist
     return system
@@ -134,16 +166,23 @@ def inference_system(system: TrainSystem) -> System:
         system.encoders,
         system.schedule,
         system.config.diffusion.prediction_type,
+        system.background_encoder,
     )
 
 
-def build_colorize(system: TrainSystem) -> Colorize:
+def build_colorize(system: TrainSystem, *, plugin: bool = True) -> Colorize:
     """Compile the colouring of batches as the run's config samples.
+
+    Args:
+        system: of the run.
+        plugin: of the second stage, whether the plugin takes part.
 
     Raises:
         UserError: there is no such sampler or schedule.
     """
     options = InferenceOptions.from_config(system.config.sampling)
+    if plugin and system.background_encoder is not None:
+        options = options.replace(background_plugin=True)
     return make_colorize(inference_system(system), options)
 
 
@@ -159,6 +198,10 @@ def random_params(system: TrainSystem, key: Array) -> Params:
         lambda: encoders.encode_reference(encoders.init(key), jnp.zeros((1, 64, 64, 3)))
     )
     params = colorizer.init(key, *tokens) | encoders.init(key)
+    if system.background_encoder is not None:
+        module = system.background_encoder
+        own = module.init(jax.random.fold_in(key, 1), *touch(module))
+        params["background_encoder"] = own["params"]
     if system.config.gram.anchor:
         params["anchor"] = colorizer.init(key, *tokens)
     return params
@@ -168,7 +211,7 @@ def weights_metadata(config: Config) -> WeightsMetadata:
     """Describe the weights of a run, for export and inference."""
     configs = network_configs(config)
     return WeightsMetadata(
-        kind="colorizer",
+        kind=REFINEMENT_KIND if config.refine.enabled else "colorizer",
         configs=configs,
         prefixes={name: PREFIXES[name] for name in configs},
         prediction_type=config.diffusion.prediction_type,

@@ -37,9 +37,11 @@ def create_state(
     optimizer: optax.GradientTransformation,
     *,
     trainable: Sequence[str] = ("",),
+    held: Sequence[str] = (),
     ema: bool = True,
     frozen_dtype: Any = jnp.float32,
     frozen_networks: Sequence[str] | None = None,
+    other_dtype: Any = jnp.float32,
 ) -> TrainState:
     """Build the state of step 0; may be jitted with `out_shardings`, to create it sharded.
 
@@ -47,21 +49,22 @@ def create_state(
         params: component -> parameters of every network, trained or not.
         optimizer: of the trained ones.
         trainable: rules (see `trees`) that name what is trained; "" names everything.
+        held: rules of what is not, whatever `trainable` says.
         ema: keep a running average.
         frozen_dtype: float dtype in which frozen parameters are kept.
-        frozen_networks: components that this holds for; what is frozen of others stays float32, as
-            it is a part of the result. None: all.
+        frozen_networks: components that this holds for. None: all.
+        other_dtype: of what is frozen in other components, which is a part of the result.
 
     Raises:
         UserError: a rule names nothing.
     """
-    trained, frozen = trees.split(params, trainable)
+    trained, frozen = trees.split(params, trainable, held)
     trained, casts = _cast(trained, jnp.float32), frozen_networks
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=trained,
         frozen={
-            name: _cast(tree, frozen_dtype if casts is None or name in casts else jnp.float32)
+            name: _cast(tree, frozen_dtype if casts is None or name in casts else other_dtype)
             for name, tree in frozen.items()
         },
         opt_state=optimizer.init(trained),

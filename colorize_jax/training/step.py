@@ -1,14 +1,17 @@
-"""The training step: two branches over one noisy latent, on one page.
+"""The training step of both stages, on one page.
 
     encode    batch -> latents, reference tokens            frozen, outside the gradient
     corrupt   latents + noise -> noisy, once                 both branches see the same
     aligned   noisy, hints, own reference -> prediction      diffusion loss, Gram constants
-    misaligned noisy, hints, another's reference -> features Gram loss
+    misaligned noisy, hints, another's reference -> features Gram loss (`branches`)
     update    AdamW, running average
 
-The branches share everything before the first cross-attention, and the misaligned one ends with the
-last Gram block. While the Gram weight is zero it does not exist: there are two programs of a step,
-and the loop, which knows the weight's schedule, takes the one that the step needs.
+While the Gram weight is zero there is no misaligned branch: there are two programs of a step, and
+the loop, which knows the weight's schedule, takes the one that the step needs.
+
+The second stage is the same step with a background beside the reference: `refinement` cuts it out
+of the batch, and makes of it what steers the forward. That the colorizer itself is frozen then is a
+matter of the rules that name what is trained.
 """
 
 import functools
@@ -27,20 +30,24 @@ from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.config.options import Config
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.diffusion.schedule import NoiseSchedule
+from colorize_jax.models.background_encoder import unreached
 from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.models.unet import UNetState
+from colorize_jax.models.unet import UNet
 from colorize_jax.rng import stream
-from colorize_jax.sharding import constrain_batch, constrain_params, replicated
-from colorize_jax.training import augment, trees
+from colorize_jax.sharding import constrain_batch, constrain_layouts, constrain_params, replicated
+from colorize_jax.training import augment, refinement, trees
 from colorize_jax.training.augment import StepRandomness
+from colorize_jax.training.branches import anchor_features, run_branches
 from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.losses.diffusion import diffusion_loss
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.optim import accumulate
+from colorize_jax.training.refinement import Background
 from colorize_jax.training.state import TrainState, apply_gradients
 from colorize_jax.types import Array, Batch, Conditions, Encoded, Params
 
 Metrics = dict[str, Array]
+Tokens = tuple[tuple[Array, Array], ...]  # CLIP's and the tagger's, of each part of the context
 
 # TPUs' compiler gathers a kernel on a whole torus by adding up parts padded with zeros, which sends
 # twice as much as a gather does.
@@ -58,6 +65,7 @@ class TrainSystem:
         learning_rate: number of the update, from 0 -> learning rate.
         optimizer: of the trained parameters, with that learning rate.
         config: every option.
+        background_encoder: of the plugin, which the second stage trains; None: the first stage.
     """
 
     colorizer: Colorizer
@@ -66,6 +74,13 @@ class TrainSystem:
     learning_rate: optax.Schedule
     optimizer: optax.GradientTransformation
     config: Config
+    background_encoder: UNet | None = None
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Rules (see `trees`) of parameters that no loss depends on, whatever is trained."""
+        encoder = self.background_encoder
+        return () if encoder is None else tuple(unreached(encoder, "background_encoder/"))
 
 
 @flax.struct.dataclass
@@ -74,23 +89,25 @@ class Inputs:
 
     Attributes:
         latents: (B, h, w, C) clean.
-        tokens: CLIP and tagger tokens of the sample's own reference.
-        other_tokens: those of another sample's.
+        tokens: of the sample's own reference and, where there is one, of its background.
+        other_tokens: those of another sample.
         other_kept: (B,) whether that sample's context is kept.
         sketch: (B, H, W, 3).
         vector: (B, E) size embedding.
         mask: (B, H, W, 1) foreground, or None.
         random: what is random in the step, drawn before.
+        background: what the plugin's encoder sees; None in the first stage.
     """
 
     latents: Array
-    tokens: tuple[Array, Array]
-    other_tokens: tuple[Array, Array]
+    tokens: Tokens
+    other_tokens: Tokens
     other_kept: Array
     sketch: Array
     vector: Array
     mask: Array | None
     random: StepRandomness
+    background: Background | None = None
 
 
 def is_dual(config: Config, step: int) -> bool:
@@ -155,6 +172,14 @@ def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step:
     """Encode a batch and draw its random numbers, all for the global batch."""
     options = system.config.diffusion
     batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
+    background = None
+    if system.background_encoder is not None:
+        cut = refinement.cut(
+            batch, refinement.draw(key, step, batch, system.config.refine.bleach_rate)
+        )
+        batch, posterior = cut.batch, stream(key, step, "background_posterior")
+        background = refinement.encode(system.encoders, frozen, cut, posterior)
+        background = jax.lax.stop_gradient(background)
     encoded = system.encoders.encode(frozen, batch, stream(key, step, "posterior"))
     encoded = jax.lax.stop_gradient(encoded)
     random = augment.draw(
@@ -168,7 +193,7 @@ def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step:
         num_hints=len(system.colorizer.unet.hint_blocks),
     )
     vector = system.colorizer.vector(batch.size, batch.aesthetic_score)
-    return pair(encoded, batch.sketch, vector, random, batch.sketch_mask)
+    return pair(encoded, batch.sketch, vector, random, batch.sketch_mask, background)
 
 
 def pair(
@@ -177,13 +202,16 @@ def pair(
     vector: Array,
     random: StepRandomness,
     mask: Array | None = None,
+    background: Background | None = None,
 ) -> Inputs:
     """Give every sample the reference of its neighbour in the global batch as the misaligned one.
 
     The encoders' tokens are rolled, before the projection, instead of the contexts behind it: the
     result is the same, no gradient has to cross devices, and micro-batches need no neighbours.
     """
-    tokens = (encoded.clip_tokens, encoded.tagger_tokens)
+    tokens = ((encoded.clip_tokens, encoded.tagger_tokens),)
+    if background is not None:
+        tokens += (background.tokens,)
     other_tokens, other_kept = jax.tree.map(
         lambda x: jnp.roll(x, 1, axis=0), (tokens, random.keep_reference)
     )
@@ -196,6 +224,7 @@ def pair(
         vector=vector,
         mask=mask,
         random=random,
+        background=background,
     )
 
 
@@ -215,7 +244,7 @@ def gradients(
 
         def loss(params: Params) -> tuple[Array, Metrics]:
             # Gradients take the layout of what they are gradients of, in every micro-batch.
-            params = constrain_params(params)
+            params = constrain_params(constrain_layouts(params))
             return total_loss(system, params, frozen, inputs, weight, dual=dual)
 
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(params)
@@ -246,20 +275,30 @@ def total_loss(
     networks, random = trees.merge(params, frozen), inputs.random
     colorizer, gram, options = system.colorizer, system.config.gram, system.config.diffusion
     noisy = diffusion.corrupt(system.schedule, inputs.latents, random.noise, random.timesteps)
-    conditions = embed(colorizer, networks, inputs)
+    conditions, controls = embed(colorizer, networks, inputs), None
+    if inputs.background is not None:
+        controls = refinement.make_controls(
+            colorizer.unet, system.background_encoder, networks, inputs.background
+        )
     unet_state = colorizer.prefix(networks, noisy, random.timesteps, conditions)
     if dual:
-        other = augment.drop_context(
-            colorizer.context(networks, *inputs.other_tokens), inputs.other_kept
-        )
+        other = join_context(colorizer, networks, inputs.other_tokens)
+        other = augment.drop_context(other, inputs.other_kept)
         other = other if gram.context_gradient else jax.lax.stop_gradient(other)
         gram_blocks = GramBlocks(colorizer, gram)
         prediction, aligned, misaligned = run_branches(
-            colorizer, networks, unet_state, conditions, other, gram_blocks
+            colorizer, networks, unet_state, conditions, other, gram_blocks, controls
         )
     else:
         keys_values = colorizer.project_context(networks, conditions.context)
-        prediction, _ = colorizer.body(networks, unet_state, keys_values, conditions.hints)
+        arguments = keys_values, conditions.hints
+        if controls is not None:
+            # By itself, the first block needs no backward pass below its own additions.
+            first = next(iter(colorizer.unet.stacks())), 1
+            unet_state, _ = colorizer.body(
+                networks, unet_state, *arguments, controls=controls, until=first
+            )
+        prediction, _ = colorizer.body(networks, unet_state, *arguments, controls=controls)
     target = diffusion.target(
         system.schedule,
         inputs.latents,
@@ -277,7 +316,10 @@ def total_loss(
         return loss, {"loss": loss, "diffusion_loss": loss, "gram_loss": jnp.float32(0)}
 
     if gram.anchor:
-        aligned = anchor_features(colorizer, frozen["anchor"], inputs, noisy, gram_blocks)
+        theirs = embed(colorizer, frozen["anchor"], inputs)
+        aligned = anchor_features(
+            colorizer, frozen["anchor"], theirs, noisy, random.timesteps, gram_blocks
+        )
     gram_total, _ = gram_loss(
         misaligned,
         aligned,
@@ -288,81 +330,20 @@ def total_loss(
     return total, {"loss": total, "diffusion_loss": loss, "gram_loss": gram_total}
 
 
-def run_branches(
-    colorizer: Colorizer,
-    params: Params,
-    unet_state: UNetState,
-    conditions: Conditions,
-    other_context: Array,
-    gram_blocks: GramBlocks,
-) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """Run both branches from their common unet_state on, up to the last Gram block as one batch.
-
-    One pass over the parameters instead of two: half the kernels to gather and to read, half the
-    program, and one gradient of them in memory instead of two that have to be added.
-
-    Args:
-        colorizer: the networks.
-        params: of all of them.
-        unet_state: from the prefix, batch B.
-        conditions: of the aligned branch.
-        other_context: (B, S, C) of the misaligned one.
-        gram_blocks: the Gram blocks.
-
-    Returns:
-        The aligned branch's prediction; its features, and those of the misaligned one.
-    """
-    hints = conditions.hints
-    contexts = pair_rows(conditions.context, other_context)
-    keys_values = colorizer.project_context(params, contexts)
-    unet_states, features = colorizer.body(
-        params,
-        pair_rows(unet_state, unet_state),
-        keys_values,
-        pair_rows(hints, hints),
-        collect=gram_blocks.collect,
-        until=gram_blocks.last,
-    )
-    own = colorizer.project_context(params, conditions.context)
-    own[gram_blocks.last[0]], _ = split_pairs(keys_values[gram_blocks.last[0]], axis=1)
-    unet_state, _ = split_pairs(unet_states)
-    prediction, _ = colorizer.body(params, unet_state, own, hints)
-    return prediction, *split_pairs(gram_blocks.select(features))
-
-
-def pair_rows(own: Any, other: Any, axis: int = 0) -> Any:
-    """Interleave trees of equal shapes along `axis`: both rows of a sample stay on its device."""
-
-    def interleave(a: Array, b: Array) -> Array:
-        both = jnp.stack([a, b], axis + 1)
-        return both.reshape(*a.shape[:axis], 2 * a.shape[axis], *a.shape[axis + 1 :])
-
-    return jax.tree.map(interleave, own, other)
-
-
-def split_pairs(both: Any, axis: int = 0) -> tuple[Any, Any]:
-    """Undo `pair_rows`."""
-
-    def rows(index: int) -> Any:
-        def part(x: Array) -> Array:
-            pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
-            return jax.lax.index_in_dim(pairs, index, axis + 1, keepdims=False)
-
-        return jax.tree.map(part, both)
-
-    return rows(0), rows(1)
-
-
 def embed(colorizer: Colorizer, params: Params, inputs: Inputs) -> Conditions:
     """The aligned branch's conditions, after dropout."""
     random = inputs.random
+    context = join_context(colorizer, params, inputs.tokens)
     return Conditions(
-        context=augment.drop_context(
-            colorizer.context(params, *inputs.tokens), random.keep_reference
-        ),
+        context=augment.drop_context(context, random.keep_reference),
         hints=augment.drop_hints(colorizer.hints(params, inputs.sketch), random.keep_hints),
         vector=inputs.vector,
     )
+
+
+def join_context(colorizer: Colorizer, params: Params, tokens: Tokens) -> Array:
+    """Project the parts of a context and join them: (B, S, C) of all."""
+    return jnp.concatenate([colorizer.context(params, *part) for part in tokens], axis=1)
 
 
 def snr_weights(system: TrainSystem, timesteps: Array) -> Array | None:
@@ -373,21 +354,3 @@ def snr_weights(system: TrainSystem, timesteps: Array) -> Array | None:
     return diffusion.min_snr_weight(
         system.schedule, timesteps, options.min_snr_gamma, options.prediction_type
     )
-
-
-def anchor_features(
-    colorizer: Colorizer, params: Params, inputs: Inputs, noisy: Array, gram_blocks: GramBlocks
-) -> dict[str, Array]:
-    """The aligned branch's features as another, frozen colorizer has them."""
-    conditions = embed(colorizer, params, inputs)
-    unet_state = colorizer.prefix(params, noisy, inputs.random.timesteps, conditions)
-    keys_values = colorizer.project_context(params, conditions.context)
-    _, features = colorizer.body(
-        params,
-        unet_state,
-        keys_values,
-        conditions.hints,
-        collect=gram_blocks.collect,
-        until=gram_blocks.last,
-    )
-    return jax.lax.stop_gradient(gram_blocks.select(features))

@@ -5,7 +5,7 @@ a regular expression that is searched in it.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,16 @@ def paths(params: Params) -> list[str]:
     return list(traverse_util.flatten_dict(params, sep="/"))
 
 
+def flatten(params: Params) -> dict[str, Leaf]:
+    """A nested dict -> path -> leaf."""
+    return traverse_util.flatten_dict(params, sep="/")
+
+
+def unflatten(flat: Mapping[str, Leaf]) -> Params:
+    """Undo `flatten`."""
+    return traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
 def map_paths(function: Callable[[str, Leaf], Any], params: Params) -> Params:
     """Map `function(path, leaf)` over a nested dict; entries that are None or empty stay."""
 
@@ -36,15 +46,24 @@ def matches(path: str, rules: Sequence[str]) -> bool:
     return any(re.search(rule, path) for rule in rules)
 
 
-def split(params: Params, rules: Sequence[str]) -> tuple[Params, Params]:
+def split(params: Params, rules: Sequence[str], held: Sequence[str] = ()) -> tuple[Params, Params]:
     """Split parameters into those that a rule names and the others; either part is a nested dict.
+
+    Args:
+        params: a nested dict.
+        rules: of the first part.
+        held: rules of what belongs to the others whatever `rules` say.
 
     Raises:
         UserError: a rule names no parameter, or no parameter is named.
     """
     check_rules(params, rules)
     flat = traverse_util.flatten_dict(params, sep="/")
-    named = {path: leaf for path, leaf in flat.items() if matches(path, rules)}
+    named = {
+        path: leaf
+        for path, leaf in flat.items()
+        if matches(path, rules) and not matches(path, held)
+    }
     if not named:
         raise UserError(
             "got no trainable parameters, expected some; give optimizer.trainable a rule"
@@ -54,7 +73,7 @@ def split(params: Params, rules: Sequence[str]) -> tuple[Params, Params]:
 
 
 def merge(*parts: Params) -> Params:
-    """Join what `split` separated; parts share no leaf."""
+    """Join nested dicts; of a leaf that several have, the last one counts."""
     flat: dict[tuple[str, ...], Leaf] = {}
     for part in parts:
         flat |= traverse_util.flatten_dict(part)

@@ -125,7 +125,7 @@ def _context(system: System, params: Params, case: GoldenCase, options: Inferenc
 def _denoise(
     system: System, params: Params, inputs: SamplingInputs, options: InferenceOptions, noise: Array
 ) -> Array:
-    static = make_static_options(options)
+    static = make_static_options(system, options)
     if not static.guide_sketch:
         inputs = inputs.replace(blank_hints=None)
     traced = make_traced_options(system, options)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.io.published import torch_names
+from colorize_jax.models.background_encoder import encode_bank
 from colorize_jax.models.foreground_encoder import ForegroundEncoder
-from colorize_jax.models.unet import UNet
 from colorize_jax.models.unet_controls import Controls
 from colorize_jax.models.unet_injection import Injection
-from colorize_jax.nn.transformer import Bank, Regions
+from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.verify import golden
 from colorize_jax.verify.golden import GoldenCase
 from colorize_jax.verify.networks import nchw, nhwc
@@ -25,7 +25,12 @@ def run_plugin(case: GoldenCase) -> dict[str, np.ndarray]:
     """Outputs "bank_K", "foreground_features_I" and the "output_..." of the main UNet."""
     weights, inputs = golden.weights(case), case.inputs
     background = unet_from(case.config["background_encoder"], num_output_blocks=7)
-    bank = _bank(background, unet_params(background, weights, prefix="bg_encoder."), inputs)
+    bank = encode_bank(
+        background,
+        unet_params(background, weights, prefix="bg_encoder."),
+        *(nhwc(inputs[name]) for name in ("background_latents", "sketch_mask", "reference_mask")),
+        vector=jnp.asarray(inputs["background_size_embedding"]),
+    )
     features = _foreground_features(case.config["foreground_encoder"], weights, inputs)
     outputs = {f"foreground_features_{i}": np.asarray(x) for i, x in enumerate(features)}
     blocks = [block for stack in bank.values() for block in stack]
@@ -49,7 +54,7 @@ def run_plugin(case: GoldenCase) -> dict[str, np.ndarray]:
 
     def banks(mask: jax.Array | None) -> dict[str, Bank]:
         projected = unet.apply({"params": params}, bank, method="project_banks")
-        return {name: Bank(kv, mask, MASK_THRESHOLD) for name, kv in projected.items()}
+        return {name: Bank(kv, mask) for name, kv in projected.items()}
 
     regions = Regions(mask, MASK_THRESHOLD, merge=MERGE_WHERE_MASKED)
     runs = {
@@ -64,21 +69,6 @@ def run_plugin(case: GoldenCase) -> dict[str, np.ndarray]:
         ),
     }
     return outputs | {name: forward(controls) for name, controls in runs.items()}
-
-
-def _bank(module: UNet, params: Any, inputs: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Decoder stack -> (L, B, N, C) normed tokens of the background encoder."""
-    names = ("background_latents", "sketch_mask", "reference_mask")
-    latents = jnp.concatenate([nhwc(inputs[name]) for name in names], axis=-1)
-    stacks = [name for name in module.stacks() if name.startswith("output_blocks")]
-    _, features = module.apply(
-        {"params": params},
-        latents,
-        jnp.zeros(latents.shape[0]),
-        vector=inputs["background_size_embedding"],
-        collect=tuple((name, "norm1") for name in stacks),
-    )
-    return {name: features[name, "norm1"] for name in stacks}
 
 
 def _foreground_features(

@@ -10,7 +10,7 @@ from colorize_jax.io.published import torch_names
 from colorize_jax.models.unet import UNet, touch
 from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.lora import LoRADense, merge_loras
-from colorize_jax.nn.transformer import Regions
+from colorize_jax.nn.regions import Regions
 from colorize_jax.types import Params
 from colorize_jax.verify import golden
 from colorize_jax.verify.golden import GoldenCase

@@ -1,7 +1,7 @@
 """From a seed of geometry and one of identity to a picture with sketch, masks, parts and tags."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -35,7 +35,16 @@ from data.illustrations.parts.hair import (
     hair_of,
 )
 
-__all__ = ["PART_NAMES", "Drawing", "Illustration", "draw", "paint", "render"]
+__all__ = [
+    "PART_NAMES",
+    "Drawing",
+    "Illustration",
+    "draw",
+    "draw_figure",
+    "draw_in_front",
+    "paint",
+    "render",
+]
 
 
 @dataclass(frozen=True)
@@ -61,14 +70,14 @@ class Illustration:
 
 @dataclass(frozen=True)
 class Geometry:
-    """All that is not colour: pose, face, hair, clothes, accessories, background."""
+    """All that is not colour: pose, face, hair, clothes, accessories, background (None: paper)."""
 
     face: Face
     hair: Hair
     clothes: Clothes
     worn: Accessories
     gesture: Gesture
-    backdrop: Backdrop
+    backdrop: Backdrop | None
     pose: tuple[float, ...]
 
 
@@ -121,7 +130,8 @@ def _view(geometry: Geometry, height: int, width: int) -> View:
 def _scene(geometry: Geometry, view: View) -> Scene:
     scene = Scene(BANDS)
     short = view.short
-    draw_backdrop(scene, geometry.backdrop, view.width / short, view.height / short)
+    if geometry.backdrop is not None:
+        draw_backdrop(scene, geometry.backdrop, view.width / short, view.height / short)
     draw_back_hair(scene, geometry.hair)
     draw_body(scene, geometry.clothes, geometry.gesture.raised)
     draw_behind_head(scene, geometry.worn)
@@ -137,7 +147,21 @@ def _scene(geometry: Geometry, view: View) -> Scene:
 
 def draw(geometry: int, height: int, width: int) -> Drawing:
     """Draws a geometry; `paint` gives it the colours of any number of identities."""
-    described = geometry_of(geometry)
+    return _draw(geometry, geometry_of(geometry), height, width)
+
+
+def draw_in_front(geometry: int, background: int, height: int, width: int) -> Drawing:
+    """Draws the figure of a geometry in front of the whole background of another one."""
+    backdrop = geometry_of(background).backdrop
+    return _draw(geometry, replace(geometry_of(geometry), backdrop=backdrop), height, width)
+
+
+def draw_figure(geometry: int, height: int, width: int) -> Drawing:
+    """Draws the figure of a geometry with nothing behind it."""
+    return _draw(geometry, replace(geometry_of(geometry), backdrop=None), height, width)
+
+
+def _draw(geometry: int, described: Geometry, height: int, width: int) -> Drawing:
     view = _view(described, height, width)
     raster = _scene(described, view).rasterise(view)
     k = raster.scale

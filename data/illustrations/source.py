@@ -7,7 +7,14 @@ import numpy as np
 
 from data.errors import DataError
 from data.illustrations.canvas.seeds import Dice, example_seed
-from data.illustrations.drawing import Illustration, draw, paint, render
+from data.illustrations.drawing import (
+    Illustration,
+    draw,
+    draw_figure,
+    draw_in_front,
+    paint,
+    render,
+)
 from data.illustrations.tags import encode_tags
 from data.records import Record, checked_index, resize
 
@@ -61,6 +68,8 @@ class IllustrationSource(_Source):
         same_identity_rate: share of the examples whose reference is the same identity in another
             geometry instead (the published format's `reference_list`).
         reference_size: side of the square reference, px; the picture's own size if None.
+        reference_background: draw every picture in front of its reference's whole background, as
+            the second stage wants it; what the reference's figure hides is seen then.
 
     Raises:
         DataError: on sizes, lengths or rates out of range.
@@ -74,6 +83,7 @@ class IllustrationSource(_Source):
         width: int,
         same_identity_rate: float = 0.0,
         reference_size: int | None = None,
+        reference_background: bool = False,
     ) -> None:
         super().__init__(seed, num_examples, height, width, reference_size)
         if not 0.0 <= same_identity_rate <= 1.0:
@@ -81,12 +91,14 @@ class IllustrationSource(_Source):
                 f"got same_identity_rate {same_identity_rate}, expected 0..1; give a probability"
             )
         self.same_identity_rate = same_identity_rate
+        self.reference_background = reference_background
 
     def __repr__(self) -> str:
         return (
             f"IllustrationSource(seed={self.seed}, num_examples={len(self)}, "
             f"height={self.height}, width={self.width}, "
-            f"same_identity_rate={self.same_identity_rate}, reference_size={self.reference_size})"
+            f"same_identity_rate={self.same_identity_rate}, reference_size={self.reference_size}, "
+            f"reference_background={self.reference_background})"
         )
 
     def __getitem__(self, index: SupportsIndex) -> Record:
@@ -103,9 +115,12 @@ class IllustrationSource(_Source):
             example_seed("train", stream, self.seed, index)
             for stream in ("geometry", "identity", "choice", "reference")
         )
-        drawn = reference = render(geometry, identity, self.height, self.width)
+        size = self.height, self.width
+        drawn = reference = render(geometry, identity, *size)
         if self.same_identity_rate and Dice(choice).chance(self.same_identity_rate):
-            reference = render(other, identity, self.height, self.width)
+            reference = render(other, identity, *size)
+            if self.reference_background:
+                drawn = paint(draw_in_front(geometry, other, *size), identity)
         return {
             **self._target(drawn),
             "reference": self._as_reference(reference.image),
@@ -123,6 +138,8 @@ class CrossPairSource(_Source):
         num_pairs: its length.
         height, width: size of image and sketch, px.
         reference_size: side of the square references, px; the picture's own size if None.
+        reference_background: the truth of the second stage: the sketch is of the figure alone, the
+            picture stands in front of the reference's whole background.
     """
 
     def __init__(
@@ -132,13 +149,16 @@ class CrossPairSource(_Source):
         height: int,
         width: int,
         reference_size: int | None = None,
+        reference_background: bool = False,
     ) -> None:
         super().__init__(seed, num_pairs, height, width, reference_size)
+        self.reference_background = reference_background
 
     def __repr__(self) -> str:
         return (
             f"CrossPairSource(seed={self.seed}, num_pairs={len(self)}, height={self.height}, "
-            f"width={self.width}, reference_size={self.reference_size})"
+            f"width={self.width}, reference_size={self.reference_size}, "
+            f"reference_background={self.reference_background})"
         )
 
     def __getitem__(self, index: SupportsIndex) -> Record:
@@ -157,10 +177,18 @@ class CrossPairSource(_Source):
             for stream in ("geometry", "reference", "moved", "other", "identity", "stranger")
         )
         height, width = self.height, self.width
-        truth = paint(draw(g, height, width), p)
         reference = render(g2, p, height, width)
+        if self.reference_background:
+            truth = paint(draw_in_front(g, g2, height, width), p)
+            target = {
+                **self._target(truth),
+                "sketch": paint(draw_figure(g, height, width), p).sketch,
+            }
+        else:
+            truth = paint(draw(g, height, width), p)
+            target = self._target(truth)
         return {
-            **self._target(truth),
+            **target,
             "reference": self._as_reference(reference.image),
             "reference_mask": self._as_reference(reference.mask),
             "aligned_reference": self._as_reference(truth.image),

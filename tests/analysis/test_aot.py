@@ -13,17 +13,24 @@ import pytest
 import train
 from colorize_jax import sharding
 from colorize_jax.analysis import aot
-from colorize_jax.analysis.chips import CHIPS, describe, min_links
+from colorize_jax.analysis.hardware.cards import CARDS, target_config
+from colorize_jax.analysis.hardware.chips import CHIPS, min_links
+from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.analysis.stored_step import load_step, recorded_hashes, save_step, with_stored
 from colorize_jax.config.load import load_config
+from colorize_jax.config.options import MeshConfig
 from colorize_jax.errors import UserError
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.monitoring.run_writer import read_metrics
+from colorize_jax.training.monitoring.throughput import peak_flops
 from colorize_jax.training.step import jit_step
 
 CONFIG = "tests/configs/smallest.py"
 COMPILER = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the package libtpu"
+)
+GPU_COMPILER = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda13_plugin") is None, reason="needs jax[cuda13]: 4 GB"
 )
 
 
@@ -34,12 +41,16 @@ def compile_only(folder, *arguments):
 # ----------------------------------------------------------------------------------- slices
 
 
-@pytest.mark.parametrize("topology", ["v5e:3", "v9:2x2", "v5e", "v5e:2xx2", "h100:8"])
+@pytest.mark.parametrize(
+    "topology",
+    ["v5e:3", "v9:2x2", "v5e", "v5e:2xx2", "h100", "h100:9", "h100:0", "h100:2x4", "gtx:1"],
+)
 def test_unknown_topologies_are_answered_with_a_list(tmp_path, capsys, topology):
     assert compile_only(tmp_path, f"--topology={topology}") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: got topology '{topology}', expected a chip and the shape")
     assert "v5e: 1x1, 2x2, 2x4, 4x4" in error and "v5p: 2x2x1" in error and "v6e: 1x1" in error
+    assert "a100:N, h100:N, h200:N, b200:N, N from 1 to 8" in error
     assert error.count("\n") == 1
 
 
@@ -47,9 +58,43 @@ def test_without_the_compiler_its_package_is_named(monkeypatch):
     def missing(**_):
         raise RuntimeError("JAX TPU support not installed; cannot generate TPU topology.")
 
-    monkeypatch.setattr("colorize_jax.analysis.chips.topologies.get_topology_desc", missing)
+    monkeypatch.setattr(
+        "colorize_jax.analysis.hardware.chips.topologies.get_topology_desc", missing
+    )
     with pytest.raises(UserError, match=r'expected the package libtpu; install "jax\[tpu\]"'):
         describe("v5e:8x8")
+
+
+def test_without_the_cuda_plugin_its_extra_is_named(monkeypatch):
+    def missing(**_):
+        raise RuntimeError("Unknown backend cuda")
+
+    monkeypatch.setattr(
+        "colorize_jax.analysis.hardware.cards.topologies.get_topology_desc", missing
+    )
+    with pytest.raises(UserError, match=r'CUDA plugin; install "jax\[cuda13\]" \(the extra gpu\)'):
+        describe("h100:8")
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_cards_are_described_to_the_compiler(name):
+    text, card = target_config(CARDS[name]), CARDS[name]
+    assert f"core_count: {card.cores}\n" in text and f'"{card.description}"' in text
+    assert f"memory_bandwidth: {card.memory_bandwidth:.0f}\n" in text
+    assert card.memory == 0.9 * card.total_memory
+    # Peaks are those that runs are measured against.
+    assert peak_flops(card.description) == card.peak_flops
+
+
+@GPU_COMPILER
+def test_nodes():
+    node = describe("h200:8", num_slices=2)
+    assert (len(node.devices), node.shape, node.count) == (16, (8,), 2)
+    # The data axis runs over the nodes.
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=8, num_slices=2), node.devices)
+    for row, devices in enumerate(mesh.devices):
+        assert {device.process_index for device in devices.flat} == {row}
+    assert node.devices[0].device_kind == "NVIDIA H200"
 
 
 @COMPILER
@@ -61,7 +106,8 @@ def test_a_shape_that_the_compiler_does_not_know_is_answered_with_a_list():
 @COMPILER
 def test_slices():
     slices = describe("v5p:2x2x2")
-    assert (len(slices.devices), slices.shape, slices.links) == (8, (2, 2, 2), 3)
+    assert (len(slices.devices), slices.shape) == (8, (2, 2, 2))
+    assert slices.inner_bandwidth == 3 * CHIPS["v5p"].link_bandwidth
     assert len(describe("v5e:2x2", num_slices=2).devices) == 8
 
 

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from colorize_jax.analysis import roofline
-from colorize_jax.analysis.chips import CHIPS
+from colorize_jax.analysis.hardware.cards import CARDS
+from colorize_jax.analysis.hardware.chips import CHIPS
+from colorize_jax.analysis.hardware.machines import Machines
 
 MIB = 2**20
 
@@ -65,6 +67,31 @@ def test_more_chips_sum_gradients_and_cross_slices():
     assert at["seconds"]["dcn"] == pytest.approx(2 * 3 / 4 * 10 * MIB / 3.1e9)
 
 
+def test_nodes_of_cards_sum_gradients_over_the_network_alone():
+    report = make_report("h100:8", 8)
+    at = roofline.scaled(report, 64)
+    assert (at["mesh"], at["slices"], at["sent"]) == ((8, 8), "8 x 8", pytest.approx(64e9))
+    assert at["seconds"]["ici"] == pytest.approx(64e9 / 450e9)
+    assert at["seconds"]["dcn"] == pytest.approx(2 * 7 / 8 * 10 * MIB / 50e9)
+    # One card's report, on a node: parameters are whole, gradients go over NVLink.
+    alone = roofline.scaled(make_report("h200:1", 1) | {"collectives": []}, 8)
+    assert alone["seconds"]["ici"] == pytest.approx(2 * 7 / 8 * 10 * MIB / 450e9)
+    assert alone["seconds"]["dcn"] == 0
+
+
+def test_links_of_a_node_and_the_network_between_nodes():
+    report = make_report("h100:8", 8) | {
+        "collectives": [
+            {"kind": "all-gather", "axes": ["fsdp"], "bytes": 45e9},
+            {"kind": "all-reduce", "axes": ["data"], "bytes": 5e9},
+        ]
+    }
+    nodes = Machines("h100:8", "gpu", CARDS["h100"], (8,), 2, (), 450e9)
+    seconds = roofline.roofline(report, nodes)["seconds"]
+    assert seconds["ici"] == pytest.approx(0.1) and seconds["dcn"] == pytest.approx(0.1)
+    assert seconds["hbm"] == pytest.approx(819 / 3352.32)
+
+
 @pytest.mark.parametrize(
     ("chip", "shape", "inner", "expected"),
     [
@@ -101,7 +128,8 @@ def test_tables_of_reports(tmp_path, capsys):
     assert roofline.main([str(path) for path in paths]) == 0
     first, second = capsys.readouterr().out.split("\n\n")
     assert (
-        first.splitlines()[0] == "|  | v5e:8x8, 2 image(s) a chip | v5p:4x4x4, 2 image(s) a chip |"
+        first.splitlines()[0]
+        == "|  | v5e:8x8, 2 image(s) a device | v5p:4x4x4, 2 image(s) a device |"
     )
     assert "| a step takes at least | 1970 ms (compute) | 1970 ms (compute) |" in first
     assert len(second.splitlines()) == 2 + 2 * 4

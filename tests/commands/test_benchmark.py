@@ -210,7 +210,7 @@ def test_interrupted_it_leaves_nothing(tmp_path, monkeypatch, capsys):
     def interrupt(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(step, "random_state", interrupt)
+    monkeypatch.setattr(step, "filled", interrupt)
     out = tmp_path / "step.json"
     assert benchmark("step", "--output", out) == cli.INTERRUPTED_STATUS
     assert capsys.readouterr().err == "error: interrupted\n"

@@ -80,8 +80,7 @@ def throughput(options: argparse.Namespace) -> None:
     sampler = BucketSampler(source.measure, BATCH, 0)
     steps = [
         transforms.BucketCrop(reference_size=448),
-        transforms.DilateReferenceMask(21),
-        transforms.CoarsenReferenceMask(0.33, 0.33),
+        transforms.AlterReferenceMask(),
         transforms.BlankMargins(0.1),
     ]
     loader = make_loader(

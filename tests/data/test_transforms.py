@@ -8,11 +8,11 @@ import pytest
 from data.errors import DataError
 from data.illustrations import IllustrationSource
 from data.transforms import (
+    AlterReferenceMask,
     BlankMargins,
     BucketCrop,
-    CoarsenReferenceMask,
-    DilateReferenceMask,
     dilate,
+    fill_box,
     grow_to_blocks,
 )
 
@@ -30,8 +30,8 @@ ALL = (
     BucketCrop(48, 48),
     BucketCrop(48, 48, reference_size=32),
     BlankMargins(1.0, margin=300),
-    DilateReferenceMask(100),
-    CoarsenReferenceMask(),
+    AlterReferenceMask(),
+    AlterReferenceMask(0, 0, 0, 100),
 )
 
 
@@ -43,7 +43,7 @@ def test_transforms_are_pure(transform, record):
         np.testing.assert_array_equal(record[name], before[name])
         np.testing.assert_array_equal(results[0][name], results[1][name])
         assert results[0][name].dtype == record[name].dtype
-    if not isinstance(transform, DilateReferenceMask):
+    if not isinstance(transform, AlterReferenceMask):
         assert any(
             not np.array_equal(results[0][name], other[name])
             for other in results[2:]
@@ -114,7 +114,8 @@ def test_dilation_is_the_local_maximum():
 def test_published_dilation_reaches_ten_pixels_at_full_size(record):
     mask = np.zeros((1024, 1024, 1), np.uint8)
     mask[500, 600] = 255
-    wide = DilateReferenceMask()(rng(), {**record, "reference_mask": mask})["reference_mask"]
+    alter = AlterReferenceMask(0, 0, 0)
+    wide = alter(rng(), {**record, "reference_mask": mask})["reference_mask"]
     assert (wide > 0).sum() == 21 * 21 and wide[490, 590] and wide[510, 610]
 
 
@@ -127,22 +128,50 @@ def test_blocks():
     np.testing.assert_array_equal(grown, expected)
 
 
-def test_coarse_masks_at_their_rates(record):
-    mask = np.zeros((128, 128, 1), np.uint8)
-    mask[32:96, 33:90] = 255
-    grown = erased = kept = 0
-    for seed in range(300):
-        coarse = CoarsenReferenceMask()(rng(seed), {**record, "reference_mask": mask})
-        change = (coarse["reference_mask"] > 0).sum() - (mask > 0).sum()
-        grown, erased, kept = grown + (change > 0), erased + (change < 0), kept + (change == 0)
-    assert 70 <= grown <= 130 and 70 <= erased <= 130 and kept >= 70
+def test_boxes():
+    mask = np.zeros((6, 8, 1), np.uint8)
+    assert not fill_box(mask).any()
+    mask[1, 5] = mask[4, 2] = 255
+    mask[5, 7] = 100  # too faint to count
+    expected = np.zeros((6, 8), np.uint8)
+    expected[1:5, 2:6] = 255
+    np.testing.assert_array_equal(fill_box(mask)[..., 0], expected)
+
+
+def test_masks_are_altered_in_exactly_one_way_at_its_rate(record):
+    mask = np.zeros((1024, 1024, 1), np.uint8)
+    mask[301:700, 333:640] = 255
+    mask[301:420, 333:420] = 0
+    boxed, grown, dilated = fill_box(mask), grow_to_blocks(mask, 60, 40), dilate(mask, 10)
+    counts = dict.fromkeys(("box", "blocks", "dilation", "erasing"), 0)
+    for seed in range(200):
+        altered = AlterReferenceMask()(rng(seed), {**record, "reference_mask": mask})
+        altered = altered["reference_mask"]
+        ways = {"box": boxed, "blocks": grown, "dilation": dilated}
+        way = next((name for name, x in ways.items() if np.array_equal(altered, x)), "erasing")
+        assert way != "erasing" or not (altered & ~mask).any()
+        counts[way] += 1
+    for name, rate in {"box": 0.17, "blocks": 0.33, "erasing": 0.33, "dilation": 0.17}.items():
+        assert abs(counts[name] / 200 - rate) < 0.1, counts
+
+
+def test_a_whole_reference_comes_with_the_window_of_the_picture(record):
+    crop = BucketCrop(32, 32, reference_size=48, whole_reference=True)
+    height, width = record["image"].shape[:2]
+    whole = {**record, "reference": record["image"], "reference_mask": record["sketch_mask"]}
+    cut = crop(rng(3), whole)
+    assert cut["reference"].shape == (48, 48, 3)
+    top, left, high, wide = cut["crop"]
+    side = min(height, width)
+    np.testing.assert_allclose((high * height, wide * width), (side, side), rtol=0.05)
+    assert 0 <= top <= 1 - high + 1e-6 and 0 <= left <= 1 - wide + 1e-6
 
 
 @pytest.mark.parametrize(
     "make, message",
     [
         (lambda: BlankMargins(1.5), "got rate of blank margins 1.5"),
-        (lambda: CoarsenReferenceMask(0.7, 0.7), "got grow_rate \\+ erase_rate 1.4"),
+        (lambda: AlterReferenceMask(0.7, 0.7), "got box_rate \\+ grow_rate \\+ erase_rate 1.7"),
         (lambda: BucketCrop(64), "got a bucket of 64xNone"),
         (lambda: BucketCrop()(rng(), {}), "got a record without a bucket"),
     ],

@@ -6,7 +6,8 @@ import small_system
 from test_pipeline import assert_same, differ
 
 from colorize_jax.diffusion.samplers import SAMPLERS
-from colorize_jax.inference.inputs import background_of, on_canvas
+from colorize_jax.errors import UserError
+from colorize_jax.inference.inputs import crop_shares, on_canvas
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pipeline import ColorizePipeline
@@ -16,6 +17,8 @@ PLAIN = OPTIONS.replace(reference_guidance=1.0)
 SKETCH, REFERENCE = small_system.make_pictures()
 ALL, NOTHING = np.full(SKETCH.shape, 255, np.uint8), np.zeros(SKETCH.shape, np.uint8)
 HALF = np.where(np.arange(SKETCH.shape[0])[:, None] < 24, ALL, NOTHING)
+# Fills its canvas: no margin is background where a mask is white.
+SQUARE = small_system.make_pictures(height=32, width=32)[0]
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +26,26 @@ def pipeline():
     return ColorizePipeline(small_system.make_networks(plugin=True))
 
 
-@pytest.fixture(scope="module")
-def color(pipeline):
-    """Colour the same pair with some options changed."""
+def colorer(pipeline, sketch=SKETCH):
+    """Return what colours the same pair with some options changed."""
 
-    def color(options=OPTIONS, mask=HALF, reference=REFERENCE, **changes):
-        options = options.replace(**changes)
-        return pipeline(SKETCH, reference, options, sketch_mask=mask, reference_mask=HALF)
+    def color(options=OPTIONS, mask=HALF, reference=REFERENCE, background=None, **changes):
+        height, width = sketch.shape
+        return pipeline(
+            sketch,
+            reference,
+            options.replace(**changes),
+            sketch_mask=mask[:height, :width],
+            reference_mask=HALF,
+            background=background,
+        )
 
     return color
+
+
+@pytest.fixture(scope="module")
+def color(pipeline):
+    return colorer(pipeline)
 
 
 # ------------------------------------------------------------------------- guidance and strengths
@@ -68,7 +82,8 @@ def test_strength_of_the_sketch_and_its_levels(color):
 # ------------------------------------------------------------------------ foreground, background
 
 
-def test_split_attention(color):
+def test_split_attention_of_a_unet_without_additions_compares_the_mask():
+    color = colorer(ColorizePipeline(small_system.make_networks()))
     split = OPTIONS.replace(split_attention=True)
     assert_same(color(split, mask=ALL), color(OPTIONS))
     backgrounds = color(split, mask=NOTHING)
@@ -86,6 +101,18 @@ def test_split_attention(color):
     grey = ALL // 2
     assert_same(color(split, mask=grey), color(split, mask=ALL))
     assert_same(color(split, mask=grey, sketch_mask_threshold=0.9), backgrounds)
+
+
+def test_split_attention_of_a_unet_with_additions_blends_by_the_mask(pipeline):
+    color, split = colorer(pipeline, SQUARE), OPTIONS.replace(split_attention=True)
+    assert_same(color(split, mask=ALL), color(OPTIONS))
+    backgrounds = color(split, mask=NOTHING)
+    assert_same(backgrounds, color(OPTIONS, remove_foreground=True))
+    grey = color(split, mask=ALL // 2)
+    assert differ(grey, color(OPTIONS)) and differ(grey, backgrounds)
+    assert_same(color(split, mask=ALL // 2, sketch_mask_threshold=0.9), grey, 0)
+    # Merged additions leave the rule as it was.
+    assert_same(color(split, mask=ALL // 2, merge_loras=True), grey)
 
 
 def test_removed_parts_do_not_count(color):
@@ -120,13 +147,18 @@ def test_known_background_stays_under_every_sampler(pipeline, sampler):
 # ------------------------------------------------------------------------------------- the plugin
 
 
-def test_background_plugin(color):
+def test_background_plugin(pipeline):
+    color = colorer(pipeline, SQUARE)
     off = color(OPTIONS)
     plugin = OPTIONS.replace(background_plugin=True)
     masked = color(plugin)
     assert differ(masked, off)
-    # Inside the mask nothing looks at the bank; what is left is the low-rank addition.
+    # Inside the mask nothing looks at the bank or the background's tokens; what is left is the
+    # low-rank addition.
     assert_same(color(plugin, mask=ALL), color(OPTIONS, lora_scales={"background": 1}))
+    # The context is split with and without the other switch; no threshold of the user's counts.
+    assert_same(color(plugin, split_attention=True), masked, 0)
+    assert_same(color(plugin, sketch_mask_threshold=0.9), masked, 0)
     assert_same(color(plugin, mask=ALL, lora_scales={"background": 0}), off)
     assert differ(color(plugin, mask=NOTHING), masked)
     foreground = color(plugin, foreground_latent=True)
@@ -157,6 +189,30 @@ def test_attention_injection(color):
 def test_background_is_the_reference_without_its_foreground(pipeline):
     options = OPTIONS.replace(background_plugin=True)
     reference = pipeline.read_reference(REFERENCE, options, HALF)
-    background = background_of(reference, options)
-    assert (background[:24] == 1).all()
-    np.testing.assert_array_equal(background[24:], reference.image[24:])
+    background = reference.background
+    assert (background.image[:24] == 1).all()
+    np.testing.assert_array_equal(background.image[24:], reference.image[24:])
+    wide = options.replace(reference_mask_dilation=300)  # 6 px either way at this size
+    background = pipeline.read_reference(REFERENCE, wide, HALF).background
+    assert (background.image[:30] == 1).all() and (background.mask[:30] == 1).all()
+    np.testing.assert_array_equal(background.image[30:], reference.image[30:])
+
+
+def test_backgrounds_of_their_own(color, pipeline):
+    plugin, other = OPTIONS.replace(background_plugin=True), REFERENCE[::-1, ::-1, ::-1]
+    own, given = color(plugin), color(plugin, background=other)
+    assert differ(given, own)
+    assert differ(color(plugin, white_background=True), own)
+    assert differ(color(plugin, background=other, remove_background_figure=True), given)
+    with pytest.raises(UserError, match="got a background that nothing takes"):
+        color(PLAIN, background=REFERENCE)
+    with pytest.raises(UserError, match="got 2 backgrounds for 1, expected one for each"):
+        color(plugin, background=[REFERENCE, other])
+    with pytest.raises(UserError, match="a white background has no figure"):
+        plugin.replace(white_background=True, remove_background_figure=True)
+
+
+def test_a_canvas_shows_a_background_from_its_top_left_corner():
+    for shape, shares in (((100, 50), (1, 1)), ((100, 100), (1, 0.5)), ((50, 50), (1, 0.5))):
+        crop = crop_shares(np.zeros((*shape, 3)), 40, 20)
+        np.testing.assert_allclose(crop, (0, 0, *shares))

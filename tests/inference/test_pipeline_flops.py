@@ -64,7 +64,7 @@ def cost(inputs, steps, plugin=False, **options):
     options = InferenceOptions(sampler="Euler", background_plugin=plugin, **options)
     system, params = published(plugin)
     traced = make_traced_options(system, options)
-    static = make_static_options(options, inputs.context is not None)
+    static = make_static_options(system, options, inputs.context is not None)
     run = functools.partial(programs.denoise, system, static)
     return count_flops(run, params, inputs, traced, while_trips=steps)
 

@@ -56,8 +56,9 @@ def test_golden(case: str) -> None:
 
 
 @pytest.mark.slow
-def test_golden_plugin() -> None:
-    checks = list(verify_folder(GOLDEN, "plugin"))
+@pytest.mark.parametrize("case", ["plugin", "plugin_step", "plugin_inference"])
+def test_golden_plugin(case: str) -> None:
+    checks = list(verify_folder(GOLDEN, case))
     assert checks and all(check.passed for check in checks), checks
 
 

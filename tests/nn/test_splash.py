@@ -33,6 +33,7 @@ def test_short_or_wide_heads_are_left_to_the_compiler():
     def shape(tokens, head_dim):
         return jax.ShapeDtypeStruct((1, tokens, 2, head_dim), jnp.bfloat16)
 
-    assert splash.takes(shape(4096, 64), shape(4096, 64))
-    assert not splash.takes(shape(4096, 64), shape(196, 64))
-    assert not splash.takes(shape(4096, 512), shape(4096, 512))
+    assert splash.pays(shape(4096, 64), shape(4096, 64))
+    assert not splash.pays(shape(4096, 64), shape(196, 64))
+    assert splash.refusal(shape(4096, 64), shape(196, 64)) is None
+    assert "heads of 512 channels" in splash.refusal(shape(4096, 512), shape(4096, 512))

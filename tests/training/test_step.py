@@ -13,15 +13,14 @@ from small_training import BATCH, make_inputs, make_params, make_record, make_tr
 
 from colorize_jax.diffusion import schedule as diffusion
 from colorize_jax.training import augment
+from colorize_jax.training.branches import pair_rows, split_pairs
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.state import create_state
 from colorize_jax.training.step import (
     embed,
     gradients,
     is_dual,
-    pair_rows,
     prepare,
-    split_pairs,
     total_loss,
     train_step,
 )
@@ -73,7 +72,7 @@ def two_forwards(system, params, inputs, weight):
     """The loss as the paper writes it: both branches whole, each by itself."""
     unet, random = system.colorizer.unet, inputs.random
     conditions = embed(system.colorizer, params, inputs)
-    context = system.colorizer.context(params, *inputs.tokens)
+    context = system.colorizer.context(params, *inputs.tokens[0])
     dropped = augment.drop_context(context, random.keep_reference)
     noisy = diffusion.corrupt(system.schedule, inputs.latents, random.noise, random.timesteps)
     target = diffusion.target(system.schedule, inputs.latents, random.noise, random.timesteps, "v")
@@ -144,7 +143,7 @@ def test_an_anchor_says_what_similar_means(params, inputs, dual):
 
 
 def test_references_are_rolled_with_what_their_samples_lost(inputs):
-    for own, other in zip(inputs.tokens, inputs.other_tokens, strict=True):
+    for own, other in zip(*map(jax.tree.leaves, (inputs.tokens, inputs.other_tokens)), strict=True):
         np.testing.assert_array_equal(other[1:], own[:-1])
         np.testing.assert_array_equal(other[0], own[-1])
     np.testing.assert_array_equal(inputs.random.keep_reference, [1, 0, 1, 1])
@@ -183,7 +182,7 @@ class Pretender:
         self.seen["context"] = context
         return context
 
-    def body(self, params, unet_state, keys_values, hints):
+    def body(self, params, unet_state, keys_values, hints, controls):
         return jnp.zeros_like(unet_state), {}
 
 
@@ -234,7 +233,7 @@ def test_masked_loss(inputs):
 
 def test_dropped_conditions_are_zero(inputs):
     _, seen = pretend(inputs)
-    whole = sum(inputs.tokens)
+    whole = sum(inputs.tokens[0])
     for i, kept in enumerate(inputs.random.keep_reference):
         np.testing.assert_array_equal(seen["context"][i], kept * whole[i])
     for i in range(BATCH):

@@ -98,7 +98,7 @@ def test_the_second_branch_costs_only_what_is_its_own(system, abstract):
 
     def features(params, unet_state, tokens, hints):
         # Keys and values of the context once, of the stacks that the branch goes through.
-        keys_values = colorizer.project_context(params, colorizer.context(params, *tokens))
+        keys_values = colorizer.project_context(params, colorizer.context(params, *tokens[0]))
         _, found = colorizer.body(
             params,
             unet_state,

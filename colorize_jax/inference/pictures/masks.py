@@ -3,16 +3,20 @@
 A mask is (H, W) float32 in [0, 1], 1 = foreground, at the size of the picture that it belongs to.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.pictures.reading import Picture
 from data.pictures.masks import read_mask
 
 _ASPECT_TOLERANCE = 0.02
+_PUBLISHED_SIZE = 1024  # px, at which the published lengths are meant
 
 
 class ForegroundExtractor(Protocol):
@@ -59,3 +63,19 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
     plane = Image.fromarray(np.ascontiguousarray(mask, np.float32))
     resized = np.asarray(plane.resize((width, height), Image.Resampling.BILINEAR))
     return np.clip(resized, 0, 1)
+
+
+def dilation_reach(shape: Sequence[int], width: int) -> int:
+    """How far, in px, a square of `width` px at 1024 px widens a mask of shape (h, w)."""
+    return round(width // 2 * math.sqrt(shape[0] * shape[1]) / _PUBLISHED_SIZE)
+
+
+def dilate_mask(mask: np.ndarray, width: int) -> np.ndarray:
+    """Widen a mask (h, w): the greatest value in a square.
+
+    Args:
+        mask: in [0, 1].
+        width: of the square, px at 1024 px, sqrt(h w).
+    """
+    reach = dilation_reach(mask.shape, width)
+    return ndimage.maximum_filter(mask, size=2 * reach + 1, mode="constant")

@@ -139,7 +139,7 @@ class PublishedCheckpoint:
                 slot.name: slot.shape
                 for slot in torch_names.slots(
                     component,
-                    architectures.abstract_params(component, config),
+                    architectures.abstract_weights(self.kind, component, config),
                     prefix=self.prefixes[component],
                 )
             }
@@ -283,7 +283,10 @@ def _identify(checkpoint: Checkpoint) -> tuple[str, dict[str, str]]:
             "checkpoint; name another file"
         )
     if "background_encoder" in prefixes:
-        return "plugin", prefixes
+        prefix = torch_names.PREFIXES["unet"]
+        own = [name.removeprefix(prefix).split(".") for name in names if name.startswith(prefix)]
+        added = [any(re.match(architectures.ADDITIONS, word) for word in words) for words in own]
+        return architectures.ADDITIONS_KIND if all(added) else "plugin", prefixes
     label = names.get(torch_names.PREFIXES["unet"] + LABEL_EMBEDDING)
     sdxl_width = label is not None and label.shape[-1] == SDXL_VECTOR_CHANNELS
     if sdxl_width and "sketch_encoder" not in prefixes:

@@ -5,9 +5,10 @@ Tensors are read module by module and written one by one, so that little more me
 for the largest module.
 """
 
+import dataclasses
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,13 @@ from colorize_jax.io.open_weights import Weights
 from colorize_jax.io.published import diffusers_folder, noise_schedules, torch_names
 from colorize_jax.io.published.checkpoint import CONFIG_KEY, SCHEDULE_KEY, SIZE_KEY
 from colorize_jax.io.published.hub_configs import clip_json
-from colorize_jax.models.architectures import SCALING_FACTOR, abstract_params
+from colorize_jax.models.architectures import (
+    ADDITIONS_KIND,
+    REFINEMENT_KIND,
+    SCALING_FACTOR,
+    abstract_weights,
+    additions,
+)
 from colorize_jax.types import Params
 
 DTYPES = {
@@ -30,6 +37,42 @@ DTYPES = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+
+
+PLUGIN_NETWORKS = ("unet", "background_encoder")  # of a published plugin file
+
+
+class PluginAlone:
+    """Of a plugin's weights, what it adds to a colorizer; see `io.open_weights.Weights`."""
+
+    def __init__(self, weights: Weights):
+        """Take the encoder and the UNet's additions.
+
+        Raises:
+            UserError: there is no plugin.
+        """
+        missing = [name for name in PLUGIN_NETWORKS if name not in weights.abstract]
+        if missing:
+            raise UserError(
+                f"got weights of {', '.join(weights.abstract)} for --only plugin, expected "
+                f"{' and '.join(missing)} among them; name a plugin's weights, or leave --only out"
+            )
+        self._weights, known = weights, weights.metadata
+        self.abstract = {
+            "unet": additions(weights.abstract["unet"]),
+            "background_encoder": weights.abstract["background_encoder"],
+        }
+        self.metadata = dataclasses.replace(
+            known,
+            kind=ADDITIONS_KIND,
+            configs={name: known.configs[name] for name in self.abstract},
+            prefixes={name: known.prefixes[name] for name in self.abstract},
+        )
+
+    def read(self, component: str, module: str | None = None) -> Params:
+        """Read one network, or the tree with one top-level module of it, as NumPy arrays."""
+        tree = self._weights.read(component, module)
+        return additions(tree) if component == "unet" else tree
 
 
 def export_safetensors(
@@ -40,8 +83,8 @@ def export_safetensors(
     max_shard_bytes: int | None = None,
     overwrite: bool = False,
     reads: Reads = NOTHING,
-) -> int:
-    """Write all networks under their published names.
+) -> dict[str, int]:
+    """Write all networks under their published names; of a plugin's run, the published two.
 
     Args:
         weights: what to export.
@@ -52,30 +95,35 @@ def export_safetensors(
         reads: what must not be written to.
 
     Returns:
-        The number of tensors written.
+        Network -> the number of its tensors that were written.
 
     Raises:
         UserError: a tensor is not finite (or not in this dtype), parameters do not belong to their
             configuration, or the output cannot be written.
     """
-    tensors = [
-        tensor
-        for component in weights.abstract
-        for tensor in published_tensors(
-            weights, component, prefix=weights.metadata.prefixes[component], dtype=dtype
+    components = list(weights.abstract)
+    if weights.metadata.kind == REFINEMENT_KIND:  # the other networks have files of their own
+        components = [name for name in components if name in PLUGIN_NETWORKS]
+    prefixes = weights.metadata.prefixes
+    parts = {
+        component: list(
+            published_tensors(weights, component, prefix=prefixes[component], dtype=dtype)
         )
-    ]
-    metadata = file_metadata(weights)
+        for component in components
+    }
+    tensors = [tensor for part in parts.values() for tensor in part]
+    counts = {component: len(part) for component, part in parts.items()}
+    metadata = file_metadata(weights, components)
     if max_shard_bytes is None:
         writer.write_safetensors(output, tensors, metadata, overwrite=overwrite, reads=reads)
-        return len(tensors)
+        return counts
     nbytes = sum(tensor.nbytes for tensor in tensors)
     place = {"kind": writer.SHARDS, "overwrite": overwrite, "reads": reads}
     with atomic_output(output, nbytes=nbytes, **place) as folder:
         writer.write_shards_into(folder, tensors, metadata, max_shard_bytes, "model")
         if set(weights.abstract) <= {"clip_vision", "clip_text"}:
             _write_json(folder / "config.json", clip_json(weights.metadata.configs))
-    return len(tensors)
+    return counts
 
 
 # Takes the options of `export_safetensors`, which the command passes to either.
@@ -175,10 +223,12 @@ def published_tensors(
         yield LazyTensor(slot.name, slot.shape, target, load)
 
 
-def file_metadata(weights: Weights) -> dict[str, str]:
+def file_metadata(weights: Weights, components: Iterable[str] | None = None) -> dict[str, str]:
     """The strings that travel in a safetensors header: what an import needs to know again."""
     known = weights.metadata
-    metadata = {"format": "pt", CONFIG_KEY: json.dumps(known.configs)}
+    names = known.configs if components is None else components
+    configs = {name: known.configs[name] for name in names}
+    metadata = {"format": "pt", CONFIG_KEY: json.dumps(configs)}
     if known.prediction_type is not None:
         metadata["prediction_type"] = known.prediction_type
     if known.scaling_factor is not None:
@@ -194,7 +244,8 @@ def _check_architecture(weights: Weights, component: str) -> None:
     def shapes(tree: Params) -> dict[str, tuple[int, ...]]:
         return {slot.name: slot.shape for slot in torch_names.slots(component, tree)}
 
-    expected = abstract_params(component, weights.metadata.configs[component])
+    known = weights.metadata
+    expected = abstract_weights(known.kind, component, known.configs[component])
     torch_names.check_tensors(
         shapes(weights.abstract[component]), shapes(expected), f"a folder of {component} weights"
     )

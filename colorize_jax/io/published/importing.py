@@ -65,7 +65,7 @@ def import_weights(
     def networks() -> Iterator[tuple[str, Params]]:
         for component, config in source.configs.items():
             own = {name: used[name] for name in tables[component]}
-            abstract = architectures.abstract_params(component, config)
+            abstract = architectures.abstract_weights(source.kind, component, config)
             prefix = source.prefixes[component]
             yield component, torch_names.from_torch(component, own, abstract, prefix=prefix)
 

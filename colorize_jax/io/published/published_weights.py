@@ -37,7 +37,7 @@ class PublishedWeights:
             )
         self.metadata = source.metadata()
         self.abstract = {
-            component: architectures.abstract_params(component, config)
+            component: architectures.abstract_weights(source.kind, component, config)
             for component, config in source.configs.items()
         }
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -30,10 +30,35 @@ PEAK_FLOPS = {
 
 def peak_flops(device_kind: str) -> float | None:
     """Peak of bfloat16 products, FLOP/s, of devices of this kind; None where it is not known."""
-    for name, peak in PEAK_FLOPS.items():
-        if device_kind.startswith(name):
-            return peak
-    return None
+    return _of_kind(PEAK_FLOPS, device_kind)
+
+
+# Of their main memory, bytes/s; the data sheets again.
+PEAK_BANDWIDTH = {
+    "TPU v4": 1228e9,
+    "TPU v5 lite": 819e9,
+    "TPU v5e": 819e9,
+    "TPU v5p": 2765e9,
+    "TPU v5": 2765e9,
+    "TPU v6 lite": 1640e9,
+    "TPU v6e": 1640e9,
+    "NVIDIA A100-SXM4-40GB": 1555e9,
+    "NVIDIA A100": 2039e9,
+    "NVIDIA H100 PCIe": 2000e9,
+    "NVIDIA H100 NVL": 3900e9,
+    "NVIDIA H100": 3350e9,
+    "NVIDIA H200": 4800e9,
+    "NVIDIA B200": 7700e9,
+}
+
+
+def peak_bandwidth(device_kind: str) -> float | None:
+    """Peak of reading and writing main memory, bytes/s; None where it is not known."""
+    return _of_kind(PEAK_BANDWIDTH, device_kind)
+
+
+def _of_kind(table: Mapping[str, float], device_kind: str) -> float | None:
+    return next((peak for name, peak in table.items() if device_kind.startswith(name)), None)
 
 
 def peak_memory(devices: Sequence[jax.Device] | None = None) -> int | None:

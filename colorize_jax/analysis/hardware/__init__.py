@@ -1,0 +1,1 @@
+"""Chips, cards and how they are joined: `topology.describe` names what need not be there."""

@@ -1,0 +1,38 @@
+"""Arrays of plausible values made on the host: nothing has to be compiled before a program runs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from colorize_jax.sharding import join
+
+BLOCK = 2**20  # random numbers, repeated as often as a tensor needs them
+DEVIATION = 0.02
+
+
+def filled(abstract: Any, shardings: Any, seed: int = 0) -> Any:
+    """Make arrays of the shapes of a training state or of parameters.
+
+    Norms keep what they read, kernels are small, biases, moments and counts are zero: activations
+    stay near one, so that a device works as hard as it does in training.
+
+    Args:
+        abstract: tree of shapes; names of dictionaries on the way say what a leaf is.
+        shardings: like it.
+        seed: of the random numbers.
+    """
+    block = np.random.default_rng(seed).normal(0, DEVIATION, BLOCK).astype(np.float32)
+
+    def one(path: Any, leaf: Any, sharding: Any) -> jax.Array:
+        name, moment = join(path).rsplit("/", 1)[-1], "opt_state" in jax.tree_util.keystr(path)
+        if moment or name == "bias" or not jnp.issubdtype(leaf.dtype, jnp.floating):
+            values = np.zeros(leaf.shape, leaf.dtype)
+        elif name == "scale":
+            values = np.ones(leaf.shape, leaf.dtype)
+        else:
+            values = np.resize(block.astype(leaf.dtype), leaf.shape)
+        return jax.make_array_from_callback(leaf.shape, sharding, lambda place: values[place])
+
+    return jax.tree_util.tree_map_with_path(one, abstract, shardings)
