@@ -30,6 +30,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 SECONDS = 10
+WARM_UP = 300  # seconds for a whole file, whose reader is imported first
 LARGE = 100_000  # bytes
 MEMORY = 2**30
 # Events of the interpreter that no reader of files may cause.
@@ -185,14 +186,14 @@ class Watch:
         if self.watching and event in FORBIDDEN:
             self.events.append(event)
 
-    def read(self, reader: Reader, path: Path) -> tuple[str, float]:
+    def read(self, reader: Reader, path: Path, seconds: float = SECONDS) -> tuple[str, float]:
         """Return "read", "refused" or what went wrong, and the seconds."""
         from colorize_jax.errors import UserError
         from data.errors import DataError, PictureError
 
         self.events.clear()
         start = time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             silence = contextlib.redirect_stdout(io.StringIO())
             with silence, contextlib.redirect_stderr(io.StringIO()) as errors:
@@ -210,8 +211,8 @@ class Watch:
         finally:
             self.watching = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-        seconds = time.monotonic() - start
-        return (f"caused {self.events}" if self.events else outcome), seconds
+        outcome = f"caused {self.events}" if self.events else outcome
+        return outcome, time.monotonic() - start
 
 
 def _too_long(*_: object) -> None:
@@ -236,6 +237,7 @@ def campaign(count: int, start: int, keep: Path) -> dict[str, object]:
     """
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
+    signal.signal(signal.SIGALRM, _too_long)
     watch, outcomes, failures = Watch(), Counter(), []
     longest = [0.0]
     with tempfile.TemporaryDirectory() as name:
@@ -243,10 +245,9 @@ def campaign(count: int, start: int, keep: Path) -> dict[str, object]:
         corpus = make_corpus(folder)
         for kind, (suffix, content, reader) in corpus.items():
             (folder / f"whole{suffix}").write_bytes(content)
-            outcome, _ = watch.read(reader, folder / f"whole{suffix}")
+            outcome, _ = watch.read(reader, folder / f"whole{suffix}", WARM_UP)
             assert outcome == "read", (kind, outcome)
         limit_memory()
-        signal.signal(signal.SIGALRM, _too_long)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
         @seed(start)
