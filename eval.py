@@ -1,4 +1,4 @@
-"""Measure a trained colorizer on held-out pairs whose true answer is known.
+"""Measure a trained colorizer on held-out pairs with known ground truth.
 
     python eval.py --workdir=DIR [--config.evaluation.num_pairs=64 ...]
 

@@ -32,7 +32,7 @@ from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.rng import stream
-from colorize_jax.setup import datasets, distributed, platform
+from colorize_jax.setup import datasets, distributed, platform, sharding_report
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
 from colorize_jax.setup.networks import build_colorize, build_train_system, weights_metadata
 from colorize_jax.sharding import (
@@ -42,7 +42,6 @@ from colorize_jax.sharding import (
     make_mesh,
     place,
     replicated,
-    report,
     state_shardings,
     with_shardings,
 )
@@ -138,7 +137,7 @@ def train(
     abstract = abstract_state(system)
     shardings = state_shardings(mesh, abstract)
     if mesh.size > 1:
-        logger.info("%s", report(mesh, abstract, shardings))
+        logger.info("%s", sharding_report.report(mesh, abstract, shardings))
     with watch.timing("start"), jax.set_mesh(mesh):
         expected = with_shardings(abstract, shardings)
         allow_data = "data" in command.allow_changes

@@ -4,9 +4,11 @@ A program of its own, because the number of devices is fixed when JAX starts:
 
     python tests/sharded_step.py 2,2,2 1,8,1
 
-prints a JSON object: mesh -> largest differences, and what its devices exchange.
+prints a JSON object: mesh -> largest differences, and what its devices exchange. With --refine
+first, the step is the second stage's.
 """
 
+import dataclasses
 import functools
 import json
 import sys
@@ -24,6 +26,8 @@ from colorize_jax.config.options import (
     GramConfig,
     MeshConfig,
     ModelConfig,
+    OptimizerConfig,
+    RefineConfig,
 )
 from colorize_jax.setup.networks import build_train_system, random_params
 from colorize_jax.training import augment, trees
@@ -55,6 +59,13 @@ CONFIG = Config(
     gram=GramConfig(blocks=(1, 3), zero_share=0.0),
     data=DataConfig(batch_size=8, height=32, width=32),
 )
+REFINED = dataclasses.replace(
+    CONFIG,
+    model=dataclasses.replace(CONFIG.model, loras=(("background", 2),), foreground_channels=4),
+    gram=dataclasses.replace(CONFIG.gram, maximum=0.0),
+    refine=RefineConfig(enabled=True, vector_channels=32, bleach_rate=0.5),
+    optimizer=OptimizerConfig(trainable=("^background_encoder/", "/lora_(down|up)_background/")),
+)
 # Everything here is small: split it all the same, or nothing would be tested.
 SMALL = 2**8
 
@@ -75,10 +86,12 @@ def make_record(batch_size):
 
 
 def loss_and_gradients(system, params, record):
-    """What a dual step computes before its update."""
-    trained, frozen = trees.split(params, system.config.optimizer.trainable)
+    """What a step, with both branches where it has two, computes before its update."""
+    config = system.config
+    trained, frozen = trees.split(params, config.optimizer.trainable, system.held)
     inputs = prepare(system, frozen, augment.to_batch(record), jax.random.key(1), jnp.int32(5))
-    grads, metrics = gradients(system, trained, frozen, inputs, jnp.float32(2.0), dual=True)
+    dual = config.gram.maximum > 0
+    grads, metrics = gradients(system, trained, frozen, inputs, jnp.float32(2.0), dual=dual)
     return metrics, grads
 
 
@@ -89,7 +102,7 @@ def on_mesh(function, params, record, shape):
     stacks = {
         tuple(sorted(leaf.shape))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if "transformer_blocks" in sharding.join(path)
+        if "transformer_blocks/" in sharding.join(path)
     }
     with jax.set_mesh(mesh):
         arguments = sharding.place(shardings, params), sharding.global_batch(mesh, record)
@@ -126,14 +139,15 @@ def main(meshes):
     jax.config.update("jax_num_cpu_devices", 8)
     jax.config.update("jax_default_matmul_precision", "highest")
     sharding.SMALL = SMALL
-    system = build_train_system(CONFIG)
+    refines = meshes[:1] == ["--refine"]
+    system = build_train_system(REFINED if refines else CONFIG)
     abstract = jax.eval_shape(functools.partial(random_params, system), jax.random.key(0))
     random = np.random.default_rng(0)
 
     def draw(path, leaf):
         # Parameters that keep the scale of activations, so that no gradient vanishes.
         name = sharding.join(path)
-        first = 1 if "transformer_blocks" in name else 0
+        first = 1 if "transformer_blocks/" in name else 0
         fan_in = np.prod(leaf.shape[first:-1]) if leaf.ndim > 1 else 25
         noise = random.standard_normal(leaf.shape) / np.sqrt(fan_in)
         return np.asarray(noise + name.endswith("scale"), np.float32)
@@ -142,7 +156,7 @@ def main(meshes):
     function, record = functools.partial(loss_and_gradients, system), make_record(8)
     expected = jax.device_get(jax.jit(function)(params, record))
     report = {}
-    for name in meshes:
+    for name in meshes[refines:]:
         shape = tuple(map(int, name.split(",")))
         results, report[name] = on_mesh(function, params, record, shape)
         report[name] |= differences(results, expected)

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec as P
 from colorize_jax import sharding
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.errors import UserError
+from colorize_jax.setup import sharding_report
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"data": 2, "fsdp": 8, "tensor": 2}
@@ -53,6 +54,14 @@ def test_step_on_data_or_fsdp_is_that_of_one_device():
     assert "all-gather" not in reports["8,1,1"]["kinds"]
     # Only kernels are gathered, no activations.
     assert reports["1,8,1"]["other_gathers"] == []
+
+
+@pytest.mark.slow
+def test_second_stage_on_every_mesh_is_that_of_one_device():
+    for report in run_sharded("--refine", "8,1,1", "1,8,1", "2,2,2").values():
+        assert report["metrics"] < 1e-5
+        assert report["gradients"] < 1e-5
+        assert report["stack_gathers"] == 0
 
 
 @pytest.mark.parametrize(
@@ -95,7 +104,7 @@ def test_moments_lie_as_their_parameters():
     state = {"params": params, "opt_state": ({"mu": params},)}
     paths = [sharding.join(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
     assert all(path.endswith("unet/proj_in/kernel") for path in paths)
-    assert "whole" in sharding.report(mesh, state, sharding.state_shardings(mesh, state))
+    assert "whole" in sharding_report.report(mesh, state, sharding.state_shardings(mesh, state))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A training step compiled for machines that are not there: does it fit, and how fast can it be.
+"""Ahead-of-time compilation of a training step for other machines: memory, FLOPs, lower bounds.
 
     report = compile_step(config, "v5e:8x8").report     what train.py --compile_only writes
 
@@ -42,7 +42,7 @@ Report = dict[str, Any]
 
 @dataclass(frozen=True)
 class Step:
-    """A step and what is known of it.
+    """A compiled step and its report.
 
     Attributes:
         report: plain values, as they go into JSON.
@@ -56,7 +56,7 @@ class Step:
 def compile_step(
     config: Config, topology: str, *, dual: bool = True, options: Mapping[str, Any] | None = None
 ) -> Step:
-    """Compile one training step for machines that need not be there and say what it needs.
+    """Compile one training step for machines that need not be present, and report what it needs.
 
     Args:
         config: of the run; its mesh and batch must go with the machines.
@@ -106,7 +106,7 @@ def compile_step(
 def lower_step(
     config: Config, machines: Machines, *, dual: bool = True
 ) -> tuple[jax.stages.Lowered, TrainSystem, tuple[TrainState, Any, Any], Mesh]:
-    """Lower one training step for machines that need not be there.
+    """Lower one training step for machines that need not be present.
 
     Args:
         config: of the run; its mesh and batch must go with the machines.
@@ -157,7 +157,7 @@ def compile_only(
             "got no --topology to compile for, expected a slice or node; name e.g. v5e:8x8 or "
             "h100:8"
         )
-    jax.config.update("jax_platforms", "cpu")  # no device is needed, so none is taken
+    jax.config.update("jax_platforms", "cpu")  # no device is needed: none is initialized
     path = epath.Path(folder) / f"aot-{topology.replace(':', '-')}.json"
     for output in filter(None, (path, step_file)):
         check_output(output, overwrite=overwrite)
@@ -196,7 +196,7 @@ def _header(config: Config, machines: Machines, mesh: Mesh, dual: bool) -> Repor
 
 
 def _needed(message: str) -> str:
-    """What the compiler said of memory."""
+    """The compiler's message about memory."""
     numbers = re.search(r"\(?\d[\d.]*[GMK]\)? exceeds[^.]*\(?[\d.]+[GMK]\)?", message)
     return numbers[0] if numbers else " ".join(message.split())[:200]
 
@@ -205,14 +205,14 @@ def _needed(message: str) -> str:
 
 
 def for_platform(config: Config, platform: str) -> Config:
-    """Replace the choice that depends on the machine that a program is traced on."""
+    """Replace "auto", which depends on the machine that traces, by the choice for a platform."""
     implementation = attention.for_platform(config.model.attention, platform)
     model = dataclasses.replace(config.model, attention=implementation)
     return dataclasses.replace(config, model=model)
 
 
 def arguments(system: TrainSystem, mesh: Mesh) -> tuple[TrainState, Any, Any]:
-    """Shapes of a step's state, record and key, with where they lie."""
+    """Shapes of a step's state, record and key, with their shardings."""
     state = abstract_state(system)
     state = sharding.with_shardings(state, sharding.state_shardings(mesh, state))
     record = abstract_record(system.config)

@@ -1,4 +1,4 @@
-"""What a compiled program does: its loops, and what its devices send each other.
+"""Parsing of compiled programs (HLO): their loops and their collectives.
 
 Compiled programs are read as text. An operation inside a loop counts as often as the loop runs.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
-# No work of their own: they name, group or view what others made.
+# Operations without work of their own: they name, group or view the results of others.
 FREE = {
     "parameter",
     "constant",
@@ -154,7 +154,7 @@ def _operation(name: str, rest: str) -> Operation:
 
 
 def _balanced(text: str, start: int) -> str:
-    """What stands up to the bracket that closes the one before `start`."""
+    """The text from `start` to the bracket that closes the one before it."""
     depth = 1
     for end in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[end], 0)
@@ -210,7 +210,7 @@ class Collective:
 
 
 def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collective]:
-    """List what devices exchange.
+    """List the collectives of a program.
 
     Args:
         program: of `parse`.
@@ -218,7 +218,7 @@ def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collect
     """
     found = []
     for name, times in program.repeats().items():
-        # TPUs fuse the steps of one exchange into what is computed meanwhile: a channel is one.
+        # TPUs fuse the steps of a collective into overlapping computation: count each channel once.
         seen = set()
         for operation, known in _with_fused(program, name):
             kind = operation.opcode.removesuffix("-start")

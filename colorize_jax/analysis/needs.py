@@ -1,4 +1,4 @@
-"""What a step needs: memory, FLOPs, what devices send each other, and what would make it fit."""
+"""The needs of a compiled step: memory, FLOPs, collectives, and settings that would make it fit."""
 
 import dataclasses
 import math
@@ -21,7 +21,7 @@ from colorize_jax.training.step import TrainSystem, train_step
 Report = dict[str, Any]
 
 NUM_LARGEST = 8
-# TPUs' compiler may gather by adding up parts padded with zeros.
+# The TPU compiler may implement an all-gather as an all-reduce of shards padded with zeros.
 GATHERS = ("all-gather", "all-reduce")
 
 
@@ -50,7 +50,7 @@ def program_memory(compiled: jax.stages.Compiled) -> dict[str, int]:
 
 
 def flops(system: TrainSystem, state: TrainState, record: Any, *, dual: bool) -> dict[str, int]:
-    """FLOPs of a step, all devices together: the model's own, and with what is computed again."""
+    """FLOPs of a step, all devices together: of the model, and with rematerialization."""
     model = step_flops(system, state, record, dual=dual)
     blockwise = build_train_system(
         dataclasses.replace(
@@ -63,7 +63,7 @@ def flops(system: TrainSystem, state: TrainState, record: Any, *, dual: bool) ->
 
 
 def exchanges(program: hlo.Program, mesh: jax.sharding.Mesh, state: Any) -> Report:
-    """What devices send each other, by kind, axes of the mesh and dtype; gathers of whole stacks.
+    """Collectives of a step by kind, axes of the mesh and dtype; all-gathers of whole stacks.
 
     Args:
         program: compiled.

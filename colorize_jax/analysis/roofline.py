@@ -1,4 +1,4 @@
-"""The least time that a step can take, from what it computes, moves and sends.
+"""Rooflines: lower bounds of a step's time, from its FLOPs, memory traffic and communication.
 
     python -m colorize_jax.analysis.roofline docs/aot/*.json
 
@@ -34,7 +34,7 @@ SHORT = ["devices", "batch", "bound by", "images/s at most", "MFU at most", "MFU
 
 
 def roofline(report: Report, machines: Machines) -> dict[str, Any]:
-    """Seconds that a step takes at least, what bounds it, and the utilization that this allows."""
+    """Least seconds of a step, which resource bounds it, and the utilization that this allows."""
     device = machines.device
     across = machines.count > 1
     inner = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
@@ -97,7 +97,7 @@ def scaled(report: Report, chips: int) -> dict[str, Any]:
     gradients = memory["parameters"] * more
     reduced = 2 * _share(data) * gradients if data > count else 0.0
     across = 2 * _share(count) * gradients
-    # The update reads and writes every part of the trained state, and writes and reads gradients.
+    # The update reads and writes the trained state; gradients are written and read once.
     trained = memory["parameters"] + memory["optimizer"] + memory["ema"]
     update = 2 * (trained + memory["parameters"])
     state = trained + memory["frozen"] + memory["parameters"]
@@ -122,7 +122,7 @@ def arrangement(chip: Device, chips: int) -> tuple[tuple[int, ...], int]:
     """Shape and number of slices or nodes with so many devices: as few as there can be."""
     shapes = [tuple(map(int, name.split("x"))) for name in chip.slices]
     largest = max((math.prod(s) for s in shapes if chips % math.prod(s) == 0), default=1)
-    # Of several shapes the one that is most like a square or cube.
+    # Of several shapes the most compact one.
     shape = min((s for s in shapes if math.prod(s) == largest), key=max)
     return shape, chips // largest
 
@@ -149,7 +149,7 @@ def links(chip: Chip | Card, shape: Sequence[int], inner: int) -> tuple[int, int
             rest.append(size)
         else:
             parts.append(taken)
-    # A part of an axis is a line, of which both groups have one direction.
+    # A part of an axis is no ring but a line; each group has one direction of it.
     return min_links(chip, whole) + len(parts), max(1, min_links(chip, rest) + len(parts))
 
 

@@ -1,4 +1,4 @@
-"""FLOPs of a training step, counted on its trace; what they mean says `flops`."""
+"""Model FLOPs of a training step, counted on its trace; see `flops`."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def step_flops(
 ) -> int:
     """Count the FLOPs of one step of the global batch, encoders included; see `flops`.
 
-    Nothing is counted twice that rematerialization or blockwise attention compute again.
+    Rematerialization and the recomputation of blockwise attention are not counted.
 
     Args:
         system: static.
@@ -38,7 +38,7 @@ def step_flops(
 
 
 def countable(system: TrainSystem) -> TrainSystem:
-    """The same step without rematerialization and with attention that computes nothing twice."""
+    """The same step without rematerialization, with attention that recomputes nothing."""
     plain = {"implementation": "plain"}
     colorizer, encoders = system.colorizer, system.encoders
     unet = colorizer.unet.clone(remat=None)

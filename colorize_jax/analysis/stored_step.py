@@ -1,4 +1,4 @@
-"""A compiled training step in a file: compiled on any machine, loaded where it shall run.
+"""A compiled training step in a file: compiled on any machine, loaded where it runs.
 
     train.py --compile_only --topology=v5e:8x8 --save_step=FILE     on any machine
     train.py --load_step=FILE                                       on such a slice
@@ -24,7 +24,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import atomic_output
 
 HASH = "step_sha256"  # in the report beside a stored step
-# What is compiled into a step.
+# Options that are compiled into a step.
 COMPILED = (
     "total_steps",
     "model",
@@ -38,7 +38,7 @@ COMPILED = (
     "data.width",
     "data.reference_size",
 )
-# What pickle and JAX raise for files of other contents, versions and devices.
+# Exceptions of pickle and JAX for other files, versions or devices.
 LOAD_ERRORS = (
     OSError,
     pickle.UnpicklingError,

@@ -7,7 +7,7 @@ from typing import Any
 
 from colorize_jax.analysis.hlo import COLLECTIVES, FREE, Operation, Program, size_of
 
-# Kernels of libraries, by how the compiler calls them.
+# Library kernels, by their custom-call targets.
 LIBRARIES = {
     "__cudnn$fmha": "cuDNN attention",
     "__cudnn$conv": "cuDNN convolution",
@@ -134,7 +134,7 @@ def _kind(operation: Operation, fused: Sequence[Operation]) -> str:
 
 
 def _ending(fused: Sequence[Operation]) -> str:
-    """What a fusion ends in, views left out."""
+    """The last operation of a fusion, not counting views."""
     known = {operation.name: operation for operation in fused}
     last = fused[-1] if fused else None
     while last is not None and last.opcode in VIEWS and last.operands:
@@ -166,7 +166,7 @@ def _fast(operation: Operation) -> bool:
 
 
 def _read(fused: Sequence[Operation], index: int, whole: int) -> int:
-    """Bytes that a fusion reads of its operand: of slices the slices, of updates nothing."""
+    """Bytes that a fusion reads of its operand: slices if it slices it, none if it updates it."""
     parameter = next(
         (o.name for o in fused if o.opcode == "parameter" and f"parameter({index})" in o.text), None
     )
@@ -183,7 +183,7 @@ def _read(fused: Sequence[Operation], index: int, whole: int) -> int:
 
 
 def _written(fused: Sequence[Operation], operation: Operation) -> int:
-    """Bytes that an operation writes: of an update in place the update, of scratch memory none."""
+    """Bytes that an operation writes: an update in place writes the update, scratch counts none."""
     if operation.opcode == "custom-call" and len(operation.shapes) > 1:
         return sum(size_of(*s[:2]) for s in operation.shapes if s[0] not in SCRATCH)
     known = {o.name: o for o in fused}

@@ -1,4 +1,4 @@
-"""How fast, and in how much memory: what `python -m colorize_jax benchmark` measures.
+"""The measurements of `python -m colorize_jax benchmark`: speed and memory.
 
     timing    compile a program, repeat it, describe what it ran on
     step      the training step with one branch and with both: timed, or its FLOPs counted
@@ -8,5 +8,5 @@
     suite     all of that on whatever is there, within a budget of time; parts, its processes
     filled    the weights of all of them
 
-Weights and pictures are made up: neither says anything of speed.
+Weights and pictures are made up: speed does not depend on them.
 """

@@ -1,4 +1,4 @@
-"""Arrays of plausible values made on the host: nothing has to be compiled before a program runs."""
+"""Arrays of plausible values made on the host, without compiling an initializer."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ DEVIATION = 0.02
 def filled(abstract: Any, shardings: Any, seed: int = 0) -> Any:
     """Make arrays of the shapes of a training state or of parameters.
 
-    Norms keep what they read, kernels are small, biases, moments and counts are zero: activations
-    stay near one, so that a device works as hard as it does in training.
+    Scales of norms are one, kernels small, biases, moments and counts zero, so that activations are
+    about one: the power that a device draws, and so its clock, depends on the values it computes.
 
     Args:
         abstract: tree of shapes; names of dictionaries on the way say what a leaf is.

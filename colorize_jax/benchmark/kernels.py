@@ -1,4 +1,4 @@
-"""What a device reaches at its best, and how near attention comes to it: timed one by one."""
+"""A device's measured ceilings (matrix product, copy), and attention relative to them."""
 
 import functools
 import math

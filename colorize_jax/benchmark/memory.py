@@ -1,7 +1,7 @@
-"""The memory that colouring one picture needs, by compiling the pipeline's programs for a device.
+"""Memory of colouring one picture, by compiling the pipeline's programs for a device.
 
-Nothing runs and no weights are read, so that the device need not be there. What is found is what
-the compiler plans for each program, and the bytes of the parameters that are held beside it.
+Nothing runs and no weights are read, so that the device need not be present. The figures are the
+compiler's plans for each program, and the bytes of the parameters beside them.
 """
 
 import dataclasses

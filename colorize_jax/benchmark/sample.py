@@ -96,7 +96,7 @@ def sample_flops(system: TrainSystem, evaluations: int) -> int:
 
 
 def sampling_config(config: Config, batch_size: int) -> Config:
-    """The config of batches of another size; sampling has no Gram loss that asks for two."""
+    """The config with another batch size and without micro-batches."""
     return dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, batch_size=batch_size),

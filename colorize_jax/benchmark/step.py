@@ -1,4 +1,4 @@
-"""The training step with one branch and with both: timed on devices, compiled for others, counted.
+"""The training step with one branch and with both: timed, compiled ahead of time, or counted.
 
 benchmark_step(config)              warm steps on the devices that are there
 compile_steps(config, "v5p:2x2x1")  memory and bounds on TPUs that need not be there
@@ -217,8 +217,8 @@ def compile_summary(report: Report) -> str:
 def count_step(config: Config) -> Report:
     """Count the model FLOPs of a step with each number of branches, from shapes alone.
 
-    Rematerialization and blockwise attention are left out, whatever the config says: nothing is
-    counted twice. The parts are those that differ in what the second branch adds to them.
+    Recomputation by rematerialization and blockwise attention is not counted, whatever the config
+    says. The parts are those to which the second branch adds different shares.
 
     Args:
         config: of a run; mesh and devices do not matter.

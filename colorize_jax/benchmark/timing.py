@@ -1,4 +1,4 @@
-"""Compile a program, repeat it, and say what it ran on."""
+"""Compile a program, time repeated calls, and describe the devices."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +43,7 @@ def header(kind: str, config: Config, mesh: Mesh) -> Report:
 
 
 def compile_program(jitted: Any, *args: Any) -> tuple[Any, Report]:
-    """Compile a jitted function for arguments; what it took, and what memory the program needs."""
+    """Compile a jitted function for arguments; also return seconds and memory of the program."""
     start = time.perf_counter()
     lowered = jitted.lower(*args)
     traced = time.perf_counter()
@@ -68,7 +68,7 @@ def repeat(call: Callable[[], Any], count: int) -> list[float]:
 
 
 def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) -> Report:
-    """What timed calls amount to.
+    """Rates of timed calls.
 
     Args:
         seconds: of each.
@@ -98,7 +98,7 @@ def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) 
 
 @contextmanager
 def fitting(what: str) -> Iterator[None]:
-    """Tell in one line that a program does not fit.
+    """Turn an out-of-memory error into one line.
 
     Raises:
         UserError: the device's memory does not suffice.

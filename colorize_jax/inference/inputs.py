@@ -1,4 +1,4 @@
-"""Everything that the host does before a device sees a picture: files -> arrays of fixed shapes."""
+"""The host's part of a picture: files -> arrays of fixed shapes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ PictureLike = PictureSource | Picture
 
 @dataclass(frozen=True)
 class Extractors:
-    """What finds lines and foregrounds; learned ones follow the same interfaces.
+    """Extractors of lines and foregrounds, which may be replaced by learned ones.
 
     Attributes:
         lines: for the preprocessor "extract".
@@ -266,7 +266,7 @@ def stack(pictures: Sequence[np.ndarray], batch: int) -> np.ndarray:
 
 
 def check_reference(reference: object, options: InferenceOptions) -> None:
-    """A picture without reference is made only where that is asked for.
+    """Check that there is a reference where one is needed.
 
     Raises:
         UserError: there is none, or none although a control needs it.

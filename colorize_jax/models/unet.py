@@ -36,7 +36,7 @@ import flax.struct
 import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
-from colorize_jax.models.unet_controls import Controls, transformer_controls
+from colorize_jax.models.unet_controls import Controls, add_hint, transformer_controls
 from colorize_jax.models.unet_injection import SkipInjector
 from colorize_jax.models.unet_stages import Stage, make_module, unet_stages
 from colorize_jax.nn.attention_layer import LoRAs
@@ -155,7 +155,7 @@ class UNet(nn.Module):
             self.head_dim,
             self.context_channels,
             self.loras,
-            self.num_output_blocks is not None and stage.name == list(self.stacks())[-1],
+            self.num_output_blocks is not None and stage == self.plan()[self._last_transformer()],
             self.remat,
             self.dtype,
             self.implementation,
@@ -244,21 +244,24 @@ class UNet(nn.Module):
                 *self.stages[end], state.x, context, controls, collect, state.begun(), until[1]
             )
             return state.replace(tokens=tokens, blocks=until[1]), features | found
-        state, features = self._run(state, len(self.stages), context, hints, controls, collect)
-        if self.num_output_blocks is not None:
+        ends_in_norm = self.num_output_blocks is not None
+        # Later stages of a network that ends in a norm have parameters, but never run.
+        end = self._last_transformer() + 1 if ends_in_norm and not self.is_initializing() else None
+        state, features = self._run(state, end, context, hints, controls, collect)
+        if ends_in_norm:
             return None, features
         return self.out_2(nn.silu(self.out_0(state.x))).astype(jnp.float32), features
 
     def _run(
         self,
         state: UNetState,
-        end: int,
+        end: int | None,
         context: Mapping[str, KeysValues] | None,
         hints: tuple[Array, ...] | None,
         controls: Controls,
         collect: tuple[tuple[str, str], ...],
     ) -> tuple[UNetState, Features]:
-        """Run the stages from the state's next one up to number `end`, exclusive."""
+        """Run the stages from the state's next one up to number `end`, exclusive; None: all."""
         x, skips, features = state.x, list(state.skips), {}
         begun = state.begun()
         for stage, module in self.stages[state.stage : end]:
@@ -268,13 +271,9 @@ class UNet(nn.Module):
                     skip = self.injector(skip, stage.block, state.embedding, controls.injection)
                 x = jnp.concatenate([x, skip], axis=-1)
             if stage.kind == "transformer":
-                before = x
                 x, found = self._transform(stage, module, x, context, controls, collect, begun)
                 features |= found
                 begun = None
-                if x is None and not self.is_initializing():
-                    break
-                x = before if x is None else x  # what never runs has parameters all the same
             elif stage.kind == "res":
                 x = module(x, state.embedding)
             else:
@@ -283,9 +282,10 @@ class UNet(nn.Module):
             if stage.kind == "conv" and controls.foreground is not None:
                 x = x + self.conv_fg(controls.foreground.astype(self.dtype))
             if stage.stores_skip:
-                x = self._add_hint(x, stage.block, hints)
+                if hints is not None and stage.block in self.hint_blocks:
+                    x = add_hint(x, hints[self.hint_blocks.index(stage.block)], stage.block)
                 skips.append(x)
-        tokens = state.tokens if begun else None
+        tokens, end = state.tokens if begun else None, len(self.stages) if end is None else end
         return state.replace(x=x, skips=tuple(skips), tokens=tokens, stage=end), features
 
     def _transform(
@@ -298,11 +298,11 @@ class UNet(nn.Module):
         collect: tuple[tuple[str, str], ...],
         begun: tuple[int, Array] | None,
         stop: int | None = None,
-    ) -> tuple[Array | None, Features]:
+    ) -> tuple[Array, Features]:
         """Run a transformer, or a part of its blocks: with `stop` returns the tokens there."""
         wanted = tuple(feature for stack, feature in collect if stack == stage.name)
         num_blocks = sum(self.stacks().values())
-        x, found = module(
+        y, found = module(
             x,
             None if context is None else context[stage.name],
             collect=wanted,
@@ -310,21 +310,8 @@ class UNet(nn.Module):
             stop=stop,
             **transformer_controls(controls, stage, num_blocks, *x.shape[1:3]),
         )
-        return x, {(stage.name, feature): found[feature] for feature in wanted}
-
-    def _add_hint(self, x: Array, block: int, hints: tuple[Array, ...] | None) -> Array:
-        """Add the hint of an input block to its output, where there is one."""
-        if hints is None or block not in self.hint_blocks:
-            return x
-        hint = hints[self.hint_blocks.index(block)]
-        got, expected = hint.shape[1:], x.shape[1:]
-        if got != expected:
-            raise UserError(
-                f"got a hint of {'x'.join(map(str, got))} for input block {block}, expected "
-                f"{'x'.join(map(str, expected))}, what the block puts out; give hint_blocks blocks "
-                "at which the sketch encoder's levels have the size and width of the UNet's"
-            )
-        return x + hint.astype(self.dtype)
+        features = {(stage.name, feature): found[feature] for feature in wanted}
+        return x if y is None else y, features  # a stack that ends in its norm has no output
 
     # --------------------------------------------------------- what is computed before the stages
 
@@ -368,6 +355,9 @@ class UNet(nn.Module):
             self.transformer_depth,
             self.num_output_blocks,
         )
+
+    def _last_transformer(self) -> int:
+        return max(i for i, stage in enumerate(self.plan()) if stage.depth)
 
     def stacks(self) -> dict[str, int]:
         """Transformer stack -> depth, in order of execution."""

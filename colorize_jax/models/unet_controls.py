@@ -1,4 +1,4 @@
-"""What steers a forward of the UNet beside its conditions."""
+"""Controls of a forward of the UNet, and the hints of the sketch."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import flax.struct
 import jax.numpy as jnp
 
+from colorize_jax.errors import UserError
 from colorize_jax.models.unet_injection import Injection
 from colorize_jax.models.unet_stages import Stage
 from colorize_jax.nn.regions import Bank, Regions
@@ -56,3 +57,19 @@ def transformer_controls(
         "shares": None if regions is None else regions.shares(height, width),
         "lora_scales": controls.lora_scales,
     }
+
+
+def add_hint(x: Array, hint: Array, block: int) -> Array:
+    """Add a hint to the output (B, h', w', C) of an input block.
+
+    Raises:
+        UserError: its size or width is another one.
+    """
+    got, expected = hint.shape[1:], x.shape[1:]
+    if got != expected:
+        raise UserError(
+            f"got a hint of {'x'.join(map(str, got))} for input block {block}, expected "
+            f"{'x'.join(map(str, expected))}, what the block puts out; give hint_blocks blocks at "
+            "which the sketch encoder's levels have the size and width of the UNet's"
+        )
+    return x + hint.astype(x.dtype)

@@ -183,7 +183,7 @@ def make_module(
     if stage.kind == "res":
         block = ResBlock
         if remat is not None:
-            # Outside of a loop XLA would merge what is computed again with what was computed once.
+            # Outside of a loop XLA's common subexpression elimination would undo rematerialization.
             block = nn.remat(ResBlock, policy=remat, prevent_cse=True)
         return block(stage.channels, dtype, norm_groups, name=stage.name)
     resample = {"down": Downsample, "up": Upsample}[stage.kind]

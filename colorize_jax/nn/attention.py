@@ -1,8 +1,7 @@
-"""The one attention of the house: softmax(q k^T / sqrt(D)) v, never with all of q k^T in memory.
+"""The attention of all networks: softmax(q k^T / sqrt(D)) v, without all of q k^T in memory.
 
-Masks that the published system needs are expressed by the callers as several calls on parts of the
-keys (scale-causal levels, foreground and background tokens), so none is ever materialized here. The
-exception are texts, which are short.
+There are no masks: callers make several calls on parts of the keys instead (scale-causal levels,
+foreground and background tokens). The exception is causal attention over texts, which are short.
 """
 
 import functools
@@ -21,7 +20,7 @@ from colorize_jax.types import Array
 logger = logging.getLogger(__name__)
 
 IMPLEMENTATIONS = ("auto", "blockwise", "cudnn", "splash", "plain")
-# What "auto" prefers, by platform.
+# The implementation that "auto" prefers on each platform.
 KERNELS = {"gpu": "cudnn", "tpu": "splash"}
 
 # Probabilities held at once by the blockwise form, bytes a sample; float32.

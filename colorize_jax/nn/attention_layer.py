@@ -100,8 +100,8 @@ class Attention(nn.Module):
                 context, whose keys and values vanish so that only the output's bias remains. None:
                 no row has one.
             strength: () factor of the result before the output projection.
-            shares: (P, B, N, 1) factors of the answers of P equal parts of the context, in their
-                order; None: it is one.
+            shares: (P, B, N, 1) factors of the attention over P equal parts of the context, in
+                their order; None: it is one part.
             lora_scales: label -> scale of the query projection's additions.
         """
         rows = 0 if kv is None else kv[0].shape[0]

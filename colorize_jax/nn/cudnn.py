@@ -29,8 +29,8 @@ def attention(
 ) -> Array:
     """Scaled dot-product attention over any number of tokens.
 
-    The kernels want even numbers of tokens where gradients are taken. One more row makes them even;
-    the lengths say that it is none, so that nobody sees it and no gradient comes from it.
+    Under gradients the kernels need even numbers of tokens. An odd number is padded with one row,
+    which the sequence lengths mask, so that it gets no attention and gives no gradient.
 
     Args:
         q: (B, N, K, D) queries.

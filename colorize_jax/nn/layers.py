@@ -1,4 +1,4 @@
-"""The small layers that every network here is made of."""
+"""The basic layers of all networks."""
 
 import math
 from typing import Any
@@ -11,8 +11,8 @@ import numpy as np
 from colorize_jax.sharding import gather
 from colorize_jax.types import Array
 
-# Branches that end in a sum start close to the identity, but not at zero: a zero kernel would stop
-# the first gradient of everything behind it.
+# Residual branches start near zero, but not at zero: a zero kernel would give everything before it
+# in the branch no gradient in the first step.
 near_zero_init = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
 
@@ -50,7 +50,7 @@ def size_embedding(size: Array, score: Array, dim: int) -> Array:
 
 
 class Dense(nn.Module):
-    """A dense layer whose kernel may be stored in parts (see `sharding`)."""
+    """A dense layer whose kernel's storage may be sharded (see `sharding`)."""
 
     features: int
     use_bias: bool = True
@@ -70,7 +70,7 @@ class Dense(nn.Module):
 class Conv(nn.Module):
     """A square convolution, padded by k // 2 zeros on all sides unless `padding` says otherwise.
 
-    Its kernel may be stored in parts (see `sharding`).
+    The storage of its kernel may be sharded (see `sharding`).
     """
 
     features: int

@@ -1,7 +1,7 @@
-"""Which query reads what: parts of a context by regions of the picture, and foreign tokens.
+"""Attention by regions of the picture: which queries read which tokens.
 
-Masks come at the latents' resolution. Every stack of blocks resizes them to its own, bicubically
-and unclipped, before anything is compared with them.
+Masks have the latents' resolution. Every stack of blocks resizes them to its own, bicubically and
+without clipping, before they are compared with a threshold.
 """
 
 import flax.struct
@@ -12,8 +12,7 @@ from colorize_jax.types import Array
 
 KeysValues = tuple[Array, Array]
 
-# Above it a query is the foreground's for the readers of a bank: neither a sample's threshold nor
-# a user's reaches them in the published system.
+# Threshold of a bank's mask: in the published system it depends neither on samples nor on users.
 BANK_THRESHOLD = 0.05
 
 
@@ -25,9 +24,9 @@ class Regions:
         mask: (B, h, w, 1) foreground at the latents' resolution.
         threshold: () or (B,) what the mask is compared with; None blends both answers by the mask
             itself, as a UNet with low-rank additions was trained to.
-        foreground_scale: () factor of what the foreground tokens give.
-        background_scale: () factor of what the background tokens give.
-        merge: () share of the background's answer in the foreground's; 0 separates them.
+        foreground_scale: () factor of the attention over foreground tokens.
+        background_scale: () factor of the attention over background tokens.
+        merge: () share of the background's attention in the foreground; 0 separates them.
     """
 
     mask: Array
@@ -54,7 +53,7 @@ class Regions:
 
 @flax.struct.dataclass
 class Bank:
-    """Foreign tokens that self-attention reads beside its own.
+    """Tokens of another picture that self-attention reads beside its own.
 
     Attributes:
         keys_values: K and V of every block, each (L, B, M, K, D); inside a block without L.

@@ -15,7 +15,7 @@ LANES = 128
 BLOCKS = (1024, 512, 256, LANES)  # queries and keys at a time
 MAX_PADDING = 0.05  # share of tokens that may only fill up blocks, for the sake of larger ones
 MAX_HEAD_DIM = 128
-# With fewer tokens there is little to keep out of memory, and padding costs more.
+# With fewer tokens the logits are small anyway, and padding costs more.
 MIN_TOKENS = 512
 
 
@@ -57,13 +57,13 @@ def attention(q: Array, k: Array, v: Array, scale: float, *, interpret: bool = F
 def _attention(q: Array, k: Array, v: Array, *, scale: float, interpret: bool) -> Array:
     queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
     rows, columns = _block(queries), _block(keys)
-    # The kernel scales nothing itself, and wants heads before tokens.
+    # The kernel does not scale the logits, and takes heads before tokens.
     q = _padded((q * scale).astype(q.dtype).swapaxes(1, 2), rows)
     k, v = (_padded(x.swapaxes(1, 2), columns) for x in (k, v))
     kernel = _kernel(q.shape[2], k.shape[2], heads, rows, columns, interpret)
     segments = None
     if k.shape[2] > keys:
-        # Keys that only fill up a block belong to nobody.
+        # Padded keys get another segment id, so that no query attends to them.
         own = jnp.zeros(q.shape[2], jnp.int32)
         filled = (jnp.arange(k.shape[2]) >= keys).astype(jnp.int32)
         segments = kernels.SegmentIds(own, filled)

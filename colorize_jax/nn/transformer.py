@@ -1,8 +1,7 @@
 """The UNet's transformer: self-attention, cross-attention and GEGLU blocks, stacked and scanned.
 
-The blocks of a stack share one parameter tree whose leaves have a leading axis L. What a block
-reads beside its input (keys and values of the context or of a bank) is computed for all blocks at
-once, outside the scan, because it does not depend on the tokens.
+The blocks of a stack share one parameter tree whose leaves have a leading axis L. Keys and values
+of the context or of a bank do not depend on the tokens: they are computed outside of the scan.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from colorize_jax.nn.regions import Bank, KeysValues
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
 from colorize_jax.types import Array
 
-# What a block can hand out: its first norm, the outputs of its attentions, its own output.
+# Features that a block can return: its first norm, the outputs of its attentions, its own output.
 FEATURES = ("norm1", "attn1", "attn2", "ff")
 
 
@@ -189,7 +188,7 @@ class SpatialTransformer(nn.Module):
             kv = layer.apply({"params": params}, tokens, scales, method="keys_values")
             return jax.tree.map(lambda x: constrain(x, BATCH, None, TENSOR), kv)
 
-        # One block after another, so that kernels stored in parts are never gathered all at once.
+        # Block by block, so that sharded kernels are not all-gathered all at once.
         return jax.lax.map(
             lambda inputs: call(project, constrain_params(inputs[0]), *inputs[1:]),
             (self.transformer_blocks[name], *mapped),
@@ -218,8 +217,8 @@ class SpatialTransformer(nn.Module):
             shares: factors of the context's parts for every query; see `cross_attention`.
             lora_scales: label -> scale.
             collect: names of `FEATURES` to return, of every block that runs.
-            begun: number of blocks that have run already, and the tokens (B, N, C) behind them.
-            stop: number of the block to stop behind.
+            begun: number of blocks that have run already, and the tokens (B, N, C) after them.
+            stop: number of the block to stop after.
 
         Returns:
             (B, h, w, C), or with `stop` the tokens (B, N, C) there, or None where the stack
@@ -249,7 +248,7 @@ class SpatialTransformer(nn.Module):
         last = self.num_stacked if stop is None else stop
         loops = last - first != 1
         if self.remat is not None:
-            # Outside of a loop XLA would merge what is computed again with what was computed once.
+            # Outside of a loop XLA's common subexpression elimination would undo rematerialization.
             body = jax.checkpoint(body, policy=self.remat, prevent_cse=not loops)
         inputs = (self.transformer_blocks, kv, bank_kv, strength)
         if (first, last) != (0, self.num_stacked):

@@ -25,10 +25,10 @@ def run_branches(
     gram_blocks: GramBlocks,
     controls: Controls | None = None,
 ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
-    """Run both branches from their common unet_state on, up to the last Gram block as one batch.
+    """Run both branches after their common prefix, up to the last Gram block as one batch.
 
-    One pass over the parameters instead of two: half the kernels to gather and to read, half the
-    program, and one gradient of them in memory instead of two that have to be added.
+    One pass over the parameters instead of two: kernels are gathered and read once, the program is
+    half as long, and their gradient is in memory once instead of twice.
 
     Args:
         colorizer: the networks.
@@ -78,7 +78,7 @@ def _twice(controls: Controls | None) -> Controls | None:
 
 
 def pair_rows(own: Any, other: Any, axis: int = 0) -> Any:
-    """Interleave trees of equal shapes along `axis`: both rows of a sample stay on its device."""
+    """Interleave two trees along `axis`, so that both rows of a sample are on the same device."""
 
     def interleave(a: Array, b: Array) -> Array:
         both = jnp.stack([a, b], axis + 1)
@@ -108,7 +108,7 @@ def anchor_features(
     timesteps: Array,
     gram_blocks: GramBlocks,
 ) -> dict[str, Array]:
-    """The aligned branch's features as another, frozen colorizer has them."""
+    """The aligned branch's features, computed by a frozen colorizer."""
     unet_state = colorizer.prefix(params, noisy, timesteps, conditions)
     keys_values = colorizer.project_context(params, conditions.context)
     _, features = colorizer.body(

@@ -1,4 +1,4 @@
-"""What the second stage adds to the step: backgrounds, cut out of the batch, and what they steer.
+"""The second stage's part of the step: backgrounds cut out of the batch, and their controls.
 
 draw            thresholds of the masks; which samples are bleached
 cut             target, sketch of the figure alone, reference without its figure
@@ -27,7 +27,7 @@ PAPER, WHITE = -1.0, 1.0  # of a sketch, of a picture
 
 @flax.struct.dataclass
 class CutRandomness:
-    """What is random in a cut.
+    """The random numbers of `cut`.
 
     Attributes:
         sketch_threshold: (B,) above it the sketch's mask is figure.
@@ -57,7 +57,7 @@ class Cut:
 
 @flax.struct.dataclass
 class Background:
-    """What the frozen encoders say of a background, and where it goes.
+    """The frozen encoders' outputs for a background, and the masks that place it.
 
     Attributes:
         tokens: CLIP's (B, S1, C1) and the tagger's (B, S2, C2).
@@ -77,7 +77,7 @@ class Background:
 
 
 def draw(key: Array, step: Array | int, batch: Batch, bleach_rate: float) -> CutRandomness:
-    """Draw what the cut of step `step` needs, for the global batch."""
+    """Draw the random numbers of `cut` in step `step`, for the global batch."""
     count = batch.sketch.shape[:1]
 
     def uniform(name: str, low: float, high: float) -> Array:
@@ -142,7 +142,7 @@ def encode(encoders: FrozenEncoders, params: Params, parts: Cut, key: Array | No
 def view_masks(
     sketch_mask: Array, reference_mask: Array, height: int, width: int
 ) -> dict[str, Array]:
-    """Bring masks (B, H, W, 1) to the latents' size, each as its reader was trained to see it."""
+    """Resize masks (B, H, W, 1) to the latents' size, each as the network that reads it expects."""
     return {
         "sketch_mask": resize_nearest(sketch_mask, height, width),
         "reference_mask": resize_bicubic(reference_mask, height, width),
@@ -151,7 +151,7 @@ def view_masks(
 
 
 def make_controls(unet: UNet, encoder: UNet, params: Params, background: Background) -> Controls:
-    """What steers a forward whose context has tokens of the reference and of the background."""
+    """Controls of a forward whose context has tokens of the reference and of the background."""
     bank = encode_bank(
         encoder,
         params["background_encoder"],

@@ -6,12 +6,12 @@
     misaligned noisy, hints, another's reference -> features Gram loss (`branches`)
     update    AdamW, running average
 
-While the Gram weight is zero there is no misaligned branch: there are two programs of a step, and
-the loop, which knows the weight's schedule, takes the one that the step needs.
+While the Gram weight is zero the misaligned branch is left out: a step is compiled with and without
+it, and the loop, which knows the weight's schedule, runs the one that the step needs.
 
 The second stage is the same step with a background beside the reference: `refinement` cuts it out
-of the batch, and makes of it what steers the forward. That the colorizer itself is frozen then is a
-matter of the rules that name what is trained.
+of the batch and turns it into controls of the UNet. The colorizer itself is frozen then, by the
+rules that select trained parameters.
 """
 
 import functools
@@ -49,14 +49,14 @@ from colorize_jax.types import Array, Batch, Conditions, Encoded, Params
 Metrics = dict[str, Array]
 Tokens = tuple[tuple[Array, Array], ...]  # CLIP's and the tagger's, of each part of the context
 
-# TPUs' compiler gathers a kernel on a whole torus by adding up parts padded with zeros, which sends
-# twice as much as a gather does.
+# On a whole torus the TPU compiler implements an all-gather of a kernel as an all-reduce of shards
+# padded with zeros, which sends twice as many bytes.
 TPU_OPTIONS = {"xla_tpu_prefer_async_allgather_to_allreduce": True}
 
 
 @dataclass(frozen=True)
 class TrainSystem:
-    """All that a step needs beside state, batch and key; nothing of it changes during a run.
+    """The constants of a run: networks, schedules, optimizer and config; static under jit.
 
     Attributes:
         colorizer: the trained networks.
@@ -85,7 +85,7 @@ class TrainSystem:
 
 @flax.struct.dataclass
 class Inputs:
-    """What the gradient is taken over: constants, every leaf with a leading batch axis.
+    """The inputs of the loss beside parameters; every leaf has a leading batch axis.
 
     Attributes:
         latents: (B, h, w, C) clean.
@@ -95,7 +95,7 @@ class Inputs:
         sketch: (B, H, W, 3).
         vector: (B, E) size embedding.
         mask: (B, H, W, 1) foreground, or None.
-        random: what is random in the step, drawn before.
+        random: the random numbers of the step.
         background: what the plugin's encoder sees; None in the first stage.
     """
 
@@ -113,7 +113,7 @@ class Inputs:
 def is_dual(config: Config, step: int) -> bool:
     """Whether update number `step`, from 0, runs the misaligned branch: its weight is not zero.
 
-    What `gram_weight` says, without a device: an answer from there would wait for the step before.
+    Computed on the host, because reading `gram_weight` from the device would block dispatch.
     """
     gram = config.gram
     start = np.float32(gram.zero_share * config.total_steps)
@@ -151,7 +151,7 @@ def train_step(
 
 
 def jit_step(system: TrainSystem, mesh: Mesh, shardings: Any, **options: bool) -> Any:
-    """The step as it runs on a mesh; to be called and lowered under `jax.set_mesh`.
+    """Jit the step for a mesh, donating its state; call and lower it under `jax.set_mesh`.
 
     Args:
         system: static.
@@ -204,10 +204,10 @@ def pair(
     mask: Array | None = None,
     background: Background | None = None,
 ) -> Inputs:
-    """Give every sample the reference of its neighbour in the global batch as the misaligned one.
+    """Give every sample its neighbour's reference in the global batch as the misaligned one.
 
-    The encoders' tokens are rolled, before the projection, instead of the contexts behind it: the
-    result is the same, no gradient has to cross devices, and micro-batches need no neighbours.
+    Rolling the encoders' tokens, before the projection, gives the same as rolling the projected
+    contexts, but no gradient crosses devices, and micro-batches are independent of each other.
     """
     tokens = ((encoded.clip_tokens, encoded.tagger_tokens),)
     if background is not None:
@@ -243,7 +243,7 @@ def gradients(
         inputs = constrain_batch(inputs)
 
         def loss(params: Params) -> tuple[Array, Metrics]:
-            # Gradients take the layout of what they are gradients of, in every micro-batch.
+            # This gives gradients the sharding of their parameters, in every micro-batch.
             params = constrain_params(constrain_layouts(params))
             return total_loss(system, params, frozen, inputs, weight, dual=dual)
 

@@ -1,1 +1,1 @@
-"""Chips, cards and how they are joined: `topology.describe` names what need not be there."""
+"""TPU chips, GPU cards and their topologies; `topology.describe` needs none of them present."""

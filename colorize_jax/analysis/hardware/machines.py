@@ -1,4 +1,4 @@
-"""Devices and groups of them, TPUs and GPUs: what a compiled program is measured against."""
+"""Figures of TPU chips and GPU cards and of groups of them, for rooflines and memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
