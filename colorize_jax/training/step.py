@@ -237,7 +237,7 @@ def gradients(
     *,
     dual: bool,
 ) -> tuple[Params, Metrics]:
-    """Gradients of the trained parameters, and the terms of the loss; see `total_loss`."""
+    """Gradients of the trained parameters, and the loss; takes what `total_loss` takes."""
 
     def micro(inputs: Inputs) -> tuple[Params, Metrics]:
         inputs = constrain_batch(inputs)

@@ -15,7 +15,7 @@ from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.verify import golden
 from colorize_jax.verify.golden import GoldenCase
 from colorize_jax.verify.networks import nchw, nhwc
-from colorize_jax.verify.unet import hints_of, unet_from, unet_params
+from colorize_jax.verify.unet import forward_arguments, unet_from, unet_params
 
 MASK_THRESHOLD = 0.05
 MERGE_WHERE_MASKED = 0.3  # of the case's cross-attention
@@ -42,13 +42,7 @@ def run_plugin(case: GoldenCase) -> dict[str, np.ndarray]:
 
     def forward(controls: Controls) -> np.ndarray:
         prediction, _ = jax.jit(unet.apply)(
-            {"params": params},
-            nhwc(inputs["latents"]),
-            inputs["timesteps"],
-            jnp.asarray(inputs["context"]),
-            hints_of(inputs),
-            inputs["size_embedding"],
-            controls=controls,
+            *forward_arguments(params, inputs, jnp.asarray(inputs["context"])), controls=controls
         )
         return nchw(prediction)
 

@@ -57,6 +57,15 @@ def hints_of(inputs: dict[str, np.ndarray]) -> tuple[jax.Array, ...]:
     return tuple(nhwc(inputs[name]) for name in names)
 
 
+def forward_arguments(
+    params: Params, inputs: dict[str, np.ndarray], context: jax.Array
+) -> tuple[Any, ...]:
+    """The arguments of `UNet.apply` with the inputs of a case."""
+    latents, timesteps = nhwc(inputs["latents"]), inputs["timesteps"]
+    hints, vector = hints_of(inputs), inputs["size_embedding"]
+    return {"params": params}, latents, timesteps, context, hints, vector
+
+
 def run_unet(case: GoldenCase) -> dict[str, np.ndarray]:
     """Outputs "output...", and "block_K" for transformer blocks counted from 1."""
     module, inputs = unet_from(case.config), case.inputs
@@ -66,12 +75,7 @@ def run_unet(case: GoldenCase) -> dict[str, np.ndarray]:
     @jax.jit
     def forward(context: Any, controls: Controls) -> Any:
         return module.apply(
-            {"params": params},
-            nhwc(inputs["latents"]),
-            inputs["timesteps"],
-            context,
-            hints_of(inputs),
-            inputs["size_embedding"],
+            *forward_arguments(params, inputs, context),
             controls=controls,
             collect=kinds,
         )
@@ -101,12 +105,7 @@ def run_unet_split_attention(case: GoldenCase) -> dict[str, np.ndarray]:
     @jax.jit
     def forward(regions: Regions) -> jax.Array:
         return module.apply(
-            {"params": params},
-            nhwc(inputs["latents"]),
-            inputs["timesteps"],
-            jnp.asarray(inputs["context"]),
-            hints_of(inputs),
-            inputs["size_embedding"],
+            *forward_arguments(params, inputs, jnp.asarray(inputs["context"])),
             controls=Controls(regions=regions),
         )[0]
 
