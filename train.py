@@ -7,56 +7,49 @@ done without the stop. On several machines the same command runs on each; see do
 """
 
 import argparse
+import contextlib
 import functools
 import logging
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
-from PIL import Image
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.step_flops import step_flops
-from colorize_jax.analysis.stored_step import recorded_hashes, with_stored
+from colorize_jax.analysis.stored_step import for_arguments, load_step, recorded_hashes
 from colorize_jax.config.load import check_changes, load_config
 from colorize_jax.config.options import PLACES, RESUMABLE, Config
 from colorize_jax.errors import USER_ERROR_STATUS, UserError
-from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import claim_workdir
-from colorize_jax.rng import stream
 from colorize_jax.setup import datasets, distributed, platform, sharding_report
+from colorize_jax.setup.held_out import make_sampler, make_validation
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
-from colorize_jax.setup.networks import build_colorize, build_train_system, weights_metadata
+from colorize_jax.setup.networks import build_train_system, weights_metadata
+from colorize_jax.setup.programs import Programs
 from colorize_jax.sharding import (
     check_batch,
     global_batch,
     local_rows,
     make_mesh,
-    place,
-    replicated,
     state_shardings,
     with_shardings,
 )
-from colorize_jax.training.augment import to_batch
 from colorize_jax.training.monitoring.history import MetricsHistory
 from colorize_jax.training.monitoring.run_writer import Writer
 from colorize_jax.training.monitoring.skipped import SkippedPictures
 from colorize_jax.training.monitoring.throughput import Meter
 from colorize_jax.training.monitoring.timing import Stopwatch, Trace
-from colorize_jax.training.state import TrainState, all_params
+from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import TrainSystem, is_dual, jit_step
 from colorize_jax.training.stop_signals import StopSignals
-from colorize_jax.types import Array, Params
 from data.errors import DataError
-from data.records import Source
 
 logger = logging.getLogger("train")
 
@@ -67,7 +60,7 @@ INPUT_BOUND_TEXT = (
     "WARNING: %.0f %% of the time waits for data; raise data.num_workers, data.num_threads or "
     "data.prefetch, store drawn pictures, or cache small ones (data.cache)"
 )
-SAMPLE_COLUMNS = ("sketch", "reference", "result", "truth")
+PROGRAMS = "programs"  # folder of a workdir: the next start need not compile them
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,9 @@ def train(
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     system = build_train_system(config)
     source = datasets.make_source(config.data)
-    batches = datasets.make_batches(config, source, local_rows(mesh, config.data.batch_size))
+    sampler = datasets.make_bucket_sampler(config.data, source)
+    rows = local_rows(mesh, config.data.batch_size)
+    batches = datasets.make_batches(config, source, rows, sampler)
     # Everything is open: what is wrong with the command has been said before the run has a folder.
     owner.take()
     claim_workdir(
@@ -146,19 +141,25 @@ def train(
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
     writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
-    told = datasets.describe(source)
-    for line in told:
+    seen = datasets.describe(source)
+    for line in seen:
         logger.info("%s", line)
-    writer.write_lines("data.txt", told)
+    writer.write_lines("data.txt", seen)
     skipped = SkippedPictures(workdir, config.data.max_skipped_share)
 
     # ----------------------------------------------------------------------------- the programs
-    step = jit_step(system, mesh, shardings)
+    find_stored = None
     if command.load_step:
         trusted = {command.step_hash} if command.step_hash else recorded_hashes(workdir)
-        step = with_stored(step, command.load_step, config, trusted)
+        program = load_step(command.load_step, config, trusted)
+        find_stored = functools.partial(for_arguments, program)
+    count_flops = functools.partial(step_flops, system)
+    programs = Programs(jit_step(system, mesh, shardings), count_flops, mesh, find_stored)
     draw_samples = make_sampler(system, source, mesh)
-    history, meter = MetricsHistory(batches.names), Meter(config.data.batch_size)
+    held_out = datasets.make_validation_batches(config, source, rows)
+    validate = make_validation(system, held_out, mesh, key)
+    history = MetricsHistory(config.optimizer.max_skipped_updates, batches.names)
+    meter = Meter(config.data.batch_size)
 
     bar = tqdm(
         total=config.total_steps,
@@ -168,21 +169,31 @@ def train(
         disable=jax.process_index() > 0,
     )
     stop, trace = StopSignals(), Trace(command.profile, workdir)
-    with stop, trace, bar, writer, checkpoints, logging_redirect_tqdm(), jax.set_mesh(mesh):
+    tidy = contextlib.ExitStack()
+    tidy.enter_context(logging_redirect_tqdm())
+    tidy.enter_context(contextlib.closing(batches))
+    with stop, trace, bar, writer, checkpoints, programs, tidy, jax.set_mesh(mesh):
+        metrics = None
         for number in range(first, config.total_steps):
             trace.before(number)
             with watch.timing("data"), meter.waiting():
                 record = global_batch(mesh, datasets.step_record(next(batches)))
             dual = is_dual(config, number)
-            if dual not in meter.flops:
+            program = programs.key(record, dual=dual)
+            if not programs.is_ready(program):
                 with watch.timing("compilation"):
-                    meter.flops[dual] = step_flops(system, state, record, dual=dual)
-                    state, metrics = step(state, record, key, dual=dual)
-                meter.reset()
-            else:
-                state, metrics = step(state, record, key, dual=dual)
-                meter.count(dual=dual)
-            history.add(number, metrics)
+                    # Once for each branch: all sizes that will come begin to be compiled.
+                    wanted = [program[:2], *datasets.shapes(config, sampler)]
+                    programs.prepare(state, record, key, wanted, dual=dual)
+                    if not dual and is_dual(config, config.total_steps - 1):
+                        programs.prepare(state, record, key, wanted, dual=True)
+                    jax.block_until_ready(metrics)
+                    with meter.paused():
+                        programs.wait(program)
+            meter.flops[program] = programs.flops(program)
+            state, metrics = programs(state, record, key, dual=dual)
+            meter.count(program)
+            history.add(number, metrics, batches.indices)
             trace.after(number, metrics)
             bar.update()
 
@@ -190,12 +201,19 @@ def train(
             done = number + 1
             ends = done == config.total_steps
             saves = ends or stop.reached(done) or done % config.checkpoint.every_steps == 0
-            if saves or number == first or done % config.logging.every_steps == 0:
+            validates = held_out and (ends or done % config.logging.validation_every == 0)
+            logs = number == first or done % config.logging.every_steps == 0
+            if saves or validates or logs:
                 means = history.means()  # waits for the device; a loss that is none stops the run
                 rates = meter.report()
                 skipped.add(done, batches.take_skipped())
                 missing = skipped.check(batches.num_skipped, batches.num_records)
-                writer.write(done, means | rates | {"data_skipped": missing})
+                rates["data_skipped"] = missing
+                if validates:
+                    with watch.timing("validation"):
+                        rates |= validate(state)
+                    meter.reset()
+                writer.write(done, means | rates)
                 if number > first and rates["data_wait_share"] > INPUT_BOUND:
                     logger.warning(INPUT_BOUND_TEXT, 100 * rates["data_wait_share"])
                 bar.set_postfix_str(summary(means, rates))
@@ -248,36 +266,6 @@ def tell_processes(reason: str) -> None:
     )
 
 
-def make_sampler(
-    system: TrainSystem, source: Source, mesh: Mesh
-) -> Callable[[TrainState], Image.Image]:
-    """Return a function that draws a sheet of sketch, reference, result and truth."""
-    config = system.config
-    count = config.logging.num_samples
-    if config.data.source == "folder":
-        records = datasets.first_records(config, source, count)
-    else:
-        pairs = datasets.make_pairs(config, count)
-        records = [pairs[i] for i in range(count)]
-    names = [name for name in datasets.RECORD_KEYS if name in records[0]]
-    record = {name: np.stack([r[name] for r in records]) for name in names}
-    everywhere = dict.fromkeys(record, replicated(mesh))
-    colorize = build_colorize(system)
-
-    @functools.partial(jax.jit, out_shardings=replicated(mesh))
-    def draw_all(params: Params, record: Mapping[str, Array]) -> Array:
-        keys = jax.random.split(stream(config.seed, 0, "samples"), count)
-        return colorize(params, to_batch(record), keys)
-
-    def draw(state: TrainState) -> Image.Image:
-        params = all_params(state, ema=config.sampling.ema)
-        results = np.asarray(draw_all(params, place(everywhere, record)))
-        columns = (record["sketch"], record["reference"], results, record["image"])
-        return contact_sheet(list(zip(*columns, strict=True)), SAMPLE_COLUMNS)
-
-    return draw
-
-
 def summary(means: Mapping[str, float], rates: Mapping[str, float]) -> str:
     """One line for the progress bar."""
     text = f"loss {means['diffusion_loss']:.4f}, {rates['images_per_second']:.1f} images/s"
@@ -321,7 +309,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
         "--profile", metavar="START:STOP", help="record a trace of these updates for TensorBoard"
     )
     parser.add_argument(
-        "--compilation_cache", metavar="DIR", help="keep compiled programs for the next start"
+        "--compilation_cache",
+        metavar="DIR",
+        help="keep compiled programs for the next start (default: WORKDIR/programs)",
     )
     parser.add_argument(
         "--load_step",
@@ -374,6 +364,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options.config, overrides)
         if options.compilation_cache:
             jax.config.update("jax_compilation_cache_dir", options.compilation_cache)
+        elif options.workdir and jax.config.jax_compilation_cache_dir is None:
+            jax.config.update("jax_compilation_cache_dir", f"{options.workdir}/{PROGRAMS}")
         if options.compile_only:
             folder = options.workdir or "."
             fits = aot.compile_only(

@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
                 "buckets": True,
                 "reference_size": 448,
                 "same_identity_rate": 0.5,
+                "heldout_share": 0.001,
                 "min_aesthetic_score": 5.5,
                 "min_short_side": 768,
                 "margin_rate": 0.1,
@@ -40,6 +41,6 @@ def get_config() -> ConfigDict:
             },
             "mesh": {"data": 1, "fsdp": -1},
             "checkpoint": {"every_steps": 1000, "keep_last": 2, "keep_every": 10_000},
-            "logging": {"every_steps": 50, "samples_every": 1000},
+            "logging": {"every_steps": 50, "samples_every": 1000, "validation_every": 1000},
         }
     )

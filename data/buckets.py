@@ -145,6 +145,13 @@ class BucketSampler:
         """The pictures of each bucket."""
         return {bucket: self._members(number) for number, bucket in enumerate(self.buckets)}
 
+    def shapes(self) -> list[Bucket]:
+        """The buckets that batches come in, the most frequent first."""
+        numbers = self._epoch_of(0)[1]
+        counts = np.bincount(numbers, minlength=len(self.buckets))
+        order = np.argsort(-counts, kind="stable")
+        return [self.buckets[n] for n in order.tolist() if counts[n]]
+
     def alike(self, index: int, rng: np.random.Generator) -> int:
         """Another picture of the same bucket, where there is one."""
         members = self._members(int(self._bucket[index]))
@@ -152,9 +159,12 @@ class BucketSampler:
 
     def batch(self, epoch: int, number: int) -> tuple[np.ndarray, Bucket]:
         """(B,) picture indices of batch `number` of `epoch`, and the batch's bucket."""
-        with self._lock:  # threads that ask for a new epoch wait for one of them to shuffle it
-            batches, numbers = self._epoch(epoch)
+        batches, numbers = self._epoch_of(epoch)
         return batches[number], self.buckets[numbers[number]]
+
+    def _epoch_of(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        with self._lock:  # threads that ask for a new epoch wait for one of them to shuffle it
+            return self._epoch(epoch)
 
     def _make_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """(M, B) picture indices and (M,) bucket numbers."""

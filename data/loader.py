@@ -21,7 +21,7 @@ Transform = Callable[[np.random.Generator, Record], Record]
 ATTEMPTS = 16  # pictures in a row that cannot be read end a run
 _REPLACEMENT = 2**32 - 1  # a stream of random numbers that no transform has
 _DRAW = 2**32 - 2
-_SKIPPED = "skipped"
+_SKIPPED, _INDEX = "skipped", "index"
 
 
 class Place(NamedTuple):
@@ -94,7 +94,7 @@ class _Records:
         skipped = []
         for _ in range(ATTEMPTS):
             try:
-                return {**self._record(place), _SKIPPED: skipped}
+                return {**self._record(place), _SKIPPED: skipped, _INDEX: place.index}
             except PictureError as error:
                 skipped.append(Skipped(_name(self.source, place.index), str(error)))
                 place = place._replace(index=self.order.other(place, rng))
@@ -125,6 +125,7 @@ def _name(source: Source, index: int) -> str:
 def _stack(records: Sequence[Record]) -> Record:
     """Records -> arrays with a leading axis, and what they had to go without."""
     skipped = [one for record in records for one in record.pop(_SKIPPED)]
+    indices = [record.pop(_INDEX) for record in records]
     shapes = {tuple((name, np.shape(value)) for name, value in r.items()) for r in records}
     if len(shapes) > 1:
         raise DataError(
@@ -132,7 +133,7 @@ def _stack(records: Sequence[Record]) -> Record:
             "add BucketCrop to the transforms, or a sampler"
         )
     batch = {name: np.stack([r[name] for r in records]) for name in records[0]}
-    return {**batch, _SKIPPED: skipped}
+    return {**batch, _SKIPPED: skipped, _INDEX: indices}
 
 
 class Loader(Iterator[Record]):
@@ -141,6 +142,7 @@ class Loader(Iterator[Record]):
     Attributes:
         num_records: records of this process so far, in batches that were taken.
         num_skipped: how many pictures they had to go without.
+        indices: of the newest batch's records in the source.
     """
 
     def __init__(
@@ -158,21 +160,21 @@ class Loader(Iterator[Record]):
         self._num_threads, self._prefetch, self._workers = num_threads, prefetch, worker_count
         self.num_records = self.num_skipped = 0
         self._skipped: list[Skipped] = []
+        self.indices: list[int] = []
         self._start(0)
 
     def __next__(self) -> Record:
         batch = next(self._batches)
         self._next += 1
-        skipped = batch.pop(_SKIPPED)
+        skipped, self.indices = batch.pop(_SKIPPED), batch.pop(_INDEX)
         self._skipped += skipped
         self.num_skipped += len(skipped)
         self.num_records += len(next(iter(batch.values())))
         return batch
 
-    def names(self, batch: int) -> list[str]:
-        """What this process's rows of a batch show, by number of the batch from 0."""
-        order, source = self._records.order, self._records.source
-        return [_name(source, order.place(batch, row).index) for row in self._records.rows]
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """What the source calls its records."""
+        return [_name(self._records.source, index) for index in indices]
 
     def take_skipped(self) -> list[Skipped]:
         """What batches had to go without since this was last asked."""
@@ -200,6 +202,7 @@ class Loader(Iterator[Record]):
         close = getattr(self._batches, "close", None)
         if close is not None:
             close()
+        self._batches = iter(())
 
     def _start(self, batch: int) -> None:
         self._next = batch

@@ -13,9 +13,11 @@ from colorize_jax.commands import cli
 from colorize_jax.commands.option_flags import add_option_flags, options_from_flags
 from colorize_jax.config.load import load_config
 from colorize_jax.inference.options import InferenceOptions
+from data.check import __main__ as check
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CHECK = ["python", "-m", "data.check"]
 PACKAGE, TRAIN = ["python", "-m", "colorize_jax"], ["python", "train.py"]
 
 
@@ -43,6 +45,8 @@ def test_commands_are_understood(page, monkeypatch):
                 load_config(args.config, rest)
             if args.command == "colorize":
                 InferenceOptions.from_dict(options_from_flags(args))
+        elif words[:3] == CHECK:
+            check.parse_arguments(words[3:])
         elif words[:2] == TRAIN:
             options, overrides = train.parse_arguments(words[2:])
             # What a shell's variable stands for is not known here.

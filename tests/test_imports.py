@@ -93,7 +93,7 @@ ALLOWED: dict[str, set[str]] = {
     | IO
     | TRAINING
     | DATA
-    | {"conditioning", "config", "diffusion", "rng", "sharding"},
+    | {"conditioning", "config", "diffusion", "evaluation", "rng", "sharding"},
     "analysis.hardware": BASICS | {"setup"},
     "analysis": BASICS
     | TRAINING

@@ -1,6 +1,7 @@
 """The real train.py on a folder as people have it: odd, partly damaged, stopped and resumed."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -19,6 +20,9 @@ OPTIONS = (
     "--config.total_steps=12",
     "--config.gram.maximum=0",
     "--config.logging.samples_every=0",
+    "--config.logging.validation_every=6",
+    "--config.logging.validation_batches=1",
+    "--config.data.heldout_share=0.1",
     "--config.data.source=folder",
     "--config.data.reference_size=32",
     "--config.data.num_examples=100000",
@@ -41,7 +45,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             image.save(root / f"color/{i}.{('png', 'jpg', 'webp', 'gif')[i % 4]}")
         Image.fromarray(drawn.sketch[..., 0]).save(root / f"sketch/{i}.png")
-    for damaged in (root / "color" / "1.jpg", root / "sketch" / "8.png"):
+    for damaged in (root / "color" / "5.jpg", root / "sketch" / "8.png"):
         content = damaged.read_bytes()
         damaged.write_bytes(content[: len(content) // 2])
     (root / "color" / "notes.txt").write_text("")
@@ -75,14 +79,21 @@ def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_trains_to_the_end_and_says_what_it_goes_without(finished: Path) -> None:
     told = (finished / "data.txt").read_text()
-    assert told.startswith(f"{COUNT} pictures in ") and "masks estimated" in told
+    held_out = int(re.search(r"(\d+) held out for validation", told)[1])
+    assert told.startswith(f"{COUNT - held_out} pictures in ") and "masks estimated" in told
     assert "1 passed over: has no sketch (lonely.png)" in told
     assert "1 passed over: is no picture (suffix .txt) (color/notes.txt)" in told
     found = skipped(finished)
-    assert found.keys() == {"color/1.jpg", "color/8.png"}
-    assert "1.jpg, which is damaged" in found["color/1.jpg"]
+    assert found.keys() == {"color/5.jpg", "color/8.png"}
+    assert "5.jpg, which is damaged" in found["color/5.jpg"]
     assert "sketch/8.png, which is damaged" in found["color/8.png"]
-    assert read_metrics(finished)[-1]["data_skipped"] >= 2
+    metrics = read_metrics(finished)
+    assert metrics[-1]["data_skipped"] >= 2
+    measured = [line for line in metrics if "validation_loss" in line]
+    assert [line["step"] for line in measured] == [6, 12]
+    quarters = [measured[0][f"validation_loss_{i}"] for i in (1, 2, 3, 4)]
+    assert np.mean(quarters) == pytest.approx(measured[0]["validation_loss"])
+    assert measured[1]["validation_loss"] < measured[0]["validation_loss"]
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])

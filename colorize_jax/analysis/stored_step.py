@@ -10,7 +10,7 @@ aligned branch alone, of another bucket's pictures) is compiled as usual.
 import hashlib
 import json
 import pickle
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -136,27 +136,9 @@ def _read_known(path: str | Path, trusted: Collection[str]) -> bytes:
     return stored
 
 
-def with_stored(
-    step: Callable[..., Any], path: str | Path, config: Config, trusted: Collection[str]
-) -> Callable[..., tuple[Any, Any]]:
-    """Return a step that runs a stored program where its arguments are those of the program.
-
-    Args:
-        step: (state, record, key, dual=) -> state and metrics, for all other arguments.
-        path, config, trusted: see `load_step`.
-
-    Raises:
-        UserError: see `load_step`.
-    """
-    program = load_step(path, config, trusted)
-    expected = _shapes(program.in_avals[0])
-
-    def run(state: Any, record: Mapping[str, Any], key: Any, *, dual: bool) -> tuple[Any, Any]:
-        if dual and _shapes((state, record, key)) == expected:
-            return program(state, record, key)
-        return step(state, record, key, dual=dual)
-
-    return run
+def for_arguments(program: jax.stages.Compiled, arguments: Any) -> jax.stages.Compiled | None:
+    """The loaded step, where it is for arguments (state, record, key) of these shapes."""
+    return program if _shapes(program.in_avals[0]) == _shapes(arguments) else None
 
 
 def _shapes(tree: Any) -> list[Any]:

@@ -321,6 +321,12 @@ class OptimizerConfig(Options):
     )
     clip_norm: float = option(1.0, Real(0, 1e9), "largest gradient norm; 0 clips nothing")
     accumulation: int = option(1, Whole(1, 2**16), "micro-batches that a batch is computed in")
+    max_skipped_updates: int = option(
+        0,
+        Whole(0, 10**6),
+        "updates of a start that may be left out because a loss or gradient is not finite; 0: the "
+        "first one stops the run",
+    )
     moment_dtype: str = option("float32", _DTYPE, "of Adam's first moment and Muon's momentum")
     ema_decay: float = option(
         0.9999,

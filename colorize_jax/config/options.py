@@ -17,6 +17,7 @@ from colorize_jax.config.checks import (
     Items,
     Location,
     Named,
+    Pair,
     Real,
     Text,
     Whole,
@@ -72,6 +73,12 @@ class DataConfig(Options):
         "drawn on the fly, the same stored, or a folder of pictures",
     )
     path: str = option("", Location(empty=True), "of a stored data set or a folder", only=_READ)
+    sources: tuple[tuple[str, float], ...] = option(
+        (),
+        Items(Pair(Location(), Real(1e-6, 1e6)), empty=True),
+        "(folder, weight) of several, in the place of path; an epoch shows a folder weight times",
+        only=_FOLDER,
+    )
     index: tuple[str, ...] = option(
         (),
         Items(Text(), empty=True),
@@ -135,6 +142,12 @@ class DataConfig(Options):
         "files",
         Choice(("files", "extract")),
         "pictures without a sketch are left out, or their lines are extracted",
+        only=_FOLDER,
+    )
+    heldout_share: float = option(
+        0.0,
+        Real(0, 0.5),
+        "share of the pictures that training never sees, by a hash of their names",
         only=_FOLDER,
     )
     max_skipped_share: float = option(
@@ -202,6 +215,10 @@ class LoggingConfig(Options):
         _STEPS_OR_OFF,
         "pictures of held-out pairs after so many updates, and at the end; 0: none",
     )
+    validation_every: int = option(
+        0, _STEPS_OR_OFF, "loss on held-out pictures after so many updates, and at the end; 0: none"
+    )
+    validation_batches: int = option(4, Whole(1, 10**4), "how many of data.batch_size it takes")
     num_samples: int = option(8, Whole(1, 1024), "how many")
     tensorboard: bool = option(True, Flag(), "write event files beside metrics.jsonl")
 

@@ -1,5 +1,6 @@
 """From a config's data section to the sources and loaders of `data/`."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from data.illustrations import CrossPairSource, IllustrationSource
 from data.loader import ATTEMPTS, Loader, make_loader
 from data.records import RECORD_KEYS, Record, Source
 from data.sources.folders import FolderOptions, FolderSource
+from data.sources.mixture import MixedSource
 
 # The fields that a training step reads; records have more, some of them texts.
 STEP_KEYS = (*RECORD_KEYS, "crop", "moments", "clip_tokens", "tagger_tokens")
@@ -43,7 +45,7 @@ def make_source(options: DataConfig) -> Source:
 
             source = StoredSource(options.path)
         else:
-            source = FolderSource(options.path, folder_options(options))
+            source = _folders(options, folder_options(options))
     except DataError as error:
         raise UserError(str(error)) from error
     return CachedSource(source, STEP_KEYS) if options.cache else source
@@ -56,19 +58,24 @@ def fingerprint(source: Source) -> dict[str, Any]:
     return {"examples": len(source)} if own is None else own()
 
 
-def make_batches(config: Config, source: Source, rows: Sequence[int] | None = None) -> Loader:
+def make_batches(
+    config: Config,
+    source: Source,
+    rows: Sequence[int] | None = None,
+    sampler: BucketSampler | None = None,
+) -> Loader:
     """Iterate over this process's rows of the global batches; resumes by its state.
 
     Args:
         config: of the run.
         source: of `make_source`.
         rows: of every global batch, see `sharding.local_rows`; all by default.
+        sampler: of `make_bucket_sampler`.
 
     Raises:
         UserError: the batch does not divide, or would never be full.
     """
     options = config.data
-    sampler = make_sampler(options, source)
     try:
         return make_loader(
             source,
@@ -85,7 +92,7 @@ def make_batches(config: Config, source: Source, rows: Sequence[int] | None = No
         raise UserError(str(error)) from error
 
 
-def make_sampler(options: DataConfig, source: Source) -> BucketSampler | None:
+def make_bucket_sampler(options: DataConfig, source: Source) -> BucketSampler | None:
     """What forms batches of one aspect each; None where all pictures get one size.
 
     Raises:
@@ -119,6 +126,7 @@ def folder_options(options: DataConfig) -> FolderOptions:
         reference_rate=options.same_identity_rate,
         masks=options.masks,
         sketches=options.sketches,
+        heldout_share=options.heldout_share,
         max_passed_over=options.max_skipped_share,
         seed=options.seed,
     )
@@ -127,7 +135,7 @@ def folder_options(options: DataConfig) -> FolderOptions:
 def describe(source: Source) -> list[str]:
     """Describe the training data of a run in lines; empty for drawn pictures."""
     pictures = source.source if isinstance(source, CachedSource) else source
-    return pictures.describe() if isinstance(pictures, FolderSource) else []
+    return pictures.describe() if isinstance(pictures, FolderSource | MixedSource) else []
 
 
 def step_record(record: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -148,23 +156,70 @@ def make_pairs(config: Config, num_pairs: int, seed: int = 0) -> CrossPairSource
     )
 
 
+def held_out(config: Config, source: Source, count: int) -> Source | None:
+    """Pictures that training does not see; None where a folder keeps none back.
+
+    Args:
+        config: of the run.
+        source: of `make_source`.
+        count: how many drawn pairs.
+    """
+    options = config.data
+    if options.source != "folder":
+        return make_pairs(config, count)
+    if not options.heldout_share:
+        return None
+    try:
+        return _folders(options, dataclasses.replace(folder_options(options), heldout=True))
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
+def make_validation_batches(config: Config, source: Source, rows: Sequence[int]) -> Loader | None:
+    """This process's rows of held-out batches, at the config's own size; None where it is off.
+
+    Raises:
+        UserError: nothing is held out.
+    """
+    if not config.logging.validation_every:
+        return None
+    size = config.data.batch_size
+    pictures = held_out(config, source, size * config.logging.validation_batches)
+    if pictures is None:
+        raise UserError(
+            "got logging.validation_every without data.heldout_share, expected some pictures held "
+            "out; raise it or set logging.validation_every to 0"
+        )
+    crop = [_square_crop(config.data)] if config.data.source == "folder" else []
+    return make_loader(
+        pictures, size, config.data.seed, transforms=crop, rows=rows, shuffle=False, prefetch=1
+    )
+
+
+def sample_record(config: Config, source: Source, count: int) -> dict[str, np.ndarray]:
+    """A batch of pictures to draw while training: held out where possible, references exchanged.
+
+    Raises:
+        UserError: no picture can be used.
+    """
+    pictures = held_out(config, source, count)
+    if config.data.source != "folder":
+        return _stacked([pictures[i] for i in range(count)])
+    record = _stacked(first_records(config, pictures or source, count))
+    others = ("reference", "reference_mask")
+    return record | {n: np.roll(record[n], 1, axis=0) for n in others if n in record}
+
+
 def first_records(config: Config, source: Source, count: int) -> list[Record]:
-    """Records of the first training pictures that can be read, cut to the config's size.
+    """Records of a folder's first pictures that can be read, cut to the config's size.
 
     Raises:
         UserError: none of them can.
     """
-    options, records = config.data, []
-    size = options.reference_size or None
-    crop = transforms.BucketCrop(
-        options.height,
-        options.width,
-        reference_size=size,
-        whole_reference=options.whole_reference,
-    )
+    crop, records, reason = _square_crop(config.data), [], ""
     for i in range(min(len(source), count + ATTEMPTS)):
         try:
-            records.append(crop(np.random.default_rng((options.seed, i)), source[i]))
+            records.append(crop(np.random.default_rng((config.data.seed, i)), source[i]))
         except PictureError as error:
             reason = str(error)
         if len(records) == count:
@@ -172,6 +227,35 @@ def first_records(config: Config, source: Source, count: int) -> list[Record]:
     if not records:
         raise UserError(f"got no picture that can be used: {reason}")
     return [records[i % len(records)] for i in range(count)]
+
+
+def shapes(config: Config, sampler: BucketSampler | None) -> list[tuple[int, int]]:
+    """Heights and widths of the batches of a run, the most frequent first."""
+    if sampler is None:
+        return [(config.data.height, config.data.width)]
+    return sampler.shapes()
+
+
+def _folders(options: DataConfig, taken: FolderOptions) -> Source:
+    """One folder, or a mixture of several."""
+    if not options.sources:
+        return FolderSource(options.path, taken)
+    paths, weights = zip(*options.sources, strict=True)
+    return MixedSource([FolderSource(path, taken) for path in paths], weights)
+
+
+def _square_crop(options: DataConfig) -> transforms.BucketCrop:
+    return transforms.BucketCrop(
+        options.height,
+        options.width,
+        reference_size=options.reference_size or None,
+        whole_reference=options.whole_reference,
+    )
+
+
+def _stacked(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    names = [name for name in STEP_KEYS if name in records[0]]
+    return {name: np.stack([record[name] for record in records]) for name in names}
 
 
 def _transforms(options: DataConfig) -> list[Any]:

@@ -85,7 +85,11 @@ def all_params(state: TrainState, *, ema: bool = False) -> Params:
 
 
 def apply_gradients(
-    state: TrainState, grads: Params, optimizer: optax.GradientTransformation, ema_decay: float
+    state: TrainState,
+    grads: Params,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    happens: Array | None = None,
 ) -> TrainState:
     """Return the state after one update.
 
@@ -94,13 +98,17 @@ def apply_gradients(
         grads: of `state.params`.
         optimizer: that made `state.opt_state`.
         ema_decay: largest decay of the running average, where one is kept.
+        happens: () bool; where it is false nothing but the step's number changes.
     """
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:
         ema = update_ema(ema, params, state.step, ema_decay)
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
+    after = state.replace(params=params, opt_state=opt_state, ema=ema)
+    if happens is not None:
+        after = jax.tree.map(lambda new, old: jnp.where(happens, new, old), after, state)
+    return after.replace(step=state.step + 1)
 
 
 def _cast(params: Params, dtype: Any) -> Params:

@@ -38,6 +38,7 @@ from colorize_jax.sharding import constrain_batch, constrain_layouts, constrain_
 from colorize_jax.training import augment, refinement, trees
 from colorize_jax.training.augment import StepRandomness
 from colorize_jax.training.branches import anchor_features, run_branches
+from colorize_jax.training.encoding import encode_parts
 from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.losses.diffusion import diffusion_loss
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
@@ -147,7 +148,11 @@ def train_step(
         "gradient_norm": optax.tree.norm(grads),
         "parameter_norm": optax.tree.norm(state.params),
     }
-    return apply_gradients(state, grads, system.optimizer, config.optimizer.ema_decay), metrics
+    finite = None
+    if config.optimizer.max_skipped_updates:
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+    ema_decay = config.optimizer.ema_decay
+    return apply_gradients(state, grads, system.optimizer, ema_decay, finite), metrics
 
 
 def jit_step(system: TrainSystem, mesh: Mesh, shardings: Any, **options: bool) -> Any:
@@ -180,7 +185,8 @@ def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step:
         batch, posterior = cut.batch, stream(key, step, "background_posterior")
         background = refinement.encode(system.encoders, frozen, cut, posterior)
         background = jax.lax.stop_gradient(background)
-    encoded = system.encoders.encode(frozen, batch, stream(key, step, "posterior"))
+    posterior, count = stream(key, step, "posterior"), system.config.optimizer.accumulation
+    encoded = encode_parts(system.encoders, frozen, batch, posterior, count)
     encoded = jax.lax.stop_gradient(encoded)
     random = augment.draw(
         key,

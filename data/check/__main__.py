@@ -49,6 +49,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     )
     parser.add_argument("--min-aesthetic-score", type=float, default=0.0, metavar="X")
     parser.add_argument("--min-short-side", type=int, default=0, metavar="PX")
+    parser.add_argument(
+        "--same-identity-rate", type=float, default=0.0, metavar="X", help="as in data."
+    )
     parser.add_argument("--size", type=int, default=1024, metavar="PX", help="of the square bucket")
     parser.add_argument("--num-buckets", type=int, default=19, metavar="N")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N")
@@ -68,6 +71,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
             indices=options.index,
             min_aesthetic_score=options.min_aesthetic_score,
             min_short_side=options.min_short_side,
+            reference_rate=options.same_identity_rate,
             masks=options.masks,
             sketches=options.sketches,
         ),

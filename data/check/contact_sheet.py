@@ -8,7 +8,7 @@ from data.errors import DataError, PictureError
 from data.sources.folders import FolderSource
 from data.transforms import BucketCrop
 
-ROWS, _CELL, _GAP, _HEAD = 6, 224, 8, 16
+ROWS, _CELL, _GAP, _HEAD = 5, 192, 8, 16
 _COLUMNS = ("sketch", "sketch_mask", "image", "reference", "reference_mask")
 
 

@@ -138,5 +138,5 @@ def _size(source: FolderSource, row: int) -> tuple[int, int]:
     place = source.place(catalog.COLOR, row)
     if place.offset >= 0:
         return place.size, place.crc
-    path = source.root / catalog.COLOR / place.location
+    path = source.root / catalog.COLOR / place.location  # shards hold no files of their own
     return (os.stat(path).st_size if path.exists() else 0), 0

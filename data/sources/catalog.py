@@ -25,11 +25,12 @@ from data.errors import DataError, PictureError
 from data.pictures.reading import SIDEWAYS, opened, orientation
 from data.sources import tables
 from data.sources.names import key, stem
+from data.sources.shards import find_shards, list_shards
 from data.sources.store import Listing, Place, list_folder, read_place, stamp
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 3
 CACHE = ".catalog"
 COLOR, MASK, SKETCH = "color", "mask", "sketch"
 _HEADER_THREADS = 8
@@ -47,16 +48,17 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
 
     Returns:
         The table, mapped from its file, and that file. Columns: `name`, `problem`, `width`,
-        `height`, `score`, `has_sketch`, `published`, `references` (row numbers), `caption`, `tags`
-        and, for every store, its name (location), `_offset`, `_size` and `_crc`; a location of ""
-        is the colour picture's.
+        `height`, `score`, `has_sketch`, `published`, `lot` (see `lots`), `references` (row
+        numbers), `caption`, `tags` and, for every store, its name (location), `_offset`, `_size`
+        and `_crc`; a location of "" is the colour picture's.
 
     Raises:
         DataError: folders are missing, or an index is bad.
     """
     root = Path(root).absolute()
     paths = tables.find_tables(root, indices)
-    told = json.dumps([VERSION, [str(path) for path in paths], stores(root)])
+    shards = [path.name for path in find_shards(root)]
+    told = json.dumps([VERSION, [str(path) for path in paths], stores(root), shards])
     name = f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.arrow"
     for folder in (root / CACHE, _own_cache(root)):
         try:
@@ -89,7 +91,8 @@ def stores(root: Path) -> list[str]:
 
 
 def facts(table: pa.Table) -> dict[str, Any]:
-    """What a catalog says of itself: `stores`, `stamps`, `tables` and `references_lost`."""
+    """What a catalog says of itself: `stores` (name -> folder), `stamps`, `tables` and
+    `references_lost`."""
     return json.loads(table.schema.metadata[b"catalog"])
 
 
@@ -173,30 +176,48 @@ def hashes(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return exact, stems
 
 
+def lots(names: Sequence[str]) -> np.ndarray:
+    """(N,) float32 in [0, 1) that follow from the names alone, evenly spread: who is held out."""
+    digests = (
+        hashlib.blake2b(stem(key(name)).encode(errors="replace"), digest_size=4).digest()
+        for name in names
+    )
+    return (np.frombuffer(b"".join(digests), "<u4") / 2**32).astype(np.float32)
+
+
 def build(root: Path, paths: Sequence[Path]) -> pa.Table:
     """List all folders, read the indices, and bring them together.
 
     Raises:
         DataError: no colour pictures, or an index is bad.
     """
-    listings = {name: list_folder(root / name) for name in stores(root)}
-    stamps = {path: seen for listing in listings.values() for path, seen in listing.stamps.items()}
-    stamps |= {str(path): stamp(path) for path in paths}
+    table = None
+    if find_shards(root):
+        listings, table = list_shards(root)
+    else:
+        # Others are listed in their turn: of millions the names alone are gigabytes.
+        listings = {COLOR: list_folder(root / COLOR)} | dict.fromkeys(stores(root)[1:])
+    stamps = {str(path): stamp(path) for path in paths}
     color = listings[COLOR]
     if not color.locations:
         raise DataError(
             f"got no pictures in {root / COLOR}, expected some, as files or in zip archives; put "
             "them there"
         )
-    names = _Names(color.locations)
+    names = _Names(color.names or color.locations)
     rows = _Rows(color.locations)
-    if paths:
-        rows.take_index(pa.concat_tables([tables.read_table(path) for path in paths]), names)
+    found_tables = [tables.read_table(path) for path in paths]
+    if table is not None:
+        found_tables.insert(0, table)
+    if found_tables:
+        rows.take_index(pa.concat_tables(found_tables), names)
     columns: dict[str, Any] = {}
-    for store, listing in listings.items():
+    for store, listed in listings.items():
+        listing = list_folder(root / store) if listed is None else listed
+        stamps |= listing.stamps
         found = np.arange(len(color.locations), dtype=np.int32)
         if store != COLOR:
-            others = _Names(listing.locations)
+            others = _Names(listing.names or listing.locations)
             found = others.find(names.exact, names.stems)
             # Of a.png and a.jpg each needs a sketch of its own suffix.
             found[names.shared() & (others.exactly(names.exact) < 0)] = -2
@@ -205,8 +226,9 @@ def build(root: Path, paths: Sequence[Path]) -> pa.Table:
                 rows.refuse_unused(store, listing.locations, found)
         columns |= _place_columns(store, listing, found, color.locations)
         rows.problems += [(f"{store}/{location}", reason) for location, reason in listing.problems]
-    rows.measure(root / COLOR, color)
-    known = {"stores": list(listings), "stamps": stamps, "tables": [str(p) for p in paths]}
+    folders = {name: "" if color.names else name for name in listings}
+    rows.measure(root / folders[COLOR], color)
+    known = {"stores": folders, "stamps": stamps, "tables": [str(path) for path in paths]}
     return rows.table(columns, known)
 
 
@@ -342,6 +364,7 @@ class _Rows:
             "score": padded(pa.array(self.score)),
             "has_sketch": padded(pa.array(self.has_sketch)),
             "published": padded(pa.array(self.published)),
+            "lot": padded(pa.array(lots(self.names))),
         }
         table["references"] = padded(self.references)
         for text, values in self.texts.items():

@@ -27,6 +27,7 @@ NO_SKETCH = "has no sketch"
 # How reasons begin for which nothing is lost that was meant to be used.
 HARMLESS = ("is hidden", "is no picture (", "is not in the index", "has no colour picture")
 _ASPECT_TOLERANCE = 0.02
+_CHUNK = 100_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class FolderOptions:
             instead of themselves, drawn anew in every epoch.
         masks: "estimate" those that have no file, or "off": records without masks.
         sketches: "files", or "extract" the lines of pictures that have none.
+        heldout_share: share of the pictures that training does not see, by a hash of their names.
+        heldout: take those, and not the others.
         max_passed_over: share of the pictures that may be passed over as unusable.
         seed: of `FolderSource.__getitem__`.
     """
@@ -51,11 +54,13 @@ class FolderOptions:
     reference_rate: float = 0.0
     masks: str = "estimate"
     sketches: str = "files"
+    heldout_share: float = 0.0
+    heldout: bool = False
     max_passed_over: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("reference_rate", "max_passed_over"):
+        for name in ("reference_rate", "heldout_share", "max_passed_over"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise DataError(f"got {name} {getattr(self, name)}, expected 0..1; give a share")
         for name, words in (("masks", MASKS), ("sketches", SKETCHES)):
@@ -72,7 +77,8 @@ class FolderSource:
     """Records of the pictures below `root/color`, by their names.
 
     `color/`, `sketch*/` and `mask/` hold equal names, up to the extension: plain files, folders of
-    them, or zip archives of equal names with members of equal names. Sketches are dark lines on
+    them, or archives of equal names with members of equal names; or the folder holds `shards`.
+    Sketches are dark lines on
     light paper; of several styles one is drawn for every picture and epoch. Pictures are decoded
     when a window of them is asked for. Threads may share it; pickled, it is a path and options.
 
@@ -97,16 +103,6 @@ class FolderSource:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def fingerprint(self) -> dict[str, Any]:
-        """What tells these pictures from others, wherever they lie: count, names and index."""
-        taken = self.table.take(pa.array(self.rows))
-        told = [taken[name].to_numpy() for name in ("score", "has_sketch", "published")]
-        lists = taken["references"].combine_chunks()
-        told += [pc.list_value_length(lists).to_numpy(zero_copy_only=False)]
-        told += [pc.list_flatten(lists).to_numpy(zero_copy_only=False)]
-        names = taken["name"].to_numpy()
-        return {"pictures": len(names), "names": _digest([names]), "index": _digest(told)}
-
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "options": self.options, "_path": self._path, "size": len(self)}
 
@@ -121,7 +117,7 @@ class FolderSource:
 
     def _open(self, table: pa.Table) -> None:
         self.table = table
-        stores = catalog.facts(table)["stores"]
+        self._folders = stores = catalog.facts(table)["stores"]
         self.styles = tuple(name for name in stores if name.startswith(catalog.SKETCH))
         self.has_masks = catalog.MASK in stores
         self.filtered = self._filters()
@@ -129,7 +125,9 @@ class FolderSource:
         usable &= self._has_sketch()
         for passes in self.filtered.values():
             usable &= passes
-        self.rows = np.flatnonzero(usable).astype(np.int32)
+        out = self._numbers("lot", 0) < self.options.heldout_share
+        self.num_other = int((usable & (out != self.options.heldout)).sum())
+        self.rows = np.flatnonzero(usable & (out == self.options.heldout)).astype(np.int32)
 
     def _has_sketch(self) -> np.ndarray:
         if self.options.sketches == "extract":
@@ -166,13 +164,26 @@ class FolderSource:
         sides = [self._numbers(side, 0)[self.rows] for side in ("height", "width")]
         return np.stack(sides, axis=1)
 
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these pictures from others, wherever they lie: count, names and index."""
+        names, index = hashlib.sha256(), hashlib.sha256()
+        for name, missing in (("score", np.nan), ("published", False)):
+            index.update(np.ascontiguousarray(self._numbers(name, missing)[self.rows]).tobytes())
+        for start in range(0, len(self), _CHUNK):  # millions of names at once would be gigabytes
+            part = self.table.select(["name", "references"]).take(self.rows[start : start + _CHUNK])
+            names.update("\n".join(part["name"].to_pylist()).encode(errors="replace"))
+            index.update(repr(part["references"].to_pylist()).encode())
+        digests = (one.hexdigest()[:16] for one in (names, index))
+        return {"pictures": len(self), **dict(zip(("names", "index"), digests, strict=True))}
+
     def measure(self) -> np.ndarray:
         """The same, as a function for `buckets.BucketSampler`."""
         return self.shapes
 
     def name(self, index: SupportsIndex) -> str:
         """The location of record `index`'s colour picture below `root`."""
-        return f"{catalog.COLOR}/{self.table['name'][int(self.rows[index])].as_py()}"
+        location = self.table["name"][int(self.rows[index])].as_py()
+        return f"{self._folders[catalog.COLOR]}/{location}".removeprefix("/")
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         """Record `index` (see `data.records`), all pictures at the size of their colour picture.
@@ -260,7 +271,7 @@ class FolderSource:
 
     def picture(self, store: str, row: int, kind: str) -> StoredPicture:
         """A row's picture of a store, see `StoredPicture`."""
-        place, folder = self.place(store, row), self.root / store
+        place, folder = self.place(store, row), self.root / self._folders[store]
         return StoredPicture(partial(read_place, folder, place), str(folder / place.location), kind)
 
     def passed_over(self) -> dict[str, int]:
@@ -290,6 +301,8 @@ class FolderSource:
     def describe(self) -> list[str]:
         """What a run sees here, and what not, in a few lines."""
         lines = [f"{len(self)} pictures in {self.root}; {self._styles_and_masks()}"]
+        if self.num_other and not self.options.heldout:
+            lines.append(f"  {self.num_other} held out for validation")
         left = pc.is_null(self.table["problem"]).to_numpy()
         for reason, passes in self.filtered.items():
             count = int((left & ~passes).sum())
@@ -322,7 +335,8 @@ class FolderSource:
         return f" ({first}{', …' if count > 1 else ''})"
 
     def _check(self) -> None:
-        faults, total = self.faults(), self.faults() + len(self)
+        faults = self.faults()
+        total = faults + len(self) + self.num_other
         most = self.options.max_passed_over
         enough = len(self) > 0 and faults <= most * total
         if not enough:
@@ -345,15 +359,3 @@ def _of_aspect(part: StoredPicture, image: StoredPicture) -> StoredPicture:
             "expected the same aspect; crop one of them"
         )
     return part
-
-
-def _digest(columns: Sequence[np.ndarray]) -> str:
-    """Hash of columns; texts end with a zero byte each, which no name holds."""
-    digest = hashlib.sha256()
-    for column in columns:
-        if column.dtype == object:
-            texts = (str(value).encode("utf-8", "surrogatepass") for value in column)
-            digest.update(b"\0".join(texts))
-        else:
-            digest.update(np.ascontiguousarray(column).tobytes())
-    return digest.hexdigest()[:16]

@@ -5,14 +5,14 @@ import unicodedata
 
 from data.pictures.reading import suffixes
 
-_ARCHIVE = re.compile(r"\.zip/", re.IGNORECASE)
+_ARCHIVE = re.compile(r"\.(zip|tar)/", re.IGNORECASE)
 # What other programs leave behind: macOS, Synology.
 _LEFTOVERS = frozenset(("__MACOSX", "@eaDir", "Thumbs.db"))
 
 
 def is_archive(name: str) -> bool:
-    """Whether a file is a zip archive, by its name."""
-    return name[-4:].lower() == ".zip"
+    """Whether a file is an archive of pictures, by its name."""
+    return name[-4:].lower() in (".zip", ".tar")
 
 
 def is_hidden(part: str) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures in folders and zip archives: which there are, and the bytes of one of them.
+"""Pictures in folders, zip and tar archives: which there are, and the bytes of one of them.
 
 A picture's location is its path below the folder; the members of `a/b.zip` are `a/b.zip/member`.
 Archives are listed once. Afterwards a member is read by its offset, without its archive's
@@ -7,8 +7,10 @@ directory, so that millions in thousands of archives cost neither memory nor tim
 
 import os
 import struct
+import tarfile
 import zipfile
 import zlib
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +33,9 @@ class Place(NamedTuple):
 
     Attributes:
         location: below the folder.
-        offset: of its local header in its archive; -1 for a file of its own.
+        offset: of its local header in a zip archive, of itself in a tar; -1 for a file of its own.
         size: in the archive, compressed, bytes.
-        crc: CRC-32 of the content.
+        crc: CRC-32 of the content; 0 in tars, which have none.
     """
 
     location: str
@@ -50,14 +52,16 @@ class Listing:
         locations: of pictures, sorted by folder.
         offsets, sizes, crcs: parts of their `Place`s.
         problems: (location, reason) of everything else.
+        names: what the pictures are called by others, where that is not their location.
         stamps: path -> (modification time in ns, bytes) of the folders and archives looked at.
     """
 
     locations: list[str] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    crcs: list[int] = field(default_factory=list)
+    offsets: array = field(default_factory=lambda: array("q"))  # a list would take 40 bytes each
+    sizes: array = field(default_factory=lambda: array("q"))
+    crcs: array = field(default_factory=lambda: array("q"))
     problems: list[tuple[str, str]] = field(default_factory=list)
+    names: list[str] | None = None
     stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, place: Place) -> None:
@@ -71,8 +75,8 @@ class Listing:
         """Name of a part -> array of it."""
         return {
             "offset": np.array(self.offsets, np.int64),
-            "size": np.array(self.sizes, np.uint32),
-            "crc": np.array(self.crcs, np.uint32),
+            "size": np.array(self.sizes, np.int64).astype(np.uint32),
+            "crc": np.array(self.crcs, np.int64).astype(np.uint32),
         }
 
 
@@ -111,7 +115,10 @@ def _list(root: str, below: str, above: tuple[str, ...], listing: Listing) -> No
         return
     for entry in entries:
         location = below + entry.name
-        if is_hidden(entry.name):
+        if not _is_text(entry.name):
+            shown = location.encode("utf-8", "replace").decode()
+            listing.problems.append((shown, "has a name that is no text"))
+        elif is_hidden(entry.name):
             listing.problems.append((location, "is hidden"))
         elif entry.is_dir():
             real = os.path.realpath(entry.path)
@@ -129,9 +136,21 @@ def _list(root: str, below: str, above: tuple[str, ...], listing: Listing) -> No
             listing.problems.append((location, _no_picture(entry.name)))
 
 
+def _is_text(name: str) -> bool:
+    """Whether a file's name is in the file system's own encoding."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _list_archive(root: str, location: str, listing: Listing) -> None:
     path = os.path.join(root, location)
     listing.stamps[path] = stamp(path)
+    if suffix(location) == ".tar":
+        _list_tar(path, location, listing)
+        return
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
@@ -150,6 +169,26 @@ def _list_archive(root: str, location: str, listing: Listing) -> None:
             listing.problems.append((place.location, problem))
         else:
             listing.add(place)
+
+
+def _list_tar(path: str, location: str, listing: Listing) -> None:
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [member for member in archive if member.isfile()]
+    except (OSError, tarfile.TarError) as error:
+        reason = " ".join(str(error).split())
+        listing.problems.append((location, f"is not a whole tar archive ({reason})"))
+        return
+    for member in members:
+        name = f"{location}/{member.name}"
+        if any(is_hidden(part) for part in member.name.split("/")):
+            listing.problems.append((name, "is hidden"))
+        elif not is_picture(member.name):
+            listing.problems.append((name, _no_picture(member.name)))
+        elif member.size > MAX_FILE:
+            listing.problems.append((name, f"takes {member.size / 2**30:.1f} GiB"))
+        else:
+            listing.add(Place(name, member.offset_data, member.size))
 
 
 def _member_problem(member: zipfile.ZipInfo) -> str | None:
@@ -217,6 +256,11 @@ def _archives(root: str, location: str) -> Iterator[str]:
 def _read_member(path: str, place: Place, most: int) -> bytes:
     with open(path, "rb") as file:
         file.seek(place.offset)
+        if suffix(path) == ".tar":
+            content = file.read(min(place.size, most + 1))
+            if len(content) < min(place.size, most + 1):
+                raise OSError(None, "its archive is shorter than it was")
+            return content
         signature, _, _, method, *_, name_length, extra_length = _LOCAL_HEADER.unpack(
             file.read(_LOCAL_HEADER.size)
         )

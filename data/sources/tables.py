@@ -194,14 +194,14 @@ def _read_json(path: Path) -> pa.Table:
             f"got index {path}, which is not JSON ({error}), expected a list of objects; mend it"
         ) from error
     if isinstance(content, dict):  # the published form
-        return _from_rows(path, content.items(), published=True)
+        return from_rows(path, content.items(), published=True)
     if not isinstance(content, list):
         raise DataError(
             f"got index {path} holding one {type(content).__name__}, expected a list of objects, "
             "or a mapping from image_path to object; put each picture's object into one"
         )
     rows = ((i, row) for i, row in enumerate(content))
-    return _from_rows(path, rows, published=path.parent.name == PUBLISHED_FOLDER)
+    return from_rows(path, rows, published=path.parent.name == PUBLISHED_FOLDER)
 
 
 def _read_json_lines(path: Path) -> pa.Table:
@@ -212,7 +212,7 @@ def _read_json_lines(path: Path) -> pa.Table:
                     yield number, json.loads(line)
 
     try:
-        return _from_rows(path, rows(), published=path.parent.name == PUBLISHED_FOLDER)
+        return from_rows(path, rows(), published=path.parent.name == PUBLISHED_FOLDER)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
             f"got index {path}, which is not JSON lines ({error}), expected an object a line; "
@@ -220,8 +220,12 @@ def _read_json_lines(path: Path) -> pa.Table:
         ) from error
 
 
-def _from_rows(path: Path, rows: Iterable[tuple[Any, Any]], *, published: bool) -> pa.Table:
-    """Rows by number, or by image_path as the published mapping has them."""
+def from_rows(path: Path, rows: Iterable[tuple[Any, Any]], *, published: bool) -> pa.Table:
+    """Rows by number, or by image_path as the published mapping has them.
+
+    Raises:
+        DataError: a row is mistyped; it and the field are named.
+    """
     parts, waiting = [], []
     for number, row in rows:
         waiting.append({**_checked(path, number, row), "published": published})

@@ -16,7 +16,7 @@ from colorize_jax.analysis import aot
 from colorize_jax.analysis.hardware.cards import CARDS, target_config
 from colorize_jax.analysis.hardware.chips import CHIPS, min_links
 from colorize_jax.analysis.hardware.topology import describe
-from colorize_jax.analysis.stored_step import load_step, recorded_hashes, save_step, with_stored
+from colorize_jax.analysis.stored_step import for_arguments, load_step, recorded_hashes, save_step
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.errors import UserError
@@ -198,14 +198,10 @@ def test_a_stored_step_runs_where_its_arguments_are_given(tmp_path):
     config = load_config(CONFIG, [])
     compiled, (state, record, key) = compiled_sum()
     known = {save_step(compiled, config, tmp_path / "step.bin")}
-
-    def other(state, record, key, *, dual):
-        return "compiled anew", dual
-
-    step = with_stored(other, tmp_path / "step.bin", config, known)
-    assert step(state, record, key, dual=True)[0] == 3
-    assert step(state, record, key, dual=False) == ("compiled anew", False)
-    assert step(state, {"x": jnp.ones(4)}, key, dual=True) == ("compiled anew", True)
+    program = load_step(tmp_path / "step.bin", config, known)
+    assert for_arguments(program, (state, record, key)) is program
+    assert program(state, record, key)[0] == 3
+    assert for_arguments(program, (state, {"x": jnp.ones(4)}, key)) is None
 
 
 def test_a_stored_step_of_another_config_is_refused(tmp_path):

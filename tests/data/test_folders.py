@@ -328,6 +328,15 @@ def test_names_as_people_have_them(tmp_path, encoded_pictures):
         assert part in told
 
 
+def test_names_that_are_no_text(root):
+    path = os.fsencode(root / "color") + b"/\xff.png"
+    with open(path, "wb") as file:
+        file.write(b"")
+    source = FolderSource(root)
+    assert len(source) == 4
+    assert any("has a name that is no text" in line for line in source.describe())
+
+
 def test_sketches_of_another_aspect_are_no_sketches(root):
     Image.new("L", (48, 20), 255).save(root / "sketch" / "set" / "girl0.png")
     with pytest.raises(PictureError, match=r"got .*girl0.png of 48x20 px for .* of 48x40 px"):
@@ -360,6 +369,24 @@ def test_catalog_is_built_once_and_anew_when_something_changes(root, monkeypatch
     assert len(FolderSource(root)) == 1 and len(built) == 3
     source = pickle.loads(pickle.dumps(FolderSource(root)))
     assert len(source) == 1 and len(built) == 3
+
+
+def test_held_out_pictures_follow_from_their_names(root):
+    for i in range(40):
+        for kind in ("color", "sketch"):
+            Image.new("L", (64, 64), 255).save(root / kind / f"{i}.png")
+    seen, out = folder(root, heldout_share=0.3), folder(root, heldout_share=0.3, heldout=True)
+    parts = [{source.name(i) for i in range(len(source))} for source in (seen, out)]
+    assert not parts[0] & parts[1] and len(parts[0] | parts[1]) == 44 and 4 < len(out) < 24
+    assert any(f"{len(out)} held out for validation" in line for line in seen.describe())
+    (root / "color" / "0.png").rename(root / "color" / "0.webp")  # of another suffix, not place
+    again = folder(root, heldout_share=0.3, heldout=True)
+    assert {again.name(i).split(".")[0] for i in range(len(again))} == {
+        name.split(".")[0] for name in parts[1]
+    }
+    copy = pickle.loads(pickle.dumps(seen))
+    assert copy.fingerprint() == seen.fingerprint() and seen.fingerprint()["pictures"] == len(seen)
+    assert seen.fingerprint()["names"] != out.fingerprint()["names"]
 
 
 def test_catalog_of_a_folder_that_cannot_be_written_to(root, tmp_path_factory, monkeypatch):

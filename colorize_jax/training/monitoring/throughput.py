@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import jax
 
@@ -75,14 +75,13 @@ class Meter:
         with meter.waiting():
             record = next(records)
         state, metrics = step(state, record)
-        meter.count(dual=True)
+        meter.count(program)
         ...
         jax.block_until_ready(metrics)
         log(meter.report())
 
     Attributes:
-        flops: whether a step is dual -> its FLOPs; where they are missing, rates of them are left
-            out.
+        flops: program of a step -> its FLOPs; where they are missing, rates of them are left out.
 
     Args:
         batch_size: global.
@@ -99,7 +98,7 @@ class Meter:
         device_kind: str | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        self.flops: dict[bool, int] = {}
+        self.flops: dict[Hashable, int] = {}
         self._batch_size, self._clock = batch_size, clock
         self._num_devices = jax.device_count() if num_devices is None else num_devices
         self._peak = peak_flops(device_kind or jax.devices()[0].device_kind)
@@ -109,7 +108,7 @@ class Meter:
         """Start over, e.g. after the first step, whose time is mostly compilation."""
         self._start = self._clock()
         self._waited = 0.0
-        self._steps = {False: 0, True: 0}
+        self._steps: dict[Hashable, int] = {}
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -120,9 +119,18 @@ class Meter:
         finally:
             self._waited += self._clock() - start
 
-    def count(self, *, dual: bool) -> None:
-        """Count a step that was dispatched, with or without the misaligned branch."""
-        self._steps[dual] += 1
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out the time inside, e.g. of compilation; no step may be running."""
+        start = self._clock()
+        try:
+            yield
+        finally:
+            self._start += self._clock() - start
+
+    def count(self, program: Hashable) -> None:
+        """Count a step that was dispatched, by what tells its program from others."""
+        self._steps[program] = self._steps.get(program, 0) + 1
 
     def report(self) -> dict[str, float]:
         """Return the rates since the last report and start over; call it when the steps are done.
@@ -138,8 +146,8 @@ class Meter:
             "step_seconds": seconds / max(steps, 1),
             "data_wait_share": self._waited / seconds,
         }
-        if all(dual in self.flops for dual, count in self._steps.items() if count):
-            total = sum(self.flops[dual] * count for dual, count in self._steps.items() if count)
+        if self._steps.keys() <= self.flops.keys():
+            total = sum(self.flops[program] * count for program, count in self._steps.items())
             per_device = total / seconds / self._num_devices
             rates["tflops_per_device"] = per_device / 1e12
             if self._peak is not None:
