@@ -112,6 +112,7 @@ ALLOWED: dict[str, set[str]] = {
         "config",
         "diffusion.samplers",
         "io.formats",
+        "models",
         "nn",
         "setup",
         "sharding",

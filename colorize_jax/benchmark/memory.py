@@ -24,6 +24,7 @@ from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.program_options import make_static_options, make_traced_options
 from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import System
+from colorize_jax.models.background_encoder import NORMED
 from colorize_jax.setup.networks import build_train_system, inference_system, random_params
 from colorize_jax.sharding import in_bytes, make_mesh, replicated, with_shardings
 from colorize_jax.types import Array, Params
@@ -176,12 +177,12 @@ def _controlled(
 
     def bank(params: Params, latents: Array, vector: Array) -> dict[str, Array]:
         """Normed tokens of every decoder block: the plugin's encoder has them in these shapes."""
-        collect = tuple((name, programs.NORMED) for name in stacks)
+        collect = tuple((name, NORMED) for name in stacks)
         timesteps = jnp.zeros(latents.shape[0])
         _, features = unet.apply(
             {"params": params}, latents, timesteps, vector=vector, collect=collect
         )
-        return {name: features[name, programs.NORMED] for name in stacks}
+        return {name: features[name, NORMED] for name in stacks}
 
     batch, tokens, channels = context.shape
     return inputs.replace(

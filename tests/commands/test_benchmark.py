@@ -164,6 +164,25 @@ def test_memory(tmp_path, capsys):
     assert "peak, everything resident" in capsys.readouterr().out
 
 
+def test_every_control_is_in_what_is_compiled(monkeypatch):
+    seen = {}
+
+    def lower_alone(calls, params, mesh, compiler_options):
+        for name, (program, static, rest) in calls.items():
+            own = {network: params[network] for network in memory.NETWORKS[name]}
+            seen[name] = (rest, program.lower(*static, own, *rest))
+        return {name: {"total": 0} for name in calls}
+
+    monkeypatch.setattr(memory, "_compile_all", lower_alone)
+    memory.picture_memory(load_config(CONFIG, SHALLOW), controls=True)
+    assert set(seen) == set(memory.NETWORKS)
+    inputs = seen["denoise"][0][0]
+    given = {name for name, value in vars(inputs).items() if value is not None}
+    assert {"blank_hints", "sketch_mask", "bank", "background", "injected"} <= given
+    assert inputs.context.shape[1] == 2 * load_config(CONFIG).model.context_tokens
+    assert all(tokens.shape[0] == 1 for tokens in inputs.bank.values()) and inputs.bank
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
