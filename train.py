@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.step_flops import step_flops
-from colorize_jax.analysis.stored_step import for_arguments, load_step
+from colorize_jax.analysis.stored_step import for_arguments, load_step, recorded_hashes
 from colorize_jax.config.load import check_changes, load_config
 from colorize_jax.config.options import PLACES, RESUMABLE, Config
 from colorize_jax.errors import USER_ERROR_STATUS, UserError
@@ -70,6 +70,7 @@ class Command:
     Attributes:
         profile: updates from which, and up to which, to record a trace.
         load_step: file of a compiled step, see `stored_step`.
+        step_hash: its SHA-256; None: what a report in the workdir says.
         allow_changes: options, sections or "data" in which the run may change from here on.
         fork_from: WORKDIR or WORKDIR@STEP of the run whose parameters this one starts from.
         with_optimizer: start from its optimizer's state too.
@@ -77,6 +78,7 @@ class Command:
 
     profile: tuple[int, int] | None = None
     load_step: str | None = None
+    step_hash: str | None = None
     allow_changes: tuple[str, ...] = ()
     fork_from: str | None = None
     with_optimizer: bool = False
@@ -148,7 +150,9 @@ def train(
     # ----------------------------------------------------------------------------- the programs
     find_stored = None
     if command.load_step:
-        find_stored = functools.partial(for_arguments, load_step(command.load_step, config))
+        trusted = {command.step_hash} if command.step_hash else recorded_hashes(workdir)
+        program = load_step(command.load_step, config, trusted)
+        find_stored = functools.partial(for_arguments, program)
     count_flops = functools.partial(step_flops, system)
     programs = Programs(jit_step(system, mesh, shardings), count_flops, mesh, find_stored)
     draw_samples = make_sampler(system, source, mesh)
@@ -289,6 +293,7 @@ def parse_command(options: argparse.Namespace) -> Command:
     return Command(
         profile=parse_range(options.profile) if options.profile else None,
         load_step=options.load_step,
+        step_hash=options.step_hash,
         allow_changes=check_changes(changes),
         fork_from=options.fork_from,
         with_optimizer=options.with_optimizer,
@@ -311,7 +316,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     parser.add_argument(
         "--load_step",
         metavar="FILE",
-        help="run the step that --save_step stored; of files that you trust only",
+        help="run the step that --save_step stored and whose hash is known",
+    )
+    parser.add_argument(
+        "--step_hash",
+        metavar="SHA256",
+        help="of that file, as --save_step printed it; else a report in the workdir says it",
     )
     going_on = parser.add_argument_group("going on from what is there")
     going_on.add_argument(

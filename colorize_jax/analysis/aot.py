@@ -24,7 +24,7 @@ from colorize_jax.analysis import hlo, needs, traffic
 from colorize_jax.analysis.hardware.machines import Machines
 from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.analysis.roofline import roofline
-from colorize_jax.analysis.stored_step import save_step
+from colorize_jax.analysis.stored_step import HASH, save_step
 from colorize_jax.analysis.summary import summary
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
@@ -163,14 +163,15 @@ def compile_only(
         check_output(output, overwrite=overwrite)
     step = compile_step(config, topology)
     report = step.report
+    if step_file and step.compiled is not None:
+        report[HASH] = save_step(step.compiled, config, step_file, overwrite=overwrite)
     text = json.dumps(report, indent=2) + "\n"
     with atomic_output(path, nbytes=len(text), overwrite=overwrite) as place:
         place.write_text(text)
     print(summary(report))
     print(f"written to {path}")
-    if step_file and step.compiled is not None:
-        save_step(step.compiled, config, step_file, overwrite=overwrite)
-        print(f"the step itself is in {step_file}")
+    if HASH in report:
+        print(f"the step itself is in {step_file}, SHA-256 {report[HASH]}")
     return report["fits"]
 
 

@@ -40,7 +40,7 @@ def read_config_file(path: str | None) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"got config {path} that cannot be read ({error}), expected a JSON file; check it"
         ) from error

@@ -4,16 +4,22 @@ import ast
 import math
 import numbers
 import re
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from colorize_jax.errors import UserError, nearest
 
+# Files can hold values that are endless when they are written out.
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 4, 200, 200
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+
 
 def refuse(name: str, value: Any, expected: str) -> UserError:
     """Make the error for a value that is not as `expected`."""
-    return UserError(f"got {name} {value!r}, expected {expected}; change it")
+    return UserError(f"got {name} {_SHORT.repr(value)}, expected {expected}; change it")
 
 
 class Check:

@@ -99,7 +99,7 @@ def read_metadata(path: str | Path) -> PictureMetadata:
         options = content["options"]
         version, inputs = str(content["version"]), dict(content.get("inputs", {}))
         extra = dict(content.get("extra", {}))
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"got {path} with damaged options, expected them as this program wrote them"
         ) from error

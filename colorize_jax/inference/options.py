@@ -295,7 +295,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         detail = getattr(error, "strerror", None) or "not text"
         raise UserError(f"got options file {path} ({detail}), expected JSON or YAML") from error
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         detail = " ".join(str(error).split())
         raise UserError(f"got options file {path} ({detail}), expected JSON or YAML") from error
     if not isinstance(content, Mapping):

@@ -1,5 +1,6 @@
 """Steps compiled for machines that are not there, and steps in files."""
 
+import hashlib
 import importlib.util
 import json
 import logging
@@ -15,7 +16,7 @@ from colorize_jax.analysis import aot
 from colorize_jax.analysis.hardware.cards import CARDS, target_config
 from colorize_jax.analysis.hardware.chips import CHIPS, min_links
 from colorize_jax.analysis.hardware.topology import describe
-from colorize_jax.analysis.stored_step import for_arguments, load_step, save_step
+from colorize_jax.analysis.stored_step import for_arguments, load_step, recorded_hashes, save_step
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.errors import UserError
@@ -163,7 +164,7 @@ def test_the_report_of_a_step_that_fits(tmp_path, capsys, settings):
     assert step.stat().st_size > 10_000
     # It is not for the devices that are here.
     with pytest.raises(UserError, match="a step that cannot be loaded here"):
-        load_step(step, load_config(CONFIG, list(arguments[1:])))
+        load_step(step, load_config(CONFIG, list(arguments[1:])), recorded_hashes(tmp_path))
 
 
 @COMPILER
@@ -196,8 +197,8 @@ def compiled_sum(batch=3):
 def test_a_stored_step_runs_where_its_arguments_are_given(tmp_path):
     config = load_config(CONFIG, [])
     compiled, (state, record, key) = compiled_sum()
-    save_step(compiled, config, tmp_path / "step.bin")
-    program = load_step(tmp_path / "step.bin", config)
+    known = {save_step(compiled, config, tmp_path / "step.bin")}
+    program = load_step(tmp_path / "step.bin", config, known)
     assert for_arguments(program, (state, record, key)) is program
     assert program(state, record, key)[0] == 3
     assert for_arguments(program, (state, {"x": jnp.ones(4)}, key)) is None
@@ -205,12 +206,11 @@ def test_a_stored_step_runs_where_its_arguments_are_given(tmp_path):
 
 def test_a_stored_step_of_another_config_is_refused(tmp_path):
     compiled, _ = compiled_sum()
-    save_step(compiled, load_config(CONFIG, []), tmp_path / "step.bin")
-    load_step(tmp_path / "step.bin", load_config(CONFIG, ["--config.logging.every_steps=7"]))
+    path = tmp_path / "step.bin"
+    known = {save_step(compiled, load_config(CONFIG, []), path)}
+    load_step(path, load_config(CONFIG, ["--config.logging.every_steps=7"]), known)
     with pytest.raises(UserError, match=r"optimizer.learning_rate is 0.001 there and 0.1 here"):
-        load_step(
-            tmp_path / "step.bin", load_config(CONFIG, ["--config.optimizer.learning_rate=0.1"])
-        )
+        load_step(path, load_config(CONFIG, ["--config.optimizer.learning_rate=0.1"]), known)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a pickle", b"\x80\x04N."])
@@ -218,8 +218,24 @@ def test_files_that_hold_no_step(tmp_path, content):
     path = tmp_path / "step.bin"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match="a step that cannot be loaded here"):
-        load_step(path, load_config(CONFIG, []))
+    known = {hashlib.sha256(content or b"").hexdigest()}
+    message = "cannot be read" if content is None else "a step that cannot be loaded here"
+    with pytest.raises(UserError, match=message):
+        load_step(path, load_config(CONFIG, []), known)
+
+
+def test_a_step_that_nobody_knows_is_not_looked_at(tmp_path, capsys):
+    path, trace = tmp_path / "step.bin", tmp_path / "executed"
+    path.write_bytes(b"cos\nsystem\n(S'touch " + str(trace).encode() + b"'\ntR.")
+    flags = [f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", f"--load_step={path}"]
+    for rest in ([], ["--step_hash=" + 64 * "0"]):
+        assert train.main([*flags, *rest]) == 2
+        error = capsys.readouterr().err
+        assert "nothing in it was run: pass --step_hash" in error and not trace.exists()
+    (tmp_path / "run").mkdir(exist_ok=True)
+    digest = hashlib.sha256(b"other").hexdigest()
+    (tmp_path / "run" / "aot-v5e-2x2.json").write_text(f'{{"step_sha256": "{digest}"}}')
+    assert recorded_hashes(tmp_path / "run") == {digest}
 
 
 @pytest.mark.slow
@@ -230,9 +246,12 @@ def test_a_run_on_a_stored_step_is_the_same_run(tmp_path):
     with jax.set_mesh(mesh):
         shardings = sharding.state_shardings(mesh, state)
         lowered = jit_step(system, mesh, shardings, dual=True).lower(state, record, key)
-    save_step(lowered.compile(), config, tmp_path / "step.bin")
+    digest = save_step(lowered.compile(), config, tmp_path / "step.bin")
     losses = []
-    for name, flags in (("one", []), ("two", [f"--load_step={tmp_path / 'step.bin'}"])):
+    for name, flags in (
+        ("one", []),
+        ("two", [f"--load_step={tmp_path / 'step.bin'}", f"--step_hash={digest}"]),
+    ):
         workdir = tmp_path / name
         assert train.main([f"--config={CONFIG}", f"--workdir={workdir}", *flags]) == 0
         losses.append([line["loss"] for line in read_metrics(workdir)])

@@ -5,6 +5,7 @@
 """
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.tensors import DTYPES, LazyTensor, file_loader, truncated_error
 from colorize_jax.io.formats.torch_zip import read_torch_zip
 
-MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+MAX_HEADER_BYTES = 2**24  # the largest published model's takes 0.5 MB
 
 # Names under which model folders keep their weights, best first.
 FOLDER_FILES = tuple(
@@ -170,7 +171,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, LazyTensor], dict[str, str]
         header = json.loads(header_bytes)
         metadata = header.pop("__metadata__", {})
         entries = {name: _parse_entry(name, entry) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"got {path} with a damaged safetensors header ({type(error).__name__}: {error}), "
             "expected names with dtype, shape and data_offsets; get the file again"
@@ -192,7 +193,7 @@ def _parse_entry(name: str, entry: dict[str, Any]) -> tuple[np.dtype, tuple[int,
     dtype = DTYPES[entry["dtype"]]
     shape = tuple(int(axis) for axis in entry["shape"])
     begin, end = entry["data_offsets"]
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    nbytes = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or begin < 0 or end - begin != nbytes:
         raise ValueError(f"{name} has offsets {begin}..{end} for {nbytes} bytes")
     return dtype, shape, begin, end

@@ -5,9 +5,13 @@ storage. A pickle is a program; this one may use only the few names below, which
 shapes and do nothing else. Any other name is refused before anything is called.
 """
 
+import io
+import math
 import pickle
+import pickletools
 import struct
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -30,6 +34,10 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
+
+MAX_PICKLE = 2**22  # bytes; the largest published model's takes 0.5 MB
+MAX_WORD = 64  # bytes of "little" or "big"
+MAX_COPIES = 1000
 
 # What a damaged or hostile pickle can make the unpickler raise.
 PICKLE_ERRORS = (
@@ -77,6 +85,8 @@ class _RebuildTensor:
             raise pickle.UnpicklingError("a tensor is no view of a storage")
         if not all(isinstance(number, int) and number >= 0 for number in numbers):
             raise pickle.UnpicklingError("a tensor has a negative offset, size or stride")
+        if math.prod(shape) > storage.elements:
+            raise pickle.UnpicklingError("a tensor has more elements than its storage")
         span = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
         if 0 not in shape and offset + span > storage.elements:
             raise pickle.UnpicklingError("a tensor reaches beyond its storage")
@@ -161,10 +171,13 @@ def read_torch_zip(path: Path) -> dict[str, LazyTensor]:
                     "name the file inside it"
                 )
             root = pickles[0].removesuffix("data.pkl")
-            order = archive.read(root + "byteorder") if root + "byteorder" in members else b"little"
-            with archive.open(pickles[0]) as file:
-                content = _Unpickler(file, path).load()
-    except zipfile.BadZipFile as error:
+            order = b"little"
+            if root + "byteorder" in members:
+                order = _read_member(archive, members[root + "byteorder"], MAX_WORD, path)
+            described = _read_member(archive, members[pickles[0]], MAX_PICKLE, path)
+        _check_opcodes(described)
+        content = _Unpickler(io.BytesIO(described), path).load()
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError) as error:
         raise UserError(
             f"got {path} that is no complete zip archive ({error}), expected PyTorch's zip format; "
             "the file is truncated or damaged: download or copy it again"
@@ -180,6 +193,33 @@ def read_torch_zip(path: Path) -> dict[str, LazyTensor]:
         name: _lazy_tensor(path, name, view, members, root)
         for name, view in _state_dict(path, content).items()
     }
+
+
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int, path: Path) -> bytes:
+    """Inflate a member of at most so many bytes, whatever size it says that it has."""
+    with archive.open(info) as file:
+        content = file.read(most + 1) if info.file_size <= most else b""
+    if info.file_size > most or len(content) > most:
+        raise UserError(
+            f"got {path} whose {info.filename} takes more than {most} bytes, expected less: it "
+            "only describes the tensors; do not use this file"
+        )
+    return content
+
+
+def _check_opcodes(described: bytes) -> None:
+    """Refuse what makes an unpickler take memory that the pickle itself does not hold.
+
+    Raises:
+        pickle.UnpicklingError: a memo far beyond the pickle's own length, or copies of copies.
+    """
+    copies = 0
+    for opcode, argument, _ in pickletools.genops(described):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > len(described):
+            raise pickle.UnpicklingError(f"a memo of {argument} entries")
+        copies += opcode.name == "DUP"
+        if copies > MAX_COPIES:
+            raise pickle.UnpicklingError("too many copies")
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, _View]:

@@ -31,6 +31,7 @@ OWNER_FILE = "owner.json"
 LOCK_FILE = ".owner.lock"  # held for the moment of a take-over, where the file system has locks
 BEAT_SECONDS = 10.0
 PATIENCE_SECONDS = 35.0  # without a beat for so long, another machine's owner is dead
+STORES = ("gs://",)  # where Orbax can write
 SETTLE_SECONDS = 2.0  # object stores have no locks: who is still there afterwards has won
 # What file systems and object stores' clients raise.
 STORE_ERRORS = (OSError, ValueError, RuntimeError)
@@ -74,6 +75,12 @@ class Owner:
         Raises:
             UserError: another process that lives holds it, or it cannot be written.
         """
+        text = str(self._workdir)
+        if "://" in text and not text.startswith(STORES):
+            raise UserError(
+                f"got workdir {text}, expected a folder or gs://: Orbax writes no checkpoints to "
+                "other stores; mount the bucket as a file system that can rename, or choose another"
+            )
         error = None
         if jax.process_index() == 0:
             try:
@@ -104,8 +111,8 @@ class Owner:
             )
 
     def _take(self) -> None:
-        self._workdir.mkdir(parents=True, exist_ok=True)
         found = self._read()
+        self._workdir.mkdir(parents=True, exist_ok=True)
         if found is not None and not self._is_dead(found):
             raise self._held(found)
         with _locked(self._workdir / LOCK_FILE):

@@ -181,8 +181,8 @@ def reaching(workdir: epath.Path) -> Iterator[None]:
         if remote:
             wanted = "a bucket that this machine may write"
             remedy = (
-                "check its name and the credentials (gs://: gcloud auth application-default login; "
-                "s3://: aws configure), or choose another"
+                "check its name and the credentials (gcloud auth application-default login), or "
+                "choose another"
             )
         raise UserError(
             f"got workdir {workdir} that cannot be used ({reason or type(error).__name__}), "
@@ -211,7 +211,13 @@ def read_workdir(workdir: PathLike) -> tuple[dict[str, Any], WeightsMetadata]:
                 "of ours in it); check the path"
             )
         content = json.loads((epath.Path(workdir) / CONFIG_FILE).read_text())
-        return content["config"], _weights(content)
+        try:
+            return dict(content["config"]), _weights(content)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"got {workdir} whose {CONFIG_FILE} is damaged ({type(error).__name__}: {error}), "
+                "expected it as train.py wrote it; restore it from a copy"
+            ) from error
 
 
 def _weights(content: Mapping[str, Any]) -> WeightsMetadata:
