@@ -65,7 +65,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 COMMANDS = {
     "export": ("export", "--checkpoint", "RUN", "--output", "OUT/model.safetensors"),
-    "shards": ("export", "--checkpoint", "RUN", "--output", "OUT/m", "--max-shard-size", "200KB"),
+    "shards": ("export", "--checkpoint", "RUN", "--output", "OUT/m", "--max-shard-size", "1MB"),
     "diffusers": ("export", "--checkpoint", "RUN", "--output", "OUT/d", "--format", "diffusers"),
     "import": ("import", "--input", "OUT/whole.safetensors", "--output", "OUT/w"),
 }
@@ -95,7 +95,8 @@ def test_a_write_that_fails_is_one_line_and_loses_nothing(
             assert status == 0
             break
         if status == 0:  # a folder that is there already need not be made
-            assert snapshot(tmp_path).keys() == before.keys()
+            assert cli.main(["inspect", words[words.index("--output") + 1], "--scan"]) == 0
+            capsys.readouterr()
             before = snapshot(tmp_path)
             continue
         assert status == 2, (number, text)

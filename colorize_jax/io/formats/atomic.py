@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,6 +27,7 @@ TEMPORARY = ".colorize-jax-tmp"
 RENAME_EXCHANGE = 2  # of Linux's renameat2
 AT_FDCWD = -100
 MAX_LISTED = 3
+SETTLE_SECONDS, SETTLE_LOOKS = 0.1, 50
 
 
 class Reads:
@@ -168,7 +170,7 @@ def atomic_output(
             raise _full(path, os.strerror(error.errno)) from error
         raise _unwritable(path, error) from error
     finally:
-        _remove(temporary)
+        _remove_finally(temporary)
 
 
 def _spellings(path: Path) -> tuple[str, ...]:
@@ -264,6 +266,15 @@ def is_alive(pid: int) -> bool:
     except OSError:  # a process of another user
         return True
     return True
+
+
+def _remove_finally(path: Path) -> None:
+    """Remove a path and what threads that a failure has not reached yet still write into it."""
+    for _ in range(SETTLE_LOOKS):
+        if not os.path.lexists(path):
+            return
+        _remove(path)
+        time.sleep(SETTLE_SECONDS)
 
 
 def _remove(path: Path) -> None:
