@@ -58,10 +58,11 @@ def test_step_on_data_or_fsdp_is_that_of_one_device():
 
 @pytest.mark.slow
 def test_second_stage_on_every_mesh_is_that_of_one_device():
-    for report in run_sharded("--refine", "8,1,1", "1,8,1", "2,2,2").values():
-        assert report["metrics"] < 1e-5
-        assert report["gradients"] < 1e-5
-        assert report["stack_gathers"] == 0
+    reports = run_sharded("--refine", "8,1,1", "1,8,1", "2,2,2")
+    for report in reports.values():
+        assert report["metrics"] < 1e-6
+        assert report["gradients"] < 1e-4
+    assert reports["1,8,1"]["stack_gathers"] == 0 and reports["1,8,1"]["other_gathers"] == []
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def _write_sheet(args: argparse.Namespace, reads: Any) -> None:
     if not args.contact_sheet:
         return
     from colorize_jax.evaluation.contact_sheet import contact_sheet
-    from colorize_jax.inference.pictures.reading import read_picture
+    from colorize_jax.inference.pictures.arrays import read_picture
     from colorize_jax.io.formats.atomic import atomic_output
 
     def thumbnail(path: Path | None) -> Any:

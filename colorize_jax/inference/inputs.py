@@ -10,6 +10,7 @@ from PIL import Image
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.pictures.arrays import Picture, PictureSource, read_picture
 from colorize_jax.inference.pictures.masks import ForegroundExtractor, dilate_mask
 from colorize_jax.inference.pictures.preprocess import (
     PreparedSketch,
@@ -19,7 +20,6 @@ from colorize_jax.inference.pictures.preprocess import (
     reference_mask,
     sketch_mask,
 )
-from colorize_jax.inference.pictures.reading import Picture, PictureSource, read_picture
 from colorize_jax.inference.pictures.sizes import Box
 from colorize_jax.inference.system import System
 from colorize_jax.nn.resize import resize_antialiased, resize_bicubic

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from colorize_jax.errors import UserError
+from colorize_jax.inference.pictures.arrays import PictureSource, read_picture
 from colorize_jax.inference.pictures.preprocess import prepare_reference
-from colorize_jax.inference.pictures.reading import PictureSource, read_picture
 
 RATING = "9"  # the category of which a picture has exactly one
 

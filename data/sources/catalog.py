@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from data.errors import DataError, PictureError
 from data.pictures.reading import SIDEWAYS, opened, orientation
-from data.sources import tables
+from data.sources import index_tables
 from data.sources.names import key, stem
 from data.sources.shards import find_shards, list_shards
 from data.sources.store import Listing, Place, list_folder, read_place, stamp
@@ -44,7 +44,7 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
 
     Args:
         root: holds `color/`, `sketch*/` and perhaps `mask/`.
-        indices: see `tables.find_tables`.
+        indices: see `index_tables.find_tables`.
 
     Returns:
         The table, mapped from its file, and that file. Columns: `name`, `problem`, `width`,
@@ -56,7 +56,7 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
         DataError: folders are missing, or an index is bad.
     """
     root = Path(root).absolute()
-    paths = tables.find_tables(root, indices)
+    paths = index_tables.find_tables(root, indices)
     shards = [path.name for path in find_shards(root)]
     told = json.dumps([VERSION, [str(path) for path in paths], stores(root), shards])
     name = f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.arrow"
@@ -206,7 +206,7 @@ def build(root: Path, paths: Sequence[Path]) -> pa.Table:
         )
     names = _Names(color.names or color.locations)
     rows = _Rows(color.locations)
-    found_tables = [tables.read_table(path) for path in paths]
+    found_tables = [index_tables.read_table(path) for path in paths]
     if table is not None:
         found_tables.insert(0, table)
     if found_tables:

@@ -18,8 +18,8 @@ from data.pictures.made import EstimatedMask, ExtractedLines
 from data.pictures.stored import Deferred, StoredPicture
 from data.records import Record, checked_index
 from data.sources import catalog
+from data.sources.index_tables import OURS, PUBLISHED
 from data.sources.store import Place, read_place
-from data.sources.tables import OURS, PUBLISHED
 
 MASKS = ("estimate", "off")
 SKETCHES = ("files", "extract")
@@ -35,7 +35,7 @@ class FolderOptions:
     """What is taken of a folder of pictures.
 
     Attributes:
-        indices: see `tables.find_tables`.
+        indices: see `index_tables.find_tables`.
         min_aesthetic_score, min_short_side: filters; the published trainer uses 5.5 and 768 px. A
             picture without a score passes.
         reference_rate: share of the pictures with a `reference_list` that take a reference from it

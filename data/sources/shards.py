@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from data.errors import DataError
-from data.sources import tables
+from data.sources import index_tables
 from data.sources.names import is_hidden, is_picture, suffix
 from data.sources.store import MAX_FILE, Listing, Place, stamp
 
@@ -58,7 +58,7 @@ def list_shards(root: Path) -> tuple[dict[str, Listing], pa.Table | None]:
     merged: dict[str, dict[str, Any]] = {}
     for name, row in rows:
         merged[name] = merged.get(name, {}) | row
-    table = tables.from_rows(root, merged.items(), published=False) if merged else None
+    table = index_tables.from_rows(root, merged.items(), published=False) if merged else None
     return listings, table
 
 

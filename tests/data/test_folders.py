@@ -20,7 +20,7 @@ from data.loader import make_loader
 from data.records import RECORD_KEYS
 from data.sources import catalog, store
 from data.sources.folders import FolderOptions, FolderSource
-from data.sources.tables import read_table
+from data.sources.index_tables import read_table
 from data.transforms import BucketCrop
 
 SHAPES = [(40, 48), (48, 40), (64, 40), (40, 64)]

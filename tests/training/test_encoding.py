@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from colorize_jax.models.clip_vision import ClipVision
-from colorize_jax.models.tagger import Tagger
-from colorize_jax.models.vae import Vae
 
 from colorize_jax.conditioning import FrozenEncoders
+from colorize_jax.models.frozen.clip_vision import ClipVision
+from colorize_jax.models.frozen.tagger import Tagger
+from colorize_jax.models.frozen.vae import Vae
 from colorize_jax.training.encoding import encode_parts
 from colorize_jax.types import Batch
 

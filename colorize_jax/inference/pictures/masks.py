@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference.pictures.reading import Picture
+from colorize_jax.inference.pictures.arrays import Picture
 from data.pictures.masks import read_mask
 
 _ASPECT_TOLERANCE = 0.02

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.errors import UserError
+from colorize_jax.inference.pictures.arrays import Picture, to_array
 from colorize_jax.inference.pictures.masks import (
     ForegroundExtractor,
     check_mask_aspect,
@@ -17,7 +18,6 @@ from colorize_jax.inference.pictures.masks import (
     mask_from_picture,
     resize_mask,
 )
-from colorize_jax.inference.pictures.reading import Picture, to_array
 from colorize_jax.inference.pictures.sizes import Box, fit_box
 from data.pictures.lines import LineExtractor, extract_lines
 from data.pictures.masks import (

@@ -15,7 +15,7 @@ from typing import Any
 
 from colorize_jax.config.method import SIDE
 from colorize_jax.errors import UserError
-from colorize_jax.io.formats import trainer_names
+from colorize_jax.io.formats import wrapper_names
 from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
@@ -183,8 +183,8 @@ def open_published(
     if folder is not None:
         return _from_folder(path, folder)
     checkpoint = open_checkpoint(path)
-    taken = trainer_names.take(checkpoint.tensors, averages=averages)
-    averaged = averages if trainer_names.find_averages(checkpoint.tensors) else None
+    taken = wrapper_names.take(checkpoint.tensors, averages=averages)
+    averaged = averages if wrapper_names.find_averages(checkpoint.tensors) else None
     if averages and averaged is None:
         raise _no_averages(path)
     tensors = {name: checkpoint.tensors[own] for name, own in taken.items()}

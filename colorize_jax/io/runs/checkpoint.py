@@ -25,7 +25,7 @@ from jax.experimental import multihost_utils
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs import replica
-from colorize_jax.io.runs.steps import (
+from colorize_jax.io.runs.saved_steps import (
     COMMIT,
     FILES,
     INTERRUPTED,

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.runs.steps import COMMIT, STORAGE_ERRORS, find_steps
+from colorize_jax.io.runs.saved_steps import COMMIT, STORAGE_ERRORS, find_steps
 from colorize_jax.io.runs.workdir import (
     CHECKPOINTS,
     FROZEN_FOLDER,

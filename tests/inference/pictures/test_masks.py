@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.pictures import masks, preprocess
-from colorize_jax.inference.pictures.reading import read_picture
+from colorize_jax.inference.pictures.arrays import read_picture
 from data.illustrations.source import IllustrationSource
 from data.pictures import masks as estimates
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.pictures import preprocess
-from colorize_jax.inference.pictures.reading import read_picture
+from colorize_jax.inference.pictures.arrays import read_picture
 from colorize_jax.inference.pictures.sizes import Box, SizeLimits, autofit_size, check_size, fit_box
 
 SIDES = st.integers(1, 300)

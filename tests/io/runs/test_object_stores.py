@@ -11,7 +11,7 @@ import train
 from colorize_jax.io.runs import owner as owners
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.owner import Owner
-from colorize_jax.io.runs.steps import COMMIT, find_steps
+from colorize_jax.io.runs.saved_steps import COMMIT, find_steps
 from colorize_jax.io.runs.workdir import claim_workdir, read_workdir
 from tests.io.runs.test_checkpoint import CONFIG, WEIGHTS
 
