@@ -5,6 +5,7 @@ Compiled programs are read as text. An operation inside a loop counts as often a
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -177,7 +178,7 @@ def size_of(dtype: str, dims: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Collective:
-    """One exchange between devices.
+    """One exchange between devices, of one dtype.
 
     Attributes:
         name: of the operation.
@@ -227,7 +228,7 @@ def collectives(program: Program, mesh_shape: Mapping[str, int]) -> list[Collect
             channel = re.search(r"channel_id=\d+", operation.text)
             exchange = channel[0] if channel else operation.name
             if exchange not in seen:
-                found.append(_collective(kind, operation, known, times, mesh_shape))
+                found += _collectives(kind, operation, known, times, mesh_shape)
                 seen.add(exchange)
     return [exchange for exchange in found if exchange.group > 1]
 
@@ -242,32 +243,47 @@ def _with_fused(program: Program, name: str) -> Iterator[tuple[Operation, Mappin
                 yield from _with_fused(program, fused)
 
 
-def _collective(
+def _collectives(
     kind: str,
     operation: Operation,
     known: Mapping[str, Operation],
     times: int,
     mesh_shape: Mapping[str, int],
-) -> Collective:
+) -> list[Collective]:
+    """What an operation sends, one of every dtype: the compiler combines exchanges of several."""
     groups = _groups(operation.text, math.prod(mesh_shape.values()))
-    inputs = sum(known[o].bytes for o in operation.operands if o in known)
-    # An asynchronous start returns its operands beside its results.
-    outputs = operation.bytes - (inputs if operation.opcode.endswith("-start") else 0)
-    size = {"all-gather": outputs, "reduce-scatter": inputs}.get(kind, max(inputs, 0) or outputs)
     # (axes, groups, devices of a group)
     places = np.array(np.unravel_index(groups, tuple(mesh_shape.values())))
     varies = (places != places[:, :, :1]).any(axis=(1, 2))
-    return Collective(
-        name=operation.name,
-        kind=kind,
-        size=size,
-        group=groups.shape[1] if varies.any() else 1,
-        axes=tuple(axis for axis, along in zip(mesh_shape, varies, strict=True) if along),
-        times=times,
-        source=operation.source,
-        shapes=tuple(dims for _, dims, _ in operation.shapes),
-        dtype=operation.shapes[0][0] if operation.shapes else "",
-    )
+    return [
+        Collective(
+            name=operation.name,
+            kind=kind,
+            size=size,
+            group=groups.shape[1] if varies.any() else 1,
+            axes=tuple(axis for axis, along in zip(mesh_shape, varies, strict=True) if along),
+            times=times,
+            source=operation.source,
+            shapes=tuple(dims for own, dims, _ in operation.shapes if own == dtype),
+            dtype=dtype,
+        )
+        for dtype, size in _sent_sizes(kind, operation, known).items()
+    ]
+
+
+def _sent_sizes(kind: str, operation: Operation, known: Mapping[str, Operation]) -> dict[str, int]:
+    """Bytes of what is exchanged, by dtype."""
+    inputs, outputs = Counter(), Counter()
+    for dtype, dims, _ in operation.shapes:
+        outputs[dtype] += size_of(dtype, dims)
+    for operand in (known[name] for name in operation.operands if name in known):
+        for dtype, dims, _ in operand.shapes:
+            inputs[dtype] += size_of(dtype, dims)
+    if operation.opcode.endswith("-start"):  # returns its operands beside its results
+        outputs -= inputs
+    if kind == "all-gather":
+        return dict(outputs)
+    return dict(inputs if kind == "reduce-scatter" or inputs else outputs)
 
 
 def _groups(text: str, num_devices: int) -> np.ndarray:

@@ -85,6 +85,26 @@ def test_an_exchange_whose_steps_are_fused_into_others_counts_once():
     assert (gather.kind, gather.size, gather.group, gather.times) == ("all-gather", 128, 4, 1)
 
 
+MIXED = """
+HloModule step, is_scheduled=true
+
+ENTRY %main (a: f32[2,4], b: bf16[2,8]) -> f32[8,4] {
+  %a = f32[2,4]{1,0} parameter(0)
+  %b = bf16[2,8]{1,0} parameter(1)
+  %start = ((f32[2,4]{1,0}, bf16[2,8]{1,0}), (f32[8,4]{1,0}, bf16[8,8]{1,0})) \
+all-gather-start(%a, %b), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+  %done = (f32[8,4]{1,0}, bf16[8,8]{1,0}) all-gather-done(%start)
+  ROOT %out = f32[8,4]{1,0} get-tuple-element(%done), index=0
+}
+"""
+
+
+def test_an_exchange_of_several_dtypes_is_one_of_each():
+    found = hlo.collectives(hlo.parse(MIXED), MESH)
+    assert {c.dtype: c.size for c in found} == {"f32": 4 * 32, "bf16": 2 * 64}
+    assert {c.name for c in found} == {"start"}
+
+
 def test_loops_count_as_often_as_they_run():
     program = hlo.parse(TEXT)
     assert program.entry == "main"
