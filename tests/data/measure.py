@@ -190,8 +190,8 @@ def memory(pid: int | str = "self") -> str:
 
 def children() -> list[int]:
     """Processes that this one has started."""
-    path = Path(f"/proc/self/task/{os.getpid()}/children")
-    return [int(pid) for pid in path.read_text().split()]
+    paths = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for path in paths for pid in path.read_text().split()]
 
 
 def rows(options: argparse.Namespace) -> None:
