@@ -111,7 +111,7 @@ def test_folders_are_finished_whatever_is_in_them(run, files):
         (["--sketch", "S/a.png", "--reference", "R/a.png", "--background_plugin"], "the plugin"),
         (["--sketch", "S/a.png", "--reference", "R/a.png", "--batch-size", "0"], "--batch-size 0"),
         (["--sketch", "S/a.png", "--reference", "R/a.png", "--output", "o.jpg"], "ends in .png"),
-        (["--sketch", "S", "--reference", "R", "--output", "S"], "which holds the sketches"),
+        (["--sketch", "S", "--reference", "R", "--output", "S"], "that this command reads"),
         (
             ["--sketch", "R", "--reference", "E", "--output", "E"],
             "without a file of any sketch's name",
