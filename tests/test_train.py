@@ -121,7 +121,7 @@ def test_loss_that_is_no_number_stops_with_its_step_and_keeps_the_last_checkpoin
     ("overrides", "message"),
     [
         (["--config.optimizer.learning_rat=1"], "nearest: optimizer.learning_rate"),
-        (["--config.total_steps=many"], "total_steps = 'many', expected a whole number"),
+        (["--config.total_steps=many"], "got total_steps 'many', expected a whole number"),
         (["--config.gram.blocks=(99,)"], "expected 1..7"),
         (["--steps=3"], "got argument '--steps=3'"),
         (["--profile=5"], "got --profile=5, expected START:STOP of updates"),
