@@ -119,6 +119,9 @@ def _kind(operation: Operation, fused: Sequence[Operation]) -> str:
         target = re.search(r'custom_call_target="([^"]*)"', operation.text)
         name = target[1] if target else opcode
         return next((kind for start, kind in LIBRARIES.items() if name.startswith(start)), name)
+    called = [o for o in fused if o.opcode == "custom-call"]
+    if opcode == "fusion" and called:  # a library's kernel that reads or writes slices in place
+        return _kind(called[0], ())
     if opcode in COLLECTIVES or opcode in PRODUCTS:
         return opcode
     if opcode in LAYOUTS:

@@ -24,6 +24,15 @@ def filled(abstract: Any, shardings: Any, seed: int = 0) -> Any:
         seed: of the random numbers.
     """
     block = np.random.default_rng(seed).normal(0, DEVIATION, BLOCK).astype(np.float32)
+    # On CPUs an array may keep the host's memory, which a donated one would overwrite.
+    shared = True if jax.default_backend() == "cpu" else None
+    leaves = jax.tree.leaves(abstract)
+    # One array per dtype, of which every tensor takes the beginning: memory that is written once.
+    pools = {
+        dtype: np.resize(block.astype(dtype), max(x.size for x in leaves if x.dtype == dtype))
+        for dtype in {x.dtype for x in leaves}
+        if jnp.issubdtype(dtype, jnp.floating)
+    }
 
     def one(path: Any, leaf: Any, sharding: Any) -> jax.Array:
         name, moment = join(path).rsplit("/", 1)[-1], "opt_state" in jax.tree_util.keystr(path)
@@ -32,7 +41,9 @@ def filled(abstract: Any, shardings: Any, seed: int = 0) -> Any:
         elif name == "scale":
             values = np.ones(leaf.shape, leaf.dtype)
         else:
-            values = np.resize(block.astype(leaf.dtype), leaf.shape)
-        return jax.make_array_from_callback(leaf.shape, sharding, lambda place: values[place])
+            values = pools[leaf.dtype][: leaf.size].reshape(leaf.shape)
+        return jax.make_array_from_callback(
+            leaf.shape, sharding, lambda place: np.array(values[place], copy=shared)
+        )
 
     return jax.tree_util.tree_map_with_path(one, abstract, shardings)

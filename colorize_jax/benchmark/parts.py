@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.benchmark import kernels
+from colorize_jax.benchmark import kernels, profile
 from colorize_jax.benchmark.sample import benchmark_sample, sampling_config
 from colorize_jax.benchmark.step import benchmark_step
 from colorize_jax.benchmark.suite import ROWS, Row, write_row
@@ -46,7 +46,7 @@ def device(folder: Path, config: str, items: list[str]) -> Items:
 
 
 def ceilings(folder: Path, config: str, items: list[str]) -> Items:
-    """Matrix product, copy, attention."""
+    """Matrix product and copy."""
     del folder, config
     on_cpu = jax.default_backend() == "cpu"
     yield (
@@ -55,6 +55,12 @@ def ceilings(folder: Path, config: str, items: list[str]) -> Items:
         lambda: _computed(kernels.matrix_product(1024 if on_cpu else 8192)),
     )
     yield items[0], "copy, float32", lambda: _moved(kernels.copy(2 ** (22 if on_cpu else 28)))
+
+
+def attentions(folder: Path, config: str, items: list[str]) -> Items:
+    """Attention at the shapes of the published networks."""
+    del folder, config
+    on_cpu = jax.default_backend() == "cpu"
     shapes = kernels.SMALL_SHAPES if on_cpu else kernels.SHAPES
     dtype = jnp.float32 if on_cpu else jnp.bfloat16
     for name, call in kernels.attentions(shapes, 1 if on_cpu else 4, dtype):
@@ -62,15 +68,16 @@ def ceilings(folder: Path, config: str, items: list[str]) -> Items:
 
 
 def steps(folder: Path, config: str, items: list[str]) -> Items:
-    """Training steps; an item is e.g. "dual 4": branches, and pictures a device."""
+    """Training steps; an item is e.g. "dual 4": branches, pictures a device, rematerialization."""
     for item in items:
-        branches, batch = item.split()
+        branches, batch, *remat = item.split()
         count = int(batch) * jax.device_count()
-        own = sampling_config(load_config(config), count)
+        changes = [f"--config.model.remat={name}" for name in remat]
+        own = sampling_config(load_config(config, changes), count)
         name = f"{Path(config).stem}, {'both branches' if branches == 'dual' else 'one branch'}"
         yield (
             item,
-            f"{name}, batch {count}",
+            f"{name}, batch {count}, remat {own.model.remat}",
             lambda own=own, branches=branches: _step(folder, own, branches),
         )
 
@@ -93,7 +100,13 @@ def samples(folder: Path, config: str, items: list[str]) -> Items:
         )
 
 
-PARTS = {"device": device, "kernels": ceilings, "step": steps, "sample": samples}
+PARTS = {
+    "device": device,
+    "ceilings": ceilings,
+    "attention": attentions,
+    "step": steps,
+    "sample": samples,
+}
 
 
 def _step(folder: Path, config: Config, branches: str) -> Row:
@@ -115,6 +128,7 @@ def _timed(program: Row) -> Row:
         "rate": f"{program['images_per_second']:.3g} images/s",
         "utilization": program["mfu"],
         "memory": memory,
+        "note": profile.in_words(program["kernels"]),
         "details": program,
     }
 

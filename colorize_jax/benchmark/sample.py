@@ -11,6 +11,7 @@ from colorize_jax.analysis.aot import abstract_record, for_platform
 from colorize_jax.analysis.flops import count_flops
 from colorize_jax.analysis.step_flops import countable
 from colorize_jax.benchmark.filled import filled
+from colorize_jax.benchmark.profile import kernel_times
 from colorize_jax.benchmark.step import synthetic_record
 from colorize_jax.benchmark.timing import (
     Report,
@@ -69,7 +70,8 @@ def benchmark_sample(config: Config, batch_size: int | None = None, calls: int =
         flops = None if trips is None else sample_flops(system, trips)
         compiled, program = compile_program(jax.jit(_on_records(system)), params, record, keys)
         seconds = repeat(lambda: compiled(params, record, keys), calls)
-    program |= rates(seconds, config.data.batch_size, flops, mesh)
+        kernels = kernel_times(lambda: compiled(params, record, keys))
+    program |= rates(seconds, config.data.batch_size, flops, mesh) | {"kernels": kernels}
     return report | {"programs": {"sample": program}}
 
 

@@ -18,6 +18,7 @@ from colorize_jax.analysis.aot import abstract_record, arguments, compile_step, 
 from colorize_jax.analysis.flops import count_flops
 from colorize_jax.analysis.step_flops import countable, step_flops
 from colorize_jax.benchmark.filled import filled
+from colorize_jax.benchmark.profile import kernel_times
 from colorize_jax.benchmark.timing import (
     Report,
     compile_program,
@@ -93,6 +94,7 @@ def benchmark_step(
 
             seconds = repeat(advance, calls)
             program |= rates(seconds, config.data.batch_size, flops, mesh)
+            program["kernels"] = kernel_times(advance)
             report["programs"]["dual" if dual else "single"] = program
     return report
 

@@ -51,16 +51,23 @@ def plan(platform: str, config: str = "") -> tuple[Part, ...]:
     if platform == "cpu":
         own = config or str(CONFIGS / "tiny.py")
         steps = ("dual 8", "single 8")
-        return (Part("kernels"), Part("step", steps, own), Part("sample", ("1", "4"), own))
+        sizes = ("1", "4")
+        return (
+            Part("ceilings"),
+            Part("attention"),
+            Part("step", steps, own),
+            Part("sample", sizes, own),
+        )
     own, tiny = config or str(CONFIGS / "base.py"), str(CONFIGS / "tiny.py")
     return (
-        Part("kernels"),
-        Part("step", ("dual 4", "single 4"), own),
+        Part("ceilings"),
+        Part("step", ("dual 4",), own),
         Part("sample", ("4",), own),
-        Part("step", ("dual 8", "dual 2"), own),
+        Part("attention"),
+        Part("step", ("dual 8", "single 4", "dual 4 block"), own),
         Part("sample", ("1",), own),
         Part("step", ("dual 8", "single 8"), tiny),
-        Part("step", ("single 8", "dual 1", "single 2", "single 1"), own),
+        Part("step", ("dual 2", "single 8", "dual 1", "single 2", "single 1"), own),
     )
 
 

@@ -97,9 +97,9 @@ class ModelConfig(Options):
     )
     remat: str = option(
         "none",
-        Choice(("none", "block", "dots")),
-        "what the backward pass computes again: nothing, all inside a block, or all but products "
-        "with parameters",
+        Choice(("none", "elementwise", "dots", "block")),
+        "what the backward pass computes again: nothing; norms and activations; all but products "
+        "with parameters; all inside a block",
     )
     attention: str = option(
         "auto",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
 from colorize_jax.nn.attention_layer import Attention
-from colorize_jax.nn.layers import Dense, layer_norm
+from colorize_jax.nn.layers import Dense, LayerNorm
 from colorize_jax.types import Array
 
 
@@ -47,12 +47,12 @@ class ReferenceProjection(nn.Module):
             implementation=self.implementation,
             name="attn",
         )(clip_tokens, clip_tokens)
-        clip = layer_norm(self.dtype, name="norm")(clip[:, : self.num_tokens])
+        clip = LayerNorm(self.dtype, name="norm")(clip[:, : self.num_tokens])
         tokens = jnp.concatenate([clip, tagger_tokens.astype(self.dtype)], axis=-1)
         tokens = Dense(self.context_channels, dtype=self.dtype, name="proj_0")(tokens)
         tokens = nn.silu(tokens)
         tokens = Dense(self.context_channels, dtype=self.dtype, name="proj_2")(tokens)
-        return layer_norm(self.dtype, name="proj_3")(tokens)
+        return LayerNorm(self.dtype, name="proj_3")(tokens)
 
     def _check(self, clip_tokens: Array, tagger_tokens: Array) -> None:
         found = (clip_tokens.shape[1], tagger_tokens.shape[1])

@@ -10,10 +10,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from colorize_jax.nn.attention_layer import Attention, LoRAs
-from colorize_jax.nn.layers import Dense, group_norm, layer_norm, near_zero_init
+from colorize_jax.nn.layers import Dense, LayerNorm, gelu, group_norm, near_zero_init
 from colorize_jax.nn.regions import Bank, KeysValues
+from colorize_jax.nn.remat import RESIDUAL
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
 from colorize_jax.types import Array
 
@@ -31,7 +33,7 @@ class GEGLU(nn.Module):
     def __call__(self, x: Array) -> Array:
         both = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
         value, gate = jnp.split(both, 2, axis=-1)
-        return value * nn.gelu(gate, approximate=False)
+        return value * gelu(gate)
 
 
 class FeedForward(nn.Module):
@@ -69,10 +71,10 @@ class TransformerBlock(nn.Module):
         def attention_layer(loras: LoRAs) -> Attention:
             return Attention(self.channels, self.head_dim, loras, self.dtype, self.implementation)
 
-        self.norm1, self.attn1 = layer_norm(self.dtype), attention_layer(())
+        self.norm1, self.attn1 = LayerNorm(self.dtype), attention_layer(())
         if self.has_context:
-            self.norm2, self.attn2 = layer_norm(self.dtype), attention_layer(self.loras)
-        self.norm3, self.ff = layer_norm(self.dtype), FeedForward(self.dtype)
+            self.norm2, self.attn2 = LayerNorm(self.dtype), attention_layer(self.loras)
+        self.norm3, self.ff = LayerNorm(self.dtype), FeedForward(self.dtype)
 
     def __call__(
         self,
@@ -88,10 +90,10 @@ class TransformerBlock(nn.Module):
         """
         features = {"norm1": self.norm1(x)}
         features["attn1"] = self.attn1.self_attention(features["norm1"], bank)
-        x = x + features["attn1"]
+        x = checkpoint_name(x + features["attn1"], RESIDUAL)
         if self.has_context:
             features["attn2"] = self.attn2.cross_attention(self.norm2(x), kv, **cross)
-            x = x + features["attn2"]
+            x = checkpoint_name(x + features["attn2"], RESIDUAL)
         features["ff"] = x + self.ff(self.norm3(x))
         return features["ff"], features
 

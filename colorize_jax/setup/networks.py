@@ -18,17 +18,12 @@ from colorize_jax.models.background_encoder import NUM_MASKS
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.patch import PatchAutoencoder
 from colorize_jax.models.unet import UNet, touch
+from colorize_jax.nn.remat import POLICIES
 from colorize_jax.setup.encoders import build_encoders, patch_encoder
 from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.optim import learning_rate, make_optimizer
 from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
-
-REMAT = {
-    "none": None,
-    "block": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
 
 def build_colorizer(config: Config) -> Colorizer:
@@ -44,14 +39,14 @@ def build_colorizer(config: Config) -> Colorizer:
     )
     # Hints near zero keep what a pretrained UNet predicts; training from scratch needs larger ones.
     sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
-    return Colorizer(unet.clone(remat=REMAT[config.model.remat]), sketch_encoder, projection)
+    return Colorizer(unet.clone(remat=POLICIES[config.model.remat]), sketch_encoder, projection)
 
 
 def build_background_encoder(config: Config) -> UNet:
     """Build the plugin's encoder, which the second stage trains."""
     own = network_configs(config)["background_encoder"]
     encoder = build("background_encoder", own, dtype=jnp.dtype(config.model.dtype))
-    return encoder.clone(implementation=config.model.attention, remat=REMAT[config.model.remat])
+    return encoder.clone(implementation=config.model.attention, remat=POLICIES[config.model.remat])
 
 
 def network_configs(config: Config) -> dict[str, dict[str, Any]]:

@@ -6,8 +6,10 @@ XLA_CLIENT_MEM_FRACTION) is left as it is.
 
 import importlib.util
 import os
+import re
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 # Of a card's memory. JAX's own share, 0.75, leaves a quarter unused; CUDA, its libraries and NCCL's
@@ -26,17 +28,39 @@ class Flag:
         name: as XLA_FLAGS has it.
         value: of it.
         why: what it changes.
+        until: the first version of jaxlib whose compiler has no such option; "": all have it.
     """
 
     name: str
     value: bool | int
     why: str
+    until: str = ""
+
+    def exists(self) -> bool:
+        """Whether the installed compiler has it."""
+        return not self.until or _numbers(version("jaxlib")) < _numbers(self.until)
 
 
-FLAGS = (Flag("xla_gpu_enable_latency_hiding_scheduler", True, "collectives run beside products"),)
-# Of a compiler without a card, which cannot try kernels out: the default of cuBLAS and cuDNN is
-# taken, and no Triton product, since those need tiles that were tried (some sizes fail without).
-AHEAD = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+FLAGS = (
+    Flag("xla_gpu_enable_latency_hiding_scheduler", True, "collectives run beside products"),
+    *(
+        Flag(
+            f"xla_gpu_enable_pipelined_{name}",
+            True,
+            "loops send a round beside the products of another",
+            until="0.11.2",
+        )
+        for name in ("all_gather", "reduce_scatter", "all_reduce")
+    ),
+    # Triton's products seldom win against cuBLAS here, and while they are candidates no product
+    # adds a bias or a residual in its own kernel.
+    Flag("xla_gpu_enable_triton_gemm", False, "cuBLAS adds biases and residuals"),
+    Flag("xla_gpu_dot_merger_threshold_mb", 0, "queries, keys and values need no slices"),
+    # A product whose result is used and kept for the backward pass would be computed twice.
+    Flag("xla_gpu_enable_dynamic_slice_fusion", False, "no product is computed twice"),
+)
+# Of a compiler without a card, which cannot try kernels out: cuBLAS's and cuDNN's first choice.
+AHEAD = {"xla_gpu_autotune_level": 0}
 
 
 def configure(environment: MutableMapping[str, str] = os.environ) -> list[str]:
@@ -55,7 +79,7 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> list[str]:
         environment[MEMORY_VARIABLES[0]] = str(MEMORY_FRACTION)
         told.append(f"GPU: {MEMORY_VARIABLES[0]}={MEMORY_FRACTION} (share of a card's memory)")
     given = environment.get("XLA_FLAGS", "")
-    added = [flag for flag in FLAGS if f"--{flag.name}" not in given]
+    added = [flag for flag in FLAGS if flag.exists() and f"--{flag.name}" not in given]
     texts = [f"--{flag.name}={_text(flag.value)}" for flag in added]
     environment["XLA_FLAGS"] = " ".join([*texts, given]).strip()
     told += [f"GPU: {text} ({flag.why})" for text, flag in zip(texts, added, strict=True)]
@@ -64,7 +88,7 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> list[str]:
 
 def compiler_options() -> dict[str, bool | int]:
     """Options under which a program is compiled for cards that are not there."""
-    return {flag.name: flag.value for flag in FLAGS} | AHEAD
+    return {flag.name: flag.value for flag in FLAGS if flag.exists()} | AHEAD
 
 
 def _has_gpus(environment: MutableMapping[str, str]) -> bool:
@@ -72,6 +96,10 @@ def _has_gpus(environment: MutableMapping[str, str]) -> bool:
     wanted = any(name in ("cuda", "gpu", "") for name in platforms)
     installed = any(importlib.util.find_spec(name) for name in PLUGINS)
     return wanted and installed and any(Path(name).exists() for name in DRIVERS)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
 def _text(value: bool | int) -> str:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
 from colorize_jax.nn.attention import attention
-from colorize_jax.nn.layers import MLP, Dense, layer_norm
+from colorize_jax.nn.layers import MLP, Dense, LayerNorm
 from colorize_jax.types import Array
 
 
@@ -72,9 +72,9 @@ class Layer(nn.Module):
         attend = SelfAttention(
             self.num_heads, self.dtype, self.implementation, self.causal, name="self_attn"
         )
-        x = x + attend(layer_norm(self.dtype, name="layer_norm1")(x))
+        x = x + attend(LayerNorm(self.dtype, name="layer_norm1")(x))
         mlp = MLP(self.intermediate_size, self.dtype, name="mlp")
-        return x + mlp(layer_norm(self.dtype, name="layer_norm2")(x)), None
+        return x + mlp(LayerNorm(self.dtype, name="layer_norm2")(x)), None
 
 
 class SelfAttention(nn.Module):

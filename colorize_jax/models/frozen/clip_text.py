@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from colorize_jax.models.frozen.clip_layers import Layers, check_heads
-from colorize_jax.nn.layers import Dense, layer_norm
+from colorize_jax.nn.layers import Dense, LayerNorm
 from colorize_jax.types import Array
 
 
@@ -95,7 +95,7 @@ class TextTower(nn.Module):
             causal=True,
             name="encoder",
         )
-        return layer_norm(self.dtype, name="final_layer_norm")(encoder(embeddings(ids)))
+        return LayerNorm(self.dtype, name="final_layer_norm")(encoder(embeddings(ids)))
 
 
 class TextEmbeddings(nn.Module):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from colorize_jax.models.frozen.clip_layers import Layers, check_heads
-from colorize_jax.nn.layers import Conv, Dense, layer_norm
+from colorize_jax.nn.layers import Conv, Dense, LayerNorm
 from colorize_jax.nn.resize import resize_antialiased
 from colorize_jax.types import Array
 
@@ -104,7 +104,7 @@ class VisionTower(nn.Module):
     def setup(self) -> None:
         self.embeddings = Embeddings(self.hidden_size, self.patch_size, self.dtype)
         # The misspelling is the published one.
-        self.pre_layrnorm = layer_norm(self.dtype)
+        self.pre_layrnorm = LayerNorm(self.dtype)
         self.encoder = Layers(
             self.intermediate_size,
             self.num_layers,
@@ -112,7 +112,7 @@ class VisionTower(nn.Module):
             self.dtype,
             self.implementation,
         )
-        self.post_layernorm = layer_norm(self.dtype)
+        self.post_layernorm = LayerNorm(self.dtype)
 
     def __call__(self, images: Array) -> Array:
         hidden = self.encoder(self.pre_layrnorm(self.embeddings(images)))

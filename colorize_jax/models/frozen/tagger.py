@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.errors import UserError
-from colorize_jax.nn.layers import MLP, Conv, Dense, layer_norm
+from colorize_jax.nn.layers import MLP, Conv, Dense, LayerNorm
 from colorize_jax.nn.resize import resize_antialiased
 from colorize_jax.types import Array
 
@@ -103,7 +103,7 @@ class Tagger(nn.Module):
             )
             for i, (depth, heads) in enumerate(zip(self.depths, self.num_heads, strict=True))
         ]
-        self.norm = layer_norm(self.dtype)
+        self.norm = LayerNorm(self.dtype)
         self.head = Head(self.num_classes, self.dtype)
 
     def __call__(self, images: Array) -> TaggerOutput:
@@ -140,7 +140,7 @@ class PatchEmbedding(nn.Module):
             dtype=self.dtype,
             name="proj",
         )
-        return layer_norm(self.dtype, name="norm")(proj(images))
+        return LayerNorm(self.dtype, name="norm")(proj(images))
 
 
 class Stage(nn.Module):
@@ -185,7 +185,7 @@ class PatchMerging(nn.Module):
         # A token's four parts run down the columns first.
         x = jnp.einsum("bhpwqc->bhwqpc", x).reshape(batch, height // 2, width // 2, 4 * channels)
         x = Dense(self.channels, use_bias=False, dtype=self.dtype, name="reduction")(x)
-        return layer_norm(self.dtype, name="norm")(x)
+        return LayerNorm(self.dtype, name="norm")(x)
 
 
 class Block(nn.Module):
@@ -214,8 +214,8 @@ class Block(nn.Module):
         mask = seam_mask(rolled.shape[1], side, shift) if shift else None
         y = from_windows(attend(to_windows(rolled, side), mask))[:, : x.shape[1], : x.shape[2]]
         y = jnp.roll(y, (shift, shift), axis=(1, 2)) if shift else y
-        x = x + layer_norm(self.dtype, name="norm1")(y)
-        return x + layer_norm(self.dtype, name="norm2")(
+        x = x + LayerNorm(self.dtype, name="norm1")(y)
+        return x + LayerNorm(self.dtype, name="norm2")(
             MLP(4 * x.shape[-1], self.dtype, name="mlp")(x)
         )
 
