@@ -8,7 +8,6 @@ went wrong. A piece of a campaign is its kind and seed: long ones are made of se
 
 import argparse
 import json
-import os
 import random
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.campaigns import kill_commands, kill_runs, kill_saves
+from tests.campaigns.processes import prepare
 
 KINDS = {
     "saves": kill_saves.campaign,
@@ -36,18 +36,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1e9, metavar="S", help="stop after")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        # One cache for all children, and no thread pool for every core.
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{name}/xla")
-        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-        os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-        sys.path.insert(0, str(Path(__file__).parents[1]))
-        # Everything that can be imported before a process is split; no device is touched.
-        import train  # noqa: F401
-        from colorize_jax.commands import cli  # noqa: F401
-        from colorize_jax.inference import jobs  # noqa: F401
-        from colorize_jax.setup import checkpoints  # noqa: F401
-
+        prepare(Path(name))
         folder = Path(name) / options.kind
         folder.mkdir()
         rng = random.Random(f"{options.kind} {options.seed}")

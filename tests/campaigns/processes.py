@@ -6,11 +6,30 @@ would not have. A child notes what it does, line by line, in a file that its par
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 Note = Callable[[str], None]
+
+
+def prepare(folder: Path) -> None:
+    """Import everything that can be imported before a process is split; no device is touched.
+
+    Args:
+        folder: where programs that one child compiles are kept for the next.
+    """
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "xla"))
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import eval as _evaluation  # noqa: F401
+    import train  # noqa: F401
+    from colorize_jax.commands import cli  # noqa: F401
+    from colorize_jax.inference import jobs  # noqa: F401
+    from colorize_jax.setup import checkpoints  # noqa: F401
 
 
 def start(function: Callable[[Note], None], report: Path) -> int:
