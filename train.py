@@ -7,11 +7,11 @@ done without the stop. On several machines the same command runs on each; see do
 """
 
 import argparse
-import contextlib
 import functools
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import jax
@@ -169,10 +169,19 @@ def train(
         disable=jax.process_index() > 0,
     )
     stop, trace = StopSignals(), Trace(command.profile, workdir)
-    tidy = contextlib.ExitStack()
+    tidy = ExitStack()
     tidy.enter_context(logging_redirect_tqdm())
-    tidy.enter_context(contextlib.closing(batches))
-    with stop, trace, bar, writer, checkpoints, programs, tidy, jax.set_mesh(mesh):
+    tidy.enter_context(closing(batches))
+    with (
+        stop,
+        trace,
+        bar,
+        closing(writer),
+        checkpoints,
+        closing(programs),
+        tidy,
+        jax.set_mesh(mesh),
+    ):
         metrics = None
         for number in range(first, config.total_steps):
             trace.before(number)

@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -71,15 +70,8 @@ class Programs:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compile")
         self._programs: dict[ProgramKey, Future[_Program]] = {}
 
-    def __enter__(self) -> "Programs":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Wait for what is being compiled; what waits for its turn is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def key(self, record: Mapping[str, Any], *, dual: bool) -> ProgramKey:
