@@ -60,7 +60,7 @@ INPUT_BOUND_TEXT = (
     "WARNING: %.0f %% of the time waits for data; raise data.num_workers, data.num_threads or "
     "data.prefetch, store drawn pictures, or cache small ones (data.cache)"
 )
-PROGRAMS = "programs"  # folder of a workdir: the next start need not compile them
+PROGRAMS = "programs"  # compilation cache inside a workdir
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def train(
     sampler = datasets.make_bucket_sampler(config.data, source)
     rows = local_rows(mesh, config.data.batch_size)
     batches = datasets.make_batches(config, source, rows, sampler)
-    # Everything is open: what is wrong with the command has been said before the run has a folder.
+    # Inputs are open, so a bad command has failed by now and leaves no folder behind.
     owner.take()
     claim_workdir(
         workdir,
@@ -191,7 +191,7 @@ def train(
             program = programs.key(record, dual=dual)
             if not programs.is_ready(program):
                 with watch.timing("compilation"):
-                    # Once for each branch: all sizes that will come begin to be compiled.
+                    # Once per number of branches: queue the programs of all picture sizes.
                     wanted = [program[:2], *datasets.shapes(config, sampler)]
                     programs.prepare(state, record, key, wanted, dual=dual)
                     if not dual and is_dual(config, config.total_steps - 1):
@@ -213,7 +213,7 @@ def train(
             validates = held_out and (ends or done % config.logging.validation_every == 0)
             logs = number == first or done % config.logging.every_steps == 0
             if saves or validates or logs:
-                means = history.means()  # waits for the device; a loss that is none stops the run
+                means = history.means()  # a host sync; a non-finite loss stops the run
                 rates = meter.report()
                 skipped.add(done, batches.take_skipped())
                 missing = skipped.check(batches.num_skipped, batches.num_records)

@@ -155,7 +155,9 @@ def main(arguments: list[str]) -> int:
     """Measure a part's items; one that fails is a row that says so."""
     name, folder, config, *items = arguments
     folder = Path(folder)
-    platform.configure()
+    settings = platform.configure()
+    if name == "device":  # the others have the same
+        print("\n".join(settings), flush=True)
     jax.config.update("jax_compilation_cache_dir", str(folder / CACHE))
     for item, what, call in PARTS[name](folder, config, items):
         row = {"part": name, "item": item, "what": what}
