@@ -10,9 +10,7 @@ import safetensors.numpy
 
 from colorize_jax.commands import cli
 from colorize_jax.io.runs.run_weights import RunWeights
-from tests.test_train import compilation_cache, run
-
-__all__ = ["compilation_cache"]  # fixture
+from tests.test_train import run
 
 SHORT = ("--config.total_steps=1", "--config.logging.samples_every=0")
 EPS = ("--config.diffusion.prediction_type=eps",)
