@@ -7,11 +7,11 @@ done without the stop. On several machines the same command runs on each; see do
 """
 
 import argparse
-import contextlib
 import functools
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 import jax
@@ -60,7 +60,7 @@ INPUT_BOUND_TEXT = (
     "WARNING: %.0f %% of the time waits for data; raise data.num_workers, data.num_threads or "
     "data.prefetch, store drawn pictures, or cache small ones (data.cache)"
 )
-PROGRAMS = "programs"  # folder of a workdir: the next start need not compile them
+PROGRAMS = "programs"  # compilation cache inside a workdir
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def train(
     sampler = datasets.make_bucket_sampler(config.data, source)
     rows = local_rows(mesh, config.data.batch_size)
     batches = datasets.make_batches(config, source, rows, sampler)
-    # Everything is open: what is wrong with the command has been said before the run has a folder.
+    # Inputs are open, so a bad command has failed by now and leaves no folder behind.
     owner.take()
     claim_workdir(
         workdir,
@@ -169,10 +169,19 @@ def train(
         disable=jax.process_index() > 0,
     )
     stop, trace = StopSignals(), Trace(command.profile, workdir)
-    tidy = contextlib.ExitStack()
+    tidy = ExitStack()
     tidy.enter_context(logging_redirect_tqdm())
-    tidy.enter_context(contextlib.closing(batches))
-    with stop, trace, bar, writer, checkpoints, programs, tidy, jax.set_mesh(mesh):
+    tidy.enter_context(closing(batches))
+    with (
+        stop,
+        trace,
+        bar,
+        closing(writer),
+        checkpoints,
+        closing(programs),
+        tidy,
+        jax.set_mesh(mesh),
+    ):
         metrics = None
         for number in range(first, config.total_steps):
             trace.before(number)
@@ -182,7 +191,7 @@ def train(
             program = programs.key(record, dual=dual)
             if not programs.is_ready(program):
                 with watch.timing("compilation"):
-                    # Once for each branch: all sizes that will come begin to be compiled.
+                    # Once per number of branches: queue the programs of all picture sizes.
                     wanted = [program[:2], *datasets.shapes(config, sampler)]
                     programs.prepare(state, record, key, wanted, dual=dual)
                     if not dual and is_dual(config, config.total_steps - 1):
@@ -204,7 +213,7 @@ def train(
             validates = held_out and (ends or done % config.logging.validation_every == 0)
             logs = number == first or done % config.logging.every_steps == 0
             if saves or validates or logs:
-                means = history.means()  # waits for the device; a loss that is none stops the run
+                means = history.means()  # a host sync; a non-finite loss stops the run
                 rates = meter.report()
                 skipped.add(done, batches.take_skipped())
                 missing = skipped.check(batches.num_skipped, batches.num_records)

@@ -158,6 +158,8 @@ def _traffic(
         operand = known.get(name)
         if operand is not None and not _fast(operand):
             total += min(operand.bytes, _read(fused, index, operand.bytes))
+    if operation.opcode == "fusion-start":
+        return total + _written(fused, fused[-1])
     if operation.opcode.endswith("-start"):  # returns its operands beside its results
         read = sum(known[name].bytes for name in operation.operands if name in known)
         return total + max(0, operation.bytes - read)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ def kernel_times(call: Callable[[], Any]) -> dict[str, Any]:
 
     Returns:
         "kinds": seconds by kind of kernel; "largest": name, seconds and count of the kernels that
-        take longest, all calls of a kernel together; "busy": seconds in which a kernel ran. Empty
-        on other devices than GPUs.
+        take longest, all calls of a kernel together; "span": seconds from the first kernel's start
+        to the last one's end; "busy": those in which a kernel ran. Empty on other devices than
+        GPUs.
     """
     if jax.default_backend() != "gpu":
         return {}
@@ -50,15 +51,18 @@ def kernel_times(call: Callable[[], Any]) -> dict[str, Any]:
 def totals(events: Iterable[tuple[str, float, float]]) -> dict[str, Any]:
     """The result of `kernel_times`, of events' names, starts and durations (s)."""
     kinds, kernels = defaultdict(float), defaultdict(lambda: [0.0, 0])
-    busy, end = 0.0, float("-inf")
-    for name, start, seconds in sorted(events, key=lambda event: event[1]):
+    events = sorted(events, key=lambda event: event[1])
+    busy, end = 0.0, events[0][1] if events else 0.0
+    for name, start, seconds in events:
         kinds[kind_of(name)] += seconds
         kernels[name][0] += seconds
         kernels[name][1] += 1
         busy += max(0.0, start + seconds - max(start, end))
         end = max(end, start + seconds)
+    span = end - events[0][1] if events else 0.0
     largest = sorted(kernels.items(), key=lambda item: -item[1][0])[:LARGEST]
     return {
+        "span": span,
         "busy": busy,
         "kinds": dict(sorted(kinds.items(), key=lambda item: -item[1])),
         "largest": [[name, *value] for name, value in largest],
@@ -74,8 +78,11 @@ def kind_of(name: str) -> str:
     return FUSIONS
 
 
-def in_words(found: dict[str, Any]) -> str:
-    """Shares of the kinds in the time of all kernels."""
-    whole = sum(found.get("kinds", {}).values())
-    shares = [f"{kind} {seconds / whole:.0%}" for kind, seconds in found.get("kinds", {}).items()]
+def in_words(found: Mapping[str, Any]) -> str:
+    """Shares of the kinds in the time of all kernels, and of the span in which none ran."""
+    kinds = found.get("kinds", {})
+    whole = sum(kinds.values())
+    shares = [f"{kind} {seconds / whole:.0%}" for kind, seconds in kinds.items()]
+    if kinds:
+        shares.append(f"no kernel in {1 - found['busy'] / found['span']:.0%} of the span")
     return ", ".join(shares)

@@ -26,6 +26,7 @@ from colorize_jax.benchmark.timing import (
     header,
     rates,
     repeat,
+    sustain,
     table,
     title,
 )
@@ -60,7 +61,7 @@ BRANCHES = {"single": (False,), "dual": (True,), "both": (False, True)}
 def benchmark_step(
     config: Config, branches: str = "both", calls: int = 10, flops: int | None = None
 ) -> Report:
-    """Time warm steps, each waited for, on made-up weights and pictures.
+    """Time warm steps, waited for and one after another, on made-up weights and pictures.
 
     Args:
         config: of a run; its weights are not read.
@@ -93,7 +94,8 @@ def benchmark_step(
                 return metrics
 
             seconds = repeat(advance, calls)
-            program |= rates(seconds, config.data.batch_size, flops, mesh)
+            mean = sustain(advance, calls)
+            program |= rates(seconds, config.data.batch_size, flops, mesh, mean)
             program["kernels"] = kernel_times(advance)
             report["programs"]["dual" if dual else "single"] = program
     return report

@@ -67,17 +67,35 @@ def repeat(call: Callable[[], Any], count: int) -> list[float]:
     return seconds
 
 
-def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) -> Report:
+def sustain(call: Callable[[], Any], count: int) -> float:
+    """Mean seconds of `count` warm calls of which each is dispatched while others run, as a run's
+    steps are."""
+    start = time.perf_counter()
+    for _ in range(count):
+        result = call()
+    jax.block_until_ready(result)
+    return (time.perf_counter() - start) / count
+
+
+def rates(
+    seconds: list[float],
+    batch_size: int,
+    flops: int | None,
+    mesh: Mesh,
+    sustained: float | None = None,
+) -> Report:
     """Rates of timed calls.
 
     Args:
-        seconds: of each.
+        seconds: of each that was waited for.
         batch_size: pictures in each.
         flops: of each, all devices together, see `analysis.step_flops`; None: not known.
         mesh: that shared them.
+        sustained: seconds of one among others, see `sustain`; rates are of it where it is given.
     """
     least, lower, median, upper, most = np.quantile(seconds, (0, 0.25, 0.5, 0.75, 1)).tolist()
-    per_device = None if flops is None else flops / median / mesh.size
+    one = sustained or median
+    per_device = None if flops is None else flops / one / mesh.size
     peak = peak_flops(mesh.devices.flat[0].device_kind)
     return {
         "calls": len(seconds),
@@ -88,7 +106,8 @@ def rates(seconds: list[float], batch_size: int, flops: int | None, mesh: Mesh) 
             "lower_quartile": lower,
             "upper_quartile": upper,
         },
-        "images_per_second": batch_size / median,
+        "sustained_seconds": sustained,
+        "images_per_second": batch_size / one,
         "flops": flops,
         "tflops_per_device": None if per_device is None else per_device / 1e12,
         "mfu": None if per_device is None or peak is None else per_device / peak,

@@ -13,8 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line an output; 0 where all pass, 1 otherwise."""
+    from colorize_jax.setup import platform
     from colorize_jax.verify import verify_folder
 
+    for line in platform.configure():
+        print(line)
     checks = []
     print(f"{'case':<22}{'component':<22}{'output':<44}{'error':>9}{'tolerance':>11}")
     for check in verify_folder(args.folder, args.case):

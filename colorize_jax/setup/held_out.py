@@ -1,4 +1,4 @@
-"""What a run is looked at by while it goes on: its loss and its pictures on what it never saw."""
+"""Held-out monitoring of a run: the loss, and sample pictures, on data that it never trains on."""
 
 import functools
 from collections.abc import Callable, Mapping

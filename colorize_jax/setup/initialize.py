@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from colorize_jax.conditioning import FROZEN_NETWORKS
+from colorize_jax.config.difference import differing
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.open_weights import ShardedWeights, Weights, open_weights
@@ -285,8 +286,7 @@ def _check_shapes(name: str, tree: Params, expected: Params) -> None:
     theirs, ours = ({path: np.shape(x) for path, x in _flat(t)} for t in (tree, expected))
     wrong = [
         f"{path} is {theirs.get(path, 'missing')}, expected {ours.get(path, 'nothing')}"
-        for path in dict.fromkeys([*ours, *theirs])
-        if ours.get(path) != theirs.get(path)
+        for path in differing(theirs, ours)
     ]
     if wrong:
         raise UserError(

@@ -1,11 +1,10 @@
-"""The training step's programs: one for every size of pictures and branch, made before its turn."""
+"""The training step's programs, one per picture size and number of branches, compiled ahead."""
 
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import jax
@@ -19,8 +18,8 @@ logger = logging.getLogger(__name__)
 
 _OWN = ("image", "sketch", "sketch_mask")
 _REFERENCES = ("reference", "reference_mask")
-_CORES_EACH = 8  # of the host, that one compilation keeps busy
-_MOST = 4  # compilations at a time
+_CORES_EACH = 8  # host cores that one compilation keeps busy
+_MOST = 4  # concurrent compilations
 
 
 class ProgramKey(NamedTuple):
@@ -45,7 +44,7 @@ class _Program(NamedTuple):
 
 
 class Programs:
-    """Compiles the step in other threads, in the order in which it is asked, and runs it.
+    """Compiles the step in background threads, in the order of requests, and runs it.
 
     Args:
         step: `training.step.jit_step`, of (state, record, key, dual=).
@@ -64,22 +63,16 @@ class Programs:
     ):
         self._step, self._count_flops, self._mesh = step, count_flops, mesh
         self._find_stored = find_stored
-        # Processes exchange what they find out while they compile: one program at a time there.
+        # Several processes share autotuning results while they compile, so all of them have to
+        # compile in the same order: one program at a time.
         cores = os.cpu_count() or 1
         alone = jax.process_count() == 1
         threads = min(_MOST, max(1, cores // _CORES_EACH)) if alone else 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="compile")
         self._programs: dict[ProgramKey, Future[_Program]] = {}
 
-    def __enter__(self) -> "Programs":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Wait for running compilations and drop the queued ones."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def key(self, record: Mapping[str, Any], *, dual: bool) -> ProgramKey:
@@ -99,7 +92,7 @@ class Programs:
         *,
         dual: bool,
     ) -> None:
-        """Begin to compile what is not compiled yet; returns at once.
+        """Queue compilations that are missing; returns at once.
 
         Args:
             state, record, key: of any step, arrays or shapes.
@@ -117,7 +110,7 @@ class Programs:
                 )
 
     def wait(self, program: ProgramKey) -> None:
-        """Wait until it can run; raises what its compilation raised."""
+        """Block until a program is compiled; raises what its compilation raised."""
         self._programs[program].result()
 
     def flops(self, program: ProgramKey) -> int:

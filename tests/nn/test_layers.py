@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from colorize_jax.nn.layers import sinusoid, size_embedding
+from colorize_jax.nn.layers import LAYER_NORM_EPSILON, LayerNorm, gelu, sinusoid, size_embedding
 from colorize_jax.verify import verify_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -24,3 +28,50 @@ def test_size_comes_before_score() -> None:
 def test_golden_size_embedding() -> None:
     checks = list(verify_folder(GOLDEN, "size_embedding"))
     assert checks and all(check.passed for check in checks), checks
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2e-5), (jnp.bfloat16, 2e-2)])
+def test_layer_norm_and_its_gradients_are_flax_s(dtype, tolerance) -> None:
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = (3 + 2 * jax.random.normal(keys[0], (2, 5, 24))).astype(dtype)
+    params = {"scale": jax.random.normal(keys[1], (24,)), "bias": jax.random.normal(keys[2], (24,))}
+    weights = jax.random.normal(keys[3], x.shape)
+
+    def results(module):
+        def loss(params, x):
+            y = module.apply({"params": params}, x)
+            return jnp.sum(weights * y.astype(jnp.float32)), y
+
+        return jax.grad(loss, (0, 1), has_aux=True)(params, x)
+
+    own = LayerNorm(dtype)
+    assert jax.tree.map(jnp.shape, own.init(keys[0], x)["params"]) == {
+        "scale": (24,),
+        "bias": (24,),
+    }
+    flax = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype)
+    for a, b in zip(*(jax.tree.leaves(results(module)) for module in (own, flax)), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(*(np.float32(v) for v in (a, b)), rtol=tolerance, atol=tolerance)
+
+
+def test_a_constant_row_is_normalized_to_its_bias() -> None:
+    y = LayerNorm().apply(
+        {"params": {"scale": jnp.ones(8), "bias": jnp.ones(8)}}, jnp.full((1, 8), 1e4)
+    )
+    np.testing.assert_array_equal(y, jnp.ones((1, 8)))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_gelu_is_the_exact_one(dtype) -> None:
+    x = jnp.linspace(-9, 9, 3001).astype(dtype)
+    y = gelu(x)
+    assert y.dtype == dtype
+    exact = jax.nn.gelu(x.astype(jnp.float32), approximate=False)
+    rounding = 2e-7 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(np.float32(y), exact, rtol=rounding, atol=1e-6)
+    slope = jax.grad(lambda x: jnp.sum(gelu(x)))(jnp.float32([-1, 0, 2]))
+    expected = jax.grad(lambda x: jnp.sum(jax.nn.gelu(x, approximate=False)))(
+        jnp.float32([-1, 0, 2])
+    )
+    np.testing.assert_allclose(slope, expected, rtol=1e-5)

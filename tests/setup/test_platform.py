@@ -1,5 +1,6 @@
 """What a process asks of its GPUs."""
 
+import jax
 import pytest
 
 from colorize_jax.setup import platform
@@ -15,11 +16,28 @@ def test_memory_and_compiler_are_set_and_told(gpus):
     environment = {}
     told = platform.configure(environment)
     assert environment["XLA_CLIENT_MEM_FRACTION"] == "0.9"
-    for flag in platform.FLAGS:
+    flags = [flag for flag in platform.FLAGS if flag.exists()]
+    for flag in flags:
         text = f"--{flag.name}={str(flag.value).lower()}"
         assert text in environment["XLA_FLAGS"].split()
         assert any(text in line and flag.why in line for line in told)
-    assert len(told) == 1 + len(platform.FLAGS)
+    assert len(told) == 1 + len(flags)
+
+
+@pytest.mark.parametrize(
+    ("jaxlib", "has_it"),
+    [("0.10.2", True), ("0.11.1", True), ("0.11.2", False), ("0.12.0.dev1", False)],
+)
+def test_no_compiler_gets_a_flag_that_it_does_not_know(gpus, monkeypatch, jaxlib, has_it):
+    monkeypatch.setattr(platform, "version", lambda _: jaxlib)
+    environment = {}
+    platform.configure(environment)
+    assert ("xla_gpu_enable_pipelined_all_gather" in environment["XLA_FLAGS"]) == has_it
+    assert ("xla_gpu_enable_pipelined_all_gather" in platform.compiler_options()) == has_it
+
+
+def test_the_installed_compiler_knows_every_flag():
+    jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options=platform.compiler_options())
 
 
 def test_what_the_environment_says_counts(gpus):

@@ -1,6 +1,7 @@
 """Programs of a step: made ahead, for every size, by themselves; and what they are called."""
 
 import functools
+from contextlib import closing
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,10 @@ def arguments(mesh, height=4, width=6, reference=4):
 
 
 def test_programs_are_made_ahead_and_run(mesh):
-    with Programs(step, lambda *arguments, dual: 7 + dual, mesh) as programs, jax.set_mesh(mesh):
+    with (
+        closing(Programs(step, lambda *arguments, dual: 7 + dual, mesh)) as programs,
+        jax.set_mesh(mesh),
+    ):
         state, record, key = arguments(mesh)
         program = programs.key(record, dual=True)
         assert program == ProgramKey(4, 6, True) and str(program) == "4x6 px, both branches"
@@ -72,6 +76,9 @@ def test_a_stored_program_is_not_compiled_again(mesh):
         stored = jax.jit(lambda state, record, key: (state + 5, {}))
         stored = stored.lower(state, record, key).compile()
     flops = lambda *arguments, dual: 1  # noqa: E731
-    with Programs(step, flops, mesh, lambda arguments: stored) as programs, jax.set_mesh(mesh):
+    with (
+        closing(Programs(step, flops, mesh, lambda arguments: stored)) as programs,
+        jax.set_mesh(mesh),
+    ):
         assert programs(state, record, key, dual=True)[0] == 5
         assert programs(state, record, key, dual=False)[0] == 48

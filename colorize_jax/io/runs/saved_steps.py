@@ -7,6 +7,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from etils import epath
 
+from colorize_jax.config.difference import differing
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs.workdir import CHECKPOINTS, PathLike
 
@@ -50,8 +51,7 @@ def check_architecture(path: epath.Path, trees: Mapping[str, Any]) -> None:
         here |= _shapes(tree, name)
     different = [
         f"{name} is {there.get(name, 'missing')} there and {here.get(name, 'missing')} here"
-        for name in dict.fromkeys([*there, *here])
-        if there.get(name) != here.get(name)
+        for name in differing(there, here)
     ]
     if different:
         raise UserError(

@@ -14,7 +14,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -51,17 +50,6 @@ class Writer:
         if tensorboard:
             # TensorBoard hides earlier files' events from this step on.
             self._events = SummaryWriter(str(workdir), purge_step=resumed_step + 1, flush_secs=30)
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write scalars of a step; a number that is not finite becomes null.

@@ -1,6 +1,7 @@
 """Metrics and pictures: every step once, whatever happened in between."""
 
 import json
+from contextlib import closing
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +12,7 @@ from tests.full_disk import full_disk
 
 
 def test_metrics_are_json_lines_and_events(tmp_path):
-    with Writer(tmp_path / "run") as writer:
+    with closing(Writer(tmp_path / "run")) as writer:
         writer.write(1, {"loss": jnp.float32(0.5), "rate": 1e-3})
         writer.write(2, {"loss": np.float64("nan")})
     lines = (tmp_path / "run" / METRICS_FILE).read_text().splitlines()
@@ -23,13 +24,13 @@ def test_metrics_are_json_lines_and_events(tmp_path):
 
 
 def test_a_resumed_run_takes_back_later_steps(tmp_path):
-    with Writer(tmp_path, tensorboard=False) as writer:
+    with closing(Writer(tmp_path, tensorboard=False)) as writer:
         for step in range(1, 6):
             writer.write(step, {"loss": step})
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"step": 6, "lo')  # killed here
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
-    with Writer(tmp_path, resumed_step=3, tensorboard=False) as writer:
+    with closing(Writer(tmp_path, resumed_step=3, tensorboard=False)) as writer:
         writer.write(4, {"loss": 40})
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [
         (1, 1),
@@ -37,7 +38,7 @@ def test_a_resumed_run_takes_back_later_steps(tmp_path):
         (3, 3),
         (4, 40),
     ]
-    with Writer(tmp_path, tensorboard=False):
+    with closing(Writer(tmp_path, tensorboard=False)):
         pass
     assert read_metrics(tmp_path) == []
 
@@ -45,7 +46,7 @@ def test_a_resumed_run_takes_back_later_steps(tmp_path):
 def test_pictures_are_files_and_events(tmp_path):
     content = np.zeros((4, 6, 3), np.uint8)
     content[0] = 255
-    with Writer(tmp_path) as writer:
+    with closing(Writer(tmp_path)) as writer:
         path = writer.write_picture(12, "samples", content)
         writer.write_picture(13, "samples", Image.fromarray(content[..., 0]))
     assert path == tmp_path / "samples" / "samples-0000012.png"
@@ -56,7 +57,7 @@ def test_pictures_are_files_and_events(tmp_path):
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("jax.process_index", lambda: 1)
-    with Writer(tmp_path / "run") as writer:
+    with closing(Writer(tmp_path / "run")) as writer:
         writer.write(1, {"loss": 1.0})
         assert writer.write_picture(1, "samples", np.zeros((2, 2, 3), np.uint8)) is None
     assert not (tmp_path / "run").exists()
@@ -68,7 +69,7 @@ def test_no_metrics_are_no_error(tmp_path):
 
 def test_a_full_disk_is_told_and_ends_nothing(tmp_path, caplog):
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    with Writer(tmp_path) as writer:
+    with closing(Writer(tmp_path)) as writer:
         writer.write(1, {"loss": 1.0})
         with full_disk(200):
             for step in range(2, 30):
