@@ -106,10 +106,21 @@ def make_bucket_sampler(options: DataConfig, source: Source) -> BucketSampler | 
             pictures.measure,
             options.batch_size,
             options.seed,
-            scaled_buckets(shape_side(options), count=options.num_buckets),
+            bucket_shapes(options),
         )
     except DataError as error:
         raise UserError(str(error)) from error
+
+
+def bucket_shapes(options: DataConfig) -> tuple[tuple[int, int], ...]:
+    """Heights and widths that batches may come in, whatever the pictures are.
+
+    Raises:
+        DataError: there is no such choice of buckets.
+    """
+    if options.source != "folder" or not options.buckets:
+        return ((options.height, options.width),)
+    return scaled_buckets(shape_side(options), count=options.num_buckets)
 
 
 def shape_side(options: DataConfig) -> int:
