@@ -18,9 +18,9 @@ import train
 from colorize_jax.io.runs import owner as owners
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import read_history
-from tests.test_train import ROOT, compilation_cache, finished, run
+from tests.test_train import ROOT, finished, run
 
-__all__ = ["compilation_cache", "finished"]  # fixtures
+__all__ = ["finished"]  # a fixture
 
 SHORT = ("--config.logging.samples_every=0",)
 

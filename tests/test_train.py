@@ -21,23 +21,6 @@ ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "tests" / "configs" / "smallest.py")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilation_cache(tmp_path_factory: pytest.TempPathFactory):
-    """The programs of the runs below are the same: compile them once."""
-    folder = jax.config.jax_compilation_cache_dir or str(tmp_path_factory.mktemp("xla"))
-    options = {
-        "jax_compilation_cache_dir": folder,
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    for name, value in options.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 def run(workdir: Path, *overrides: str) -> int:
     return train.main([f"--config={CONFIG}", f"--workdir={workdir}", *overrides])
 
@@ -154,11 +137,9 @@ sys.exit(train.main(sys.argv[1:]))
 def test_a_trace_and_a_warning_where_the_time_goes_to_waiting(tmp_path: Path) -> None:
     # In a process of its own: XLA's profiler has crashed one that held the programs of many tests.
     flags = [f"--config={CONFIG}", f"--workdir={tmp_path}", "--profile=1:2"]
-    cache = jax.config.jax_compilation_cache_dir
     result = subprocess.run(
         [sys.executable, "-c", SLOW_DATA, *flags],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache},
         capture_output=True,
         text=True,
         check=False,

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import compilation_cache, run, stop_at  # noqa: F401 (the fixture serves here too)
+from test_train import run, stop_at
 
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.training.monitoring.run_writer import read_metrics
