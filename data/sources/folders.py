@@ -128,7 +128,6 @@ class FolderSource:
         out = self._numbers("lot", 0) < self.options.heldout_share
         self.num_other = int((usable & (out != self.options.heldout)).sum())
         self.rows = np.flatnonzero(usable & (out == self.options.heldout)).astype(np.int32)
-        pa.default_memory_pool().release_unused()  # what Arrow would keep for its next columns
 
     def _has_sketch(self) -> np.ndarray:
         if self.options.sketches == "extract":
