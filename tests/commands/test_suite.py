@@ -77,10 +77,12 @@ def test_steps_and_pictures_of_all_sizes_are_in_the_plan_of_accelerators():
         for part in plan("gpu")
         for item in part.items
         if part.config.endswith("base.py")
-    } - {("step", "dual 4 block")}
+    }
     batches = ("1", "2", "4", "8")
     steps = {("step", f"{b} {n}") for b in ("dual", "single") for n in batches}
-    assert steps | {("sample", "1"), ("sample", "4")} == found
+    steps |= {("step", f"dual {n} {remat}") for n, remat in ((4, "block"), (4, "elementwise"))}
+    steps |= {("step", "dual 8 elementwise")}
+    assert steps - {("step", "dual 4")} | {("sample", "1"), ("sample", "4")} == found
 
 
 class Process:
