@@ -356,6 +356,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> tuple[argparse.Namespace
     )
     ahead.add_argument("--topology", metavar="NAME:SHAPE", help="e.g. v5e:8x8 or h100:8")
     ahead.add_argument("--save_step", metavar="FILE", help="store the compiled step, if it fits")
+    ahead.add_argument(
+        "--all_sizes",
+        action="store_true",
+        help="compile for all sizes of pictures, not the largest",
+    )
     ahead.add_argument("--overwrite", action="store_true", help="replace step and report")
     options, overrides = parser.parse_known_args(arguments)
     if options.workdir is None and not options.compile_only:
@@ -377,9 +382,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             jax.config.update("jax_compilation_cache_dir", f"{options.workdir}/{PROGRAMS}")
         if options.compile_only:
             folder = options.workdir or "."
-            fits = aot.compile_only(
-                config, options.topology, folder, options.save_step, overwrite=options.overwrite
-            )
+            extent = {"overwrite": options.overwrite, "all_sizes": options.all_sizes}
+            fits = aot.compile_only(config, options.topology, folder, options.save_step, **extent)
             return 0 if fits else DOES_NOT_FIT_STATUS
         settings = platform.configure()
         command = parse_command(options)

@@ -114,7 +114,10 @@ class BucketSampler:
         shapes = shapes.reshape(-1, 2)
         self._count = len(shapes)
         self._bucket = bucket_of(shapes, self.buckets)
-        stretch = np.abs(np.log(shapes[:, 1] / shapes[:, 0])).astype(np.float32)
+        stretch = np.empty(len(shapes), np.float32)
+        for start in range(0, len(shapes), _ROWS):
+            part = shapes[start : start + _ROWS]
+            stretch[start : start + _ROWS] = np.abs(np.log(part[:, 1] / part[:, 0]))
         self._sorted = np.lexsort((-stretch, self._bucket)).astype(np.int32)
         self._edges = np.searchsorted(self._bucket[self._sorted], range(len(self.buckets) + 1))
         self._epoch, self._lock = lru_cache(maxsize=2)(self._make_epoch), threading.Lock()

@@ -4,8 +4,12 @@ Records are made one by one, in threads or processes, and batched behind that. W
 is replaced by another picture, which follows from its place in the order alone.
 """
 
+import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import NamedTuple
 
 import grain
@@ -86,8 +90,11 @@ class _Records:
     order: _Order | _BucketOrder
     rows: tuple[int, ...]
     first: int = 0  # batch that counting begins with
+    in_worker: bool = False
 
     def __call__(self, number: int) -> Record:
+        if self.in_worker:
+            _end_with_parent()
         batch, row = divmod(number, len(self.rows))
         place = self.order.place(self.first + batch, self.rows[row])
         rng = np.random.default_rng((self.seed, place.epoch, place.index, _REPLACEMENT))
@@ -115,6 +122,19 @@ class _Records:
         for number, transform in enumerate(self.transforms):
             record = transform(np.random.default_rng((*stream, number)), record)
         return record
+
+
+@cache
+def _end_with_parent() -> None:
+    """Let a worker end whose run was killed: it would wait for ever to hand its records over."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    if parent is not None:
+        threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
 def _name(source: Source, index: int) -> str:
@@ -207,7 +227,7 @@ class Loader(Iterator[Record]):
     def _start(self, batch: int) -> None:
         self._next = batch
         rows = len(self._records.rows)
-        records = replace(self._records, first=batch)
+        records = replace(self._records, first=batch, in_worker=self._workers > 0)
         length = 2**62
         if self._num_batches is not None:
             length = max(0, self._num_batches - batch) * rows + self._rest

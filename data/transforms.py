@@ -22,7 +22,9 @@ _SHRINKING, _ENLARGING = Image.Resampling.HAMMING, Image.Resampling.BICUBIC
 _MASK_SHRINKING, _MASK_ENLARGING = Image.Resampling.BOX, Image.Resampling.BILINEAR
 _OWN = ("image", "sketch", "sketch_mask", "parts")
 _REFERENCE = ("reference", "reference_mask")
-_REDUCING_GAP = 3.0
+# Means of blocks first shrink by whole factors, down to so many times the size: exact enough for
+# references, which encoders shrink again.
+_REDUCING_GAP, _REFERENCE_GAP = 3.0, 1.0
 
 
 def _check_rate(name: str, rate: float) -> None:
@@ -155,8 +157,8 @@ def _cut(
     bands = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     box = (window.left, window.top, window.left + window.width, window.top + window.height)
     box = (*box[:2], min(box[2], columns), min(box[3], rows))
-    nearest = method == Image.Resampling.NEAREST
-    gap = None if nearest else _REDUCING_GAP
+    gap = _REFERENCE_GAP if name in _REFERENCE else _REDUCING_GAP
+    gap = None if method == Image.Resampling.NEAREST else gap
     resized = np.asarray(bands.resize((width, height), method, box=box, reducing_gap=gap))
     return resized[..., None] if resized.ndim == 2 else resized
 

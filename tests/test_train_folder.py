@@ -1,15 +1,22 @@
 """The real train.py on a folder as people have it: odd, partly damaged, stopped and resumed."""
 
 import json
+import os
 import re
+import shutil
 import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_train import run, stop_at
+from test_train import CONFIG, ROOT, run, stop_at
 
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.training.monitoring.run_writer import read_metrics
@@ -31,26 +38,45 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty drawings, two of them damaged in ways that headers do not show, and other oddities."""
+    """Forty drawings as people have them, and two that are damaged behind their headers."""
     root = tmp_path_factory.mktemp("pictures")
-    for kind in ("color", "sketch"):
+    for kind in ("color", "sketch", "elsewhere"):
         (root / kind).mkdir()
+    turned = Image.Exif()
+    turned[0x0112] = 3
     for i in range(COUNT):
         drawn = render(i, i, *((48, 40), (40, 64))[i % 2])
-        exif = Image.Exif()
-        exif[0x0112] = 3
-        image = Image.fromarray(drawn.image)
-        if i == 4:
-            image.transpose(Image.Transpose.ROTATE_180).save(root / "color/4.jpg", exif=exif)
-        else:
-            image.save(root / f"color/{i}.{('png', 'jpg', 'webp', 'gif')[i % 4]}")
+        image, extra = Image.fromarray(drawn.image), {}
+        if i in ODD:
+            image, extra = ODD[i](image), {"exif": turned} if i == 4 else {}
+        suffix = "jpg" if i == 4 else ("png", "jpg", "webp", "gif")[i % 4]
+        place = root / ("elsewhere" if i == 16 else "color") / f"{i}.{suffix}"
+        image.save(place, **extra)
         Image.fromarray(drawn.sketch[..., 0]).save(root / f"sketch/{i}.png")
+    (root / "color" / "linked").symlink_to(root / "elsewhere")
+    (root / "sketch" / "linked").mkdir()
+    shutil.move(root / "sketch" / "16.png", root / "sketch" / "linked" / "16.png")
+    for kind, name in (("color", "20.png"), ("sketch", "20.png")):
+        with zipfile.ZipFile(root / kind / "A.ZIP", "w") as archive:
+            archive.write(root / kind / name, name)
+        (root / kind / name).unlink()
     for damaged in (root / "color" / "5.jpg", root / "sketch" / "8.png"):
         content = damaged.read_bytes()
         damaged.write_bytes(content[: len(content) // 2])
     (root / "color" / "notes.txt").write_text("")
+    (root / "color" / ".hidden").mkdir()
     Image.new("RGB", (40, 48)).save(root / "color" / "lonely.png")
     return root
+
+
+# Modes and turns of files; what they show is the same.
+ODD = {
+    0: lambda image: image.convert("P"),
+    4: lambda image: image.transpose(Image.Transpose.ROTATE_180),
+    6: lambda image: image.convert("RGBA"),
+    9: lambda image: image.convert("CMYK"),
+    12: lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257),
+}
 
 
 def options(pictures: Path, *more: str) -> tuple[str, ...]:
@@ -108,6 +134,71 @@ def test_it_goes_on_with_the_same_bits(
     assert run(tmp_path, *options(pictures)) == 0
     assert_same_runs(tmp_path, finished)
     assert skipped(tmp_path) == skipped(finished)
+
+
+def launch(workdir: Path, flags: tuple[str, ...], count: int) -> list[subprocess.Popen]:
+    """Start train.py as one or several processes, of a device each."""
+    with socket.socket() as connection:
+        connection.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{connection.getsockname()[1]}"
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
+    variables["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    processes = []
+    for i in range(count):
+        several = (f"--coordinator={address}", f"--num_processes={count}", f"--process_id={i}")
+        flags_of_it = (f"--config.mesh.data={count}", *(several if count > 1 else ()))
+        command = [sys.executable, "train.py", f"--config={CONFIG}", f"--workdir={workdir}"]
+        processes.append(
+            subprocess.Popen([*command, *flags, *flags_of_it], cwd=ROOT, env=variables)
+        )
+    return processes
+
+
+def children(pid: int) -> list[int]:
+    """Processes that another one has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(("count", "num_workers"), [(1, 0), (1, 2), (2, 0)])
+def test_killed_processes_go_on_with_the_same_bits(
+    pictures: Path, tmp_path: Path, count: int, num_workers: int
+) -> None:
+    flags = options(pictures, f"--config.data.num_workers={num_workers}")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert [process.wait() for process in launch(whole, flags, count)] == [0] * count
+    processes = launch(killed, flags, count)
+    while not (killed / "checkpoints" / "4").exists():
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    started = [child for process in processes for child in children(process.pid)]
+    for process in processes:
+        process.kill()
+    assert [process.wait() for process in processes] == [-signal.SIGKILL] * count
+    assert len(started) >= num_workers
+    assert [process.wait() for process in launch(killed, flags, count)] == [0] * count
+    assert_same_runs(killed, whole)
+    names = [f"skipped{end}.jsonl" for end in ("", ".1")[:count]]
+    for workdir in (whole, killed):
+        found = set()
+        for name in names:
+            if (workdir / name).exists():
+                lines = (workdir / name).read_text().splitlines()
+                found |= {json.loads(line)["picture"] for line in lines}
+        assert found == {"color/5.jpg", "color/8.png"}
+    deadline = time.monotonic() + 60
+    while any(map(is_alive, started)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(map(is_alive, started))  # workers end with the run that was killed
 
 
 def test_too_much_damage_stops_the_run(

@@ -20,7 +20,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from colorize_jax import sharding
-from colorize_jax.analysis import hlo, needs, traffic
+from colorize_jax.analysis import hlo, needs, run_programs, traffic
 from colorize_jax.analysis.hardware.machines import Machines
 from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.analysis.roofline import roofline
@@ -136,8 +136,9 @@ def compile_only(
     step_file: str | None = None,
     *,
     overwrite: bool = False,
+    all_sizes: bool = False,
 ) -> bool:
-    """Compile a step, print what it needs and write it to a JSON file; nothing runs.
+    """Compile a run's largest step, print what it needs and write it to a JSON file; nothing runs.
 
     Args:
         config: of the run.
@@ -145,9 +146,10 @@ def compile_only(
         folder: where the file goes.
         step_file: where the compiled step is stored, if it fits; see `stored_step`.
         overwrite: replace both where they exist.
+        all_sizes: compile the programs of all sizes of pictures and branches too.
 
     Returns:
-        Whether the step fits.
+        Whether what was compiled fits.
 
     Raises:
         UserError: as for `compile_step`.
@@ -161,14 +163,21 @@ def compile_only(
     path = epath.Path(folder) / f"aot-{topology.replace(':', '-')}.json"
     for output in filter(None, (path, step_file)):
         check_output(output, overwrite=overwrite)
-    step = compile_step(config, topology)
+    step = compile_step(run_programs.largest(config), topology)
     report = step.report
+    report["programs"] = run_programs.list_programs(config)
+    if all_sizes:
+        report["programs"] = run_programs.compile_all(
+            config, lambda config, dual: compile_step(config, topology, dual=dual).report
+        )
+        report["fits"] = report["fits"] and all(one["fits"] for one in report["programs"])
     if step_file and step.compiled is not None:
         report[HASH] = save_step(step.compiled, config, step_file, overwrite=overwrite)
     text = json.dumps(report, indent=2) + "\n"
     with atomic_output(path, nbytes=len(text), overwrite=overwrite) as place:
         place.write_text(text)
     print(summary(report))
+    print("\n".join(run_programs.table(report["programs"])))
     print(f"written to {path}")
     if HASH in report:
         print(f"the step itself is in {step_file}, SHA-256 {report[HASH]}")

@@ -33,6 +33,14 @@ class Weights(Protocol):
         ...
 
 
+class ShardedWeights(Weights, Protocol):
+    """Parameters that can be read onto devices, too, each process its own shards."""
+
+    def read_sharded(self, component: str, target: Params) -> Params:
+        """Read one network into arrays of `target`'s dtypes and shardings."""
+        ...
+
+
 def weights_paths(path: str | Path) -> list[Path]:
     """What is read to open weights at `path`: a run's own parts, or all of a folder or file.
 
@@ -57,7 +65,7 @@ def _shards(path: Path) -> list[Path]:
         return []  # whoever opens it says so
 
 
-def open_weights(path: str | Path, *, raw: bool = False) -> Weights:
+def open_weights(path: str | Path, *, raw: bool = False) -> ShardedWeights:
     """Open a folder of weights without loading it.
 
     Args:

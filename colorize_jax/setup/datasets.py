@@ -17,6 +17,7 @@ from data.loader import ATTEMPTS, Loader, make_loader
 from data.records import RECORD_KEYS, Record, Source
 from data.sources.folders import FolderOptions, FolderSource
 from data.sources.mixture import MixedSource
+from data.sources.tfds_sets import TfdsSource, open_pictures
 
 # The fields that a training step reads; records have more, some of them texts.
 STEP_KEYS = (*RECORD_KEYS, "crop", "moments", "clip_tokens", "tagger_tokens")
@@ -106,10 +107,21 @@ def make_bucket_sampler(options: DataConfig, source: Source) -> BucketSampler | 
             pictures.measure,
             options.batch_size,
             options.seed,
-            scaled_buckets(shape_side(options), count=options.num_buckets),
+            bucket_shapes(options),
         )
     except DataError as error:
         raise UserError(str(error)) from error
+
+
+def bucket_shapes(options: DataConfig) -> tuple[tuple[int, int], ...]:
+    """Heights and widths that batches may come in, whatever the pictures are.
+
+    Raises:
+        DataError: there is no such choice of buckets.
+    """
+    if options.source != "folder" or not options.buckets:
+        return ((options.height, options.width),)
+    return scaled_buckets(shape_side(options), count=options.num_buckets)
 
 
 def shape_side(options: DataConfig) -> int:
@@ -135,7 +147,8 @@ def folder_options(options: DataConfig) -> FolderOptions:
 def describe(source: Source) -> list[str]:
     """Describe the training data of a run in lines; empty for drawn pictures."""
     pictures = source.source if isinstance(source, CachedSource) else source
-    return pictures.describe() if isinstance(pictures, FolderSource | MixedSource) else []
+    described = FolderSource | MixedSource | TfdsSource
+    return pictures.describe() if isinstance(pictures, described) else []
 
 
 def step_record(record: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -239,9 +252,9 @@ def shapes(config: Config, sampler: BucketSampler | None) -> list[tuple[int, int
 def _folders(options: DataConfig, taken: FolderOptions) -> Source:
     """One folder, or a mixture of several."""
     if not options.sources:
-        return FolderSource(options.path, taken)
+        return open_pictures(options.path, taken)
     paths, weights = zip(*options.sources, strict=True)
-    return MixedSource([FolderSource(path, taken) for path in paths], weights)
+    return MixedSource([open_pictures(path, taken) for path in paths], weights)
 
 
 def _square_crop(options: DataConfig) -> transforms.BucketCrop:

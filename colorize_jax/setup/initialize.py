@@ -1,7 +1,7 @@
 """The state of step 0: random parameters, and the weights that the config names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,18 +13,18 @@ from colorize_jax.conditioning import FROZEN_NETWORKS
 from colorize_jax.config.difference import differing
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.io.open_weights import Weights, open_weights
+from colorize_jax.io.open_weights import ShardedWeights, Weights, open_weights
 from colorize_jax.io.published import noise_schedules
 from colorize_jax.models.colorizer import TRAINED_NETWORKS
 from colorize_jax.setup.networks import random_params
-from colorize_jax.sharding import place, replicated, state_shardings
+from colorize_jax.sharding import replicated, with_shardings
 from colorize_jax.training import trees
 from colorize_jax.training.state import TrainState, create_state
 from colorize_jax.training.step import TrainSystem
 from colorize_jax.types import Array, Params
 
 MAX_LISTED = 3
-PLUGIN = "background_encoder"
+PLUGIN, ANCHOR = "background_encoder", "anchor"
 # Parameters that a network may have beside those of the weights that it starts from.
 ADDITIONS = r"(^|/)(lora_(down|up)_\w+|conv_fg|(map|warp)_modules_\d+_\d)/"
 
@@ -46,11 +46,7 @@ def initial_state(system: TrainSystem, shardings: Any = None) -> TrainState:
     Raises:
         UserError: weights that are needed are not named, or do not fit.
     """
-    loaded = load_pretrained(system)
-    if shardings is not None:
-        mesh = jax.tree.leaves(shardings)[0].mesh
-        loaded = place(state_shardings(mesh, loaded), loaded)
-    return _draw(system, loaded, shardings)
+    return _draw(system, load_pretrained(system, shardings), shardings)
 
 
 def forked_state(system: TrainSystem, start: TrainState, shardings: Any = None) -> TrainState:
@@ -84,41 +80,105 @@ def _draw(system: TrainSystem, loaded: Mapping[str, Params], shardings: Any) -> 
         key = jax.random.key(system.config.seed, impl="unsafe_rbg")
         return _create(system, key, loaded)
 
-    # XLA removes the random initialization of parameters that were loaded.
-    return jax.jit(create, out_shardings=shardings)(loaded)
+    # XLA removes the random initialization of parameters that were loaded, which stay in place.
+    return jax.jit(create, out_shardings=shardings, donate_argnums=0)(loaded)
 
 
-def load_pretrained(system: TrainSystem) -> dict[str, Params]:
-    """Read the weights that the config names: network -> tree of NumPy arrays.
+def load_pretrained(system: TrainSystem, shardings: Any = None) -> dict[str, Params]:
+    """Read the weights that the config names, network by network, straight to where they stay.
+
+    Args:
+        system: static.
+        shardings: like the state.
+
+    Returns:
+        Network -> tree of arrays, in the dtypes and shardings of the state.
 
     Raises:
         UserError: see `initial_state`.
     """
-    config = system.config
-    expected = jax.eval_shape(lambda: random_params(system, jax.random.key(0)))
-    loaded: dict[str, Params] = {}
+    config, expected = system.config, _kept(system, shardings)
+    found: dict[str, ShardedWeights] = {}
     for folder in config.encoders.weights:
-        loaded |= _read(folder, [name for name in expected if name not in TRAINED_NETWORKS])
+        found |= _find(folder, [name for name in expected if name not in TRAINED_NETWORKS])
     if config.model.init_from:
         check_facts(open_weights(config.model.init_from), config, config.model.init_from)
-        loaded |= _read(config.model.init_from, (*TRAINED_NETWORKS, PLUGIN))
+        found |= _find(config.model.init_from, (*TRAINED_NETWORKS, PLUGIN))
     if config.refine.enabled:
-        _check_colorizer(config.model.init_from, loaded)
-    if config.gram.anchor:
-        loaded["anchor"] = _read(config.gram.anchor, TRAINED_NETWORKS)
+        _check_colorizer(config.model.init_from, found)
     for name, tree in expected.items():
-        needed = name not in (*TRAINED_NETWORKS, PLUGIN) and jax.tree.leaves(tree)
-        if needed and name not in loaded:
+        needed = name not in (*TRAINED_NETWORKS, PLUGIN, ANCHOR) and jax.tree.leaves(tree)
+        if needed and name not in found:
             raise UserError(
                 f"got no weights of {name}, expected a folder that `python -m colorize_jax import` "
                 "made; name it in config.encoders.weights"
             )
-        if name in loaded:
-            # Additions that the weights lack start as they are drawn.
-            _check_shapes(name, loaded[name], _without_additions(loaded[name], tree))
+    anchor = _find_anchor(config.gram.anchor) if config.gram.anchor else {}
+    # What does not fit is said before anything is read.
+    targets = _targets(found, expected)
+    anchor_targets = _targets(anchor, expected.get(ANCHOR, {}))
+    loaded = {name: found[name].read_sharded(name, tree) for name, tree in targets.items()}
+    if anchor:
+        read = {name: anchor[name].read_sharded(name, t) for name, t in anchor_targets.items()}
+        loaded[ANCHOR] = read
     if config.refine.init_from_unet and PLUGIN not in loaded:
-        loaded[PLUGIN] = encoder_from_unet(loaded["unet"], expected[PLUGIN])
-    return {name: tree for name, tree in loaded.items() if name in expected}
+        whole = {path: leaf.update(dtype=jnp.float32) for path, leaf in _flat(targets["unet"])}
+        unet = found["unet"].read_sharded("unet", trees.unflatten(whole))
+        places = dict(_flat(expected[PLUGIN]))
+        loaded[PLUGIN] = trees.map_paths(
+            lambda path, leaf: jax.device_put(leaf, places[path].sharding),
+            encoder_from_unet(unet, expected[PLUGIN]),
+        )
+    return loaded
+
+
+def _kept(system: TrainSystem, shardings: Any) -> dict[str, Params]:
+    """Network -> shapes, dtypes and shardings of its parameters in the state."""
+    abstract = abstract_state(system)
+    params = trees.merge(abstract.params, abstract.frozen)
+    if shardings is None:
+        where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return with_shardings(params, jax.tree.map(lambda _: where, params))
+    return with_shardings(params, trees.merge(shardings.params, shardings.frozen))
+
+
+def _find(folder: str, wanted: Sequence[str]) -> dict[str, ShardedWeights]:
+    """Network -> the weights that hold it."""
+    weights = open_weights(folder)
+    found = {name: weights for name in wanted if name in weights.abstract}
+    if not found:
+        raise UserError(
+            f"got {folder}, which holds {', '.join(weights.abstract)}, expected one of "
+            f"{', '.join(wanted)}; name another folder"
+        )
+    return found
+
+
+def _find_anchor(folder: str) -> dict[str, ShardedWeights]:
+    found = _find(folder, TRAINED_NETWORKS)
+    missing = [name for name in TRAINED_NETWORKS if name not in found]
+    if missing:
+        raise UserError(
+            f"got gram.anchor={folder} without {', '.join(missing)}, expected a whole colorizer; "
+            "name another one's weights"
+        )
+    return found
+
+
+def _targets(
+    found: Mapping[str, ShardedWeights], expected: Mapping[str, Params]
+) -> dict[str, Params]:
+    """What is to be read of each network; additions that its weights lack stay as they are drawn.
+
+    Raises:
+        UserError: shapes differ.
+    """
+    targets = {}
+    for name in (name for name in expected if name in found):
+        theirs = found[name].abstract[name]
+        targets[name] = _without_additions(theirs, expected[name])
+        _check_shapes(name, theirs, targets[name])
+    return targets
 
 
 def _check_colorizer(source: str, loaded: Mapping[str, Params]) -> None:
@@ -151,13 +211,12 @@ def encoder_from_unet(unet: Params, expected: Params) -> Params:
         elif path in theirs and _stack_part(theirs[path], leaf.shape) is not None:
             found[path] = _stack_part(theirs[path], leaf.shape)
         elif path == "input_blocks_0_0/kernel":
-            kernel = np.zeros(leaf.shape, theirs[path].dtype)
-            kernel[:, :, : theirs[path].shape[2]] = theirs[path]
-            found[path] = kernel
+            masks = leaf.shape[2] - theirs[path].shape[2]
+            found[path] = jnp.pad(theirs[path], ((0, 0), (0, 0), (0, masks), (0, 0)))
     return trees.unflatten(found)
 
 
-def _stack_part(leaf: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+def _stack_part(leaf: Array, shape: tuple[int, ...]) -> Array | None:
     """A leaf of this shape, or the first blocks of a stack that has one more."""
     if leaf.shape == shape:
         return leaf
@@ -220,17 +279,6 @@ def _create(system: TrainSystem, key: Array, loaded: Mapping[str, Params]) -> Tr
         frozen_networks=FROZEN_NETWORKS,
         other_dtype=config.model.frozen_dtype,
     )
-
-
-def _read(folder: str, wanted: Any) -> dict[str, Params]:
-    weights = open_weights(folder)
-    found = {name: weights.read(name) for name in wanted if name in weights.abstract}
-    if not found:
-        raise UserError(
-            f"got {folder}, which holds {', '.join(weights.abstract)}, expected one of "
-            f"{', '.join(wanted)}; name another folder"
-        )
-    return found
 
 
 def _check_shapes(name: str, tree: Params, expected: Params) -> None:

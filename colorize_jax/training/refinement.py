@@ -18,6 +18,7 @@ from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.regions import Bank, Regions
 from colorize_jax.nn.resize import resize_bicubic, resize_nearest
 from colorize_jax.rng import stream
+from colorize_jax.training.encoding import encode_parts
 from colorize_jax.types import Array, Batch, Params
 
 THRESHOLDS = (0.01, 0.99)  # of both masks
@@ -122,8 +123,18 @@ def cut(batch: Batch, random: CutRandomness) -> Cut:
     )
 
 
-def encode(encoders: FrozenEncoders, params: Params, parts: Cut, key: Array | None) -> Background:
-    """Encode backgrounds; the key draws from the autoencoder's posterior, None takes its mean."""
+def encode(
+    encoders: FrozenEncoders, params: Params, parts: Cut, key: Array | None, count: int = 1
+) -> Background:
+    """Encode backgrounds.
+
+    Args:
+        encoders: autoencoder and reference encoders.
+        params: of them.
+        parts: B samples.
+        key: draws from the autoencoder's posterior; None takes its mean.
+        count: number of micro-batches, see `encode_parts`.
+    """
     batch = parts.batch
     height, width = batch.image.shape[1:3]
     cell = encoders.autoencoder.pixels_per_latent
@@ -131,9 +142,13 @@ def encode(encoders: FrozenEncoders, params: Params, parts: Cut, key: Array | No
     crop = batch.crop
     if crop is None:  # the picture shows all of its reference
         crop = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0]), (batch.image.shape[0], 4))
+    pictures = Batch(
+        batch.sketch, batch.size, batch.aesthetic_score, stretched, reference=parts.background
+    )
+    encoded = encode_parts(encoders, params, pictures, key, count)
     return Background(
-        tokens=encoders.encode_reference(params, parts.background),
-        latents=encoders.encode_image(params, stretched, key),
+        tokens=(encoded.clip_tokens, encoded.tagger_tokens),
+        latents=encoded.latents,
         **view_masks(batch.sketch_mask, batch.reference_mask, height // cell, width // cell),
         crop=crop,
     )

@@ -177,15 +177,15 @@ def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step:
     """Encode a batch and draw its random numbers, all for the global batch."""
     options = system.config.diffusion
     batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
-    background = None
+    background, count = None, system.config.optimizer.accumulation
     if system.background_encoder is not None:
         cut = refinement.cut(
             batch, refinement.draw(key, step, batch, system.config.refine.bleach_rate)
         )
         batch, posterior = cut.batch, stream(key, step, "background_posterior")
-        background = refinement.encode(system.encoders, frozen, cut, posterior)
+        background = refinement.encode(system.encoders, frozen, cut, posterior, count)
         background = jax.lax.stop_gradient(background)
-    posterior, count = stream(key, step, "posterior"), system.config.optimizer.accumulation
+    posterior = stream(key, step, "posterior")
     encoded = encode_parts(system.encoders, frozen, batch, posterior, count)
     encoded = jax.lax.stop_gradient(encoded)
     random = augment.draw(

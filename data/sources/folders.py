@@ -254,11 +254,11 @@ class FolderSource:
         if not styles:
             return ExtractedLines(image)
         sketch = self.picture(styles[int(draw * len(styles))], row, "sketch")
-        return _of_aspect(sketch, image)
+        return of_aspect(sketch, image)
 
     def _mask(self, row: int, image: StoredPicture) -> Deferred:
         if self.has_masks and self.table[catalog.MASK][row].is_valid:
-            return _of_aspect(self.picture(catalog.MASK, row, "mask"), image)
+            return of_aspect(self.picture(catalog.MASK, row, "mask"), image)
         return EstimatedMask(image)
 
     def place(self, store: str, row: int) -> Place:
@@ -348,7 +348,7 @@ class FolderSource:
             )
 
 
-def _of_aspect(part: StoredPicture, image: StoredPicture) -> StoredPicture:
+def of_aspect(part: StoredPicture, image: StoredPicture) -> StoredPicture:
     """A sketch or mask, unless it is of another aspect than its picture."""
     (height, width), (rows, columns) = part.shape, image.shape
     # Rounding to whole pixels is no mistake, however small the pictures.

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.records import Record, checked_index
-from data.sources.folders import FolderSource
+from data.sources.tfds_sets import Pictures
 
 
 class MixedSource:
@@ -19,14 +19,14 @@ class MixedSource:
     ones in every epoch.
 
     Args:
-        sources: the folders.
+        sources: folders of pictures, and sets.
         weights: one for each, above 0.
 
     Raises:
         DataError: there is none, or a weight is not above 0.
     """
 
-    def __init__(self, sources: Sequence[FolderSource], weights: Sequence[float]) -> None:
+    def __init__(self, sources: Sequence[Pictures], weights: Sequence[float]) -> None:
         if not sources or len(sources) != len(weights) or min(weights) <= 0:
             raise DataError(
                 f"got {len(sources)} sources with weights {list(weights)}, expected some, and a "
@@ -42,7 +42,7 @@ class MixedSource:
     def __len__(self) -> int:
         return int(self._edges[-1])
 
-    def _find(self, index: SupportsIndex) -> tuple[FolderSource, int]:
+    def _find(self, index: SupportsIndex) -> tuple[Pictures, int]:
         index = checked_index(index, len(self))
         number = int(np.searchsorted(self._edges, index, side="right")) - 1
         source = self.sources[number]

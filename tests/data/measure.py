@@ -181,11 +181,10 @@ def make_rows(root: Path, count: int) -> None:
 
 
 def memory(pid: int | str = "self") -> str:
-    """What a process holds for itself, and what it shares with the page cache, MB."""
+    """What a process holds, and how much of it is neither files nor their mapped pages, MB."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
     sizes = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines}
-    own = sizes["Private_Clean"] + sizes["Private_Dirty"]
-    return f"{sizes['Rss']:.0f} MB resident, {own:.0f} of them its own"
+    return f"{sizes['Rss']:.0f} MB resident, {sizes['Anonymous']:.0f} of them its own"
 
 
 def children() -> list[int]:

@@ -17,8 +17,9 @@ from data.buckets import BucketSampler
 from data.errors import DataError, PictureError
 from data.illustrations import render
 from data.loader import make_loader
+from data.pictures import stored
 from data.records import RECORD_KEYS
-from data.sources import catalog, store
+from data.sources import catalog, folders, store
 from data.sources.folders import FolderOptions, FolderSource
 from data.sources.index_tables import read_table
 from data.transforms import BucketCrop
@@ -215,6 +216,42 @@ def test_styles_of_sketches_are_drawn_for_every_epoch(root, encoded_pictures):
         "sketch_thick" not in source.draw(1, np.random.default_rng(s))["sketch"].name
         for s in range(9)
     )
+
+
+def test_equal_pictures_are_read_and_decoded_once(root, monkeypatch):
+    read, decoded = [], []
+    read_place, levels = folders.read_place, stored.levels
+    monkeypatch.setattr(
+        folders,
+        "read_place",
+        lambda folder, place: read.append(folder) or read_place(folder, place),
+    )
+    monkeypatch.setattr(
+        stored, "levels", lambda *a, **options: decoded.append(a[1]) or levels(*a, **options)
+    )
+    rng = np.random.default_rng(0)
+    record = BucketCrop(32, 32, reference_size=16)(rng, FolderSource(root).draw(0, rng))
+    assert sorted(path.name for path in read) == ["color", "mask", "sketch"] and len(decoded) == 3
+    # The reference is the picture itself, squeezed to what its encoders see.
+    assert record["reference"].shape == (16, 16, 3) and record["reference_mask"].shape[:2] == (
+        16,
+        16,
+    )
+    small = record["image"].reshape(16, 2, 16, 2, 3).mean((1, 3))
+    assert np.abs(small - record["reference"]).max() <= 1
+
+
+def test_what_workers_are_sent_does_not_grow_with_the_folder(root):
+    def sent():
+        source = FolderSource(root)
+        return source, len(pickle.dumps((source, BucketSampler(source.measure, 2, 0))))
+
+    source, before = sent()
+    for i in range(100):
+        for kind in ("color", "sketch"):
+            Image.new("L", (40, 40 + i % 20), 255).save(root / kind / f"{i}.png")
+    more, after = sent()
+    assert len(more) == len(source) + 100 and after < before + 50 and after < 3000
 
 
 def test_lines_are_extracted_where_there_is_no_sketch(root):

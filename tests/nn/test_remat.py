@@ -67,4 +67,4 @@ def test_products_and_convolutions_run_once(build):
         if name != "block":
             gradients.append(jax.jit(jax.grad(loss))(params))
     assert counts["elementwise"] == counts["none"] != counts["block"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *gradients)

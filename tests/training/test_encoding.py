@@ -8,6 +8,7 @@ from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.models.frozen.clip_vision import ClipVision
 from colorize_jax.models.frozen.tagger import Tagger
 from colorize_jax.models.frozen.vae import Vae
+from colorize_jax.training import refinement
 from colorize_jax.training.encoding import encode_parts
 from colorize_jax.types import Batch
 
@@ -51,6 +52,24 @@ def test_memory_is_that_of_one_micro_batch() -> None:
         .compile()
         .memory_analysis()
         .temp_size_in_bytes
+        for count in (1, 4)
+    ]
+    assert sizes[1] < 0.4 * sizes[0]
+
+
+def test_backgrounds_are_encoded_in_the_same_micro_batches() -> None:
+    def cut(side: int) -> refinement.Cut:
+        batch = make_batch(side)
+        masks = {"sketch_mask": batch.image[..., :1], "reference_mask": batch.reference[..., :1]}
+        return refinement.Cut(batch.replace(**masks), jnp.flip(batch.reference, 2))
+
+    key, encode = jax.random.key(2), jax.jit(refinement.encode, static_argnums=(0, 4))
+    params = jax.jit(ENCODERS.init)(jax.random.key(1))
+    whole, parts = (encode(ENCODERS, params, cut(16), key, count) for count in (1, 4))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, parts)
+    arguments = jax.eval_shape(lambda: (params, cut(128), key))
+    sizes = [
+        encode.lower(ENCODERS, *arguments, count).compile().memory_analysis().temp_size_in_bytes
         for count in (1, 4)
     ]
     assert sizes[1] < 0.4 * sizes[0]

@@ -185,3 +185,15 @@ def test_split_and_merge_are_inverse():
     assert sorted(trees.paths(merged)) == sorted(trees.paths(PARAMS))
     everything, nothing = trees.split(PARAMS, ("",))
     assert nothing == {} and trees.merge(everything, nothing) == everything
+
+
+def test_an_update_that_is_not_finite_is_left_out_where_it_is_asked():
+    tx = optimizer()
+    state = create_state(PARAMS, tx, trainable=TRAINABLE)
+    grads = jax.tree.map(jnp.ones_like, state.params)
+    broken = jax.tree.map(lambda x: x * jnp.nan, grads)
+    left = apply_gradients(state, broken, tx, 0.9, jnp.asarray(False))
+    assert int(left.step) == 1
+    jax.tree.map(np.testing.assert_array_equal, left.replace(step=state.step), state)
+    done, plain = (apply_gradients(state, grads, tx, 0.9, x) for x in (jnp.asarray(True), None))
+    jax.tree.map(np.testing.assert_array_equal, done, plain)

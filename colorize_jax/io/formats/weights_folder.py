@@ -29,7 +29,7 @@ FORMAT = "colorize-jax weights 1"
 # What a noise schedule is, under the names of the config's options.
 SCHEDULE_FIELDS = ("beta_start", "beta_end", "num_timesteps", "zero_terminal_snr")
 KIND = "a folder of weights"
-MIN_BUFFER_BYTES = 256_000_000  # of Orbax's own buffers; see `_checkpointer`
+MIN_BUFFER_BYTES = 256_000_000  # of Orbax's own buffers; see `bounded_handler`
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,17 @@ class WeightsReader:
             tree = checkpointer.restore(self.directory / component, args=restore)
         return jax.tree.map(np.asarray, tree)
 
+    def read_sharded(self, component: str, target: Params) -> Params:
+        """Read one network onto devices; of an array a process reads what its devices hold.
+
+        Args:
+            component: the network.
+            target: tree of `jax.ShapeDtypeStruct` with shardings: what is read, and where to.
+                Values are cast to its dtypes on the way.
+        """
+        with self._damage(component), _checkpointer(target) as checkpointer:
+            return checkpointer.restore(self.directory / component, args=sharded_restore(target))
+
     @contextmanager
     def _damage(self, component: str) -> Iterator[None]:
         """Turn what Orbax raises for damaged folders into one line."""
@@ -216,13 +227,26 @@ def _save_tree(path: Path, tree: Params) -> None:
         raise
 
 
-def _checkpointer(tree: Params) -> ocp.Checkpointer:
-    """A checkpointer whose buffers are little larger than the largest array of a tree.
+def sharded_restore(target: Params) -> ocp.args.PyTreeRestore:
+    """Ask Orbax for arrays of the dtypes and shardings of a tree of `jax.ShapeDtypeStruct`."""
+    arguments = jax.tree.map(
+        lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, dtype=leaf.dtype), target
+    )
+    return ocp.args.PyTreeRestore(item=target, restore_args=arguments, partial_restore=True)
+
+
+def bounded_handler(tree: Params) -> ocp.PyTreeCheckpointHandler:
+    """A handler whose buffers are little larger than the largest array of a tree.
 
     By default Orbax buffers the whole tree; it refuses a limit below the largest array.
     """
-    sizes = (leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+    # What is read may be wider than what it becomes.
+    sizes = (leaf.size * max(4, leaf.dtype.itemsize) for leaf in jax.tree.leaves(tree))
     gigabytes = max(MIN_BUFFER_BYTES, 1.1 * max(sizes, default=0)) / 1e9
-    return ocp.Checkpointer(
-        ocp.PyTreeCheckpointHandler(save_concurrent_gb=gigabytes, restore_concurrent_gb=gigabytes)
+    return ocp.PyTreeCheckpointHandler(
+        save_concurrent_gb=gigabytes, restore_concurrent_gb=gigabytes
     )
+
+
+def _checkpointer(tree: Params) -> ocp.Checkpointer:
+    return ocp.Checkpointer(bounded_handler(tree))

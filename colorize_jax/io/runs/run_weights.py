@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.weights_folder import bounded_handler, sharded_restore
 from colorize_jax.io.runs.saved_steps import COMMIT, STORAGE_ERRORS, find_steps
 from colorize_jax.io.runs.workdir import (
     CHECKPOINTS,
@@ -96,13 +97,31 @@ class RunWeights:
                 parts.append(self._read(item, {component: wanted})[component])
         return _join(parts)
 
+    def read_sharded(self, component: str, target: Params) -> Params:
+        """Read one network onto devices; of an array a process reads what its devices hold.
+
+        Args:
+            component: the network.
+            target: tree of `jax.ShapeDtypeStruct` with shardings: what is read, and where to.
+                Values are cast to its dtypes on the way.
+
+        Raises:
+            UserError: the checkpoint is damaged or gone.
+        """
+        parts = []
+        for item, tree in zip(self._items, self._trees, strict=True):
+            wanted = _common(target, tree.get(component, {}))
+            if wanted:
+                parts.append(self._restore(item, sharded_restore({component: wanted}))[component])
+        return _join(parts)
+
     def read_all(self) -> dict[str, Params]:
         """Read every network: network -> tree of NumPy arrays."""
         return {component: self.read(component) for component in self.abstract}
 
     def _metadata(self, item: epath.Path) -> Params:
         try:
-            tree = _handler().metadata(item).tree
+            tree = ocp.PyTreeCheckpointHandler().metadata(item).tree
         except STORAGE_ERRORS as error:
             raise self._unreadable(item, error) from error
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
@@ -110,8 +129,11 @@ class RunWeights:
     def _read(self, item: epath.Path, tree: Params) -> Params:
         arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         restore = ocp.args.PyTreeRestore(item=tree, restore_args=arguments, partial_restore=True)
+        return jax.tree.map(np.asarray, self._restore(item, restore))
+
+    def _restore(self, item: epath.Path, restore: ocp.args.PyTreeRestore) -> Params:
         try:
-            return jax.tree.map(np.asarray, _handler().restore(item, args=restore))
+            return bounded_handler(restore.item).restore(item, args=restore)
         except STORAGE_ERRORS as error:
             raise self._unreadable(item, error) from error
 
@@ -123,8 +145,13 @@ class RunWeights:
         )
 
 
-def _handler() -> ocp.PyTreeCheckpointHandler:
-    return ocp.PyTreeCheckpointHandler()
+def _common(tree: Params, other: Params) -> Params:
+    """Leaves of a nested dict that another one has too."""
+    return {
+        name: _common(leaf, other[name]) if isinstance(leaf, dict) else leaf
+        for name, leaf in tree.items()
+        if name in other
+    }
 
 
 def _join(trees: list[Any]) -> Params:
