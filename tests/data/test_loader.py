@@ -145,7 +145,8 @@ def test_workers_end_with_a_run_that_is_killed(tmp_path):
     )
     pids = run.stdout.readline().split()
     run.kill()
-    run.communicate()
+    run.wait()
+    run.stdout.close()
     assert pids
     deadline = time.monotonic() + 60
     while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:
