@@ -43,9 +43,9 @@ CONFIG = {
 }
 
 
-def make(folder: Path, overrides: list[str] | tuple[str, ...] = ()) -> Path:
+def make(folder: Path, overrides: list[str] | tuple[str, ...] = (), seed: int = 0) -> Path:
     """Write a run with its checkpoint into a folder."""
-    config, random = config_from_dict(CONFIG, overrides), np.random.default_rng(0)
+    config, random = config_from_dict(CONFIG, overrides), np.random.default_rng(seed)
 
     def draw(leaf):
         return (random.standard_normal(leaf.shape) / 8).astype(np.float32)

@@ -174,11 +174,11 @@ def _all_jobs(args: argparse.Namespace) -> list[Any]:
 
 def _reads(args: argparse.Namespace, jobs: list[Any]) -> Any:
     """All that the command reads."""
+    from colorize_jax.inference.jobs import PARTNERS
     from colorize_jax.io.formats.atomic import Reads
     from colorize_jax.io.open_weights import weights_paths
 
-    roles = ("sketch", "reference", "sketch_mask", "reference_mask")
-    pictures = {role: [getattr(job, role) for job in jobs] for role in roles}
+    pictures = {role: [getattr(job, role) for job in jobs] for role in ("sketch", *PARTNERS)}
     checkpoints = [path for name in args.checkpoint for path in weights_paths(name)]
     files = {"checkpoint": checkpoints, "options": [args.options], "picture": [args.from_image]}
     return Reads({**pictures, **files, "tokenizer": [args.tokenizer]})

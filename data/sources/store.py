@@ -21,7 +21,7 @@ import numpy as np
 from data.errors import DataError, PictureError
 from data.sources.names import is_archive, is_hidden, is_picture, suffix
 
-MAX_FILE = 2**30  # bytes of one picture; more is a mistake, or an archive made to fill memory
+MAX_FILE = 2**28  # bytes of one picture; more is a mistake, or an archive made to fill memory
 _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _SIGNATURE = b"PK\x03\x04"
 _STORED, _DEFLATED = 0, 8
@@ -235,7 +235,9 @@ def read_place(root: str | Path, place: Place, most: int = MAX_FILE) -> bytes:
             "remove it"
         ) from error
     if len(content) > MAX_FILE:
-        raise PictureError(f"got {shown} of more than 1 GiB, expected a picture; remove it")
+        raise PictureError(
+            f"got {shown} of more than {MAX_FILE >> 20} MiB, expected a picture; remove it"
+        )
     return content[:most]
 
 

@@ -104,15 +104,46 @@ def test_a_run_of_another_schedule_samples_by_it_wherever_its_weights_went(run, 
     options = [f"--config.diffusion.{name}={value}" for name, value in OTHER.items()]
     workdir = small_run.make(tmp_path / "run", options)
     file, folder = tmp_path / "model.safetensors", tmp_path / "weights"
+    diffusers, back = tmp_path / "diffusers", tmp_path / "back"
     assert run("export", "--checkpoint", workdir, "--output", file)[0] == 0
     assert run("import", "--input", file, "--output", folder)[0] == 0
-    for path in (workdir, file, folder):
-        metadata = open_weights(path).metadata if path != file else None
-        assert metadata is None or metadata.schedule == OTHER
-        assert metadata is None or metadata.size == [32, 32]
+    as_folder = ("--output", diffusers, "--format", "diffusers")
+    assert run("export", "--checkpoint", workdir, *as_folder)[0] == 0
+    assert run("import", "--input", diffusers, "--output", back)[0] == 0
+    for path in (workdir, file, folder, diffusers, back):
+        if path not in (file, diffusers):
+            metadata = open_weights(path).metadata
+            assert metadata.schedule == OTHER and metadata.size == [32, 32]
+            assert metadata.scaling_factor == 1.0 and metadata.prediction_type == "v"
         assert "32 x 32 px" in run("inspect", path)[1]
     networks = open_networks([workdir])
     assert networks.system.schedule.num_timesteps == 500
+
+
+@pytest.mark.parametrize(
+    ("said", "size"),
+    [(128, [1024, 1024]), ([96, 128], [768, 1024]), (None, None), ("128", "refused")],
+)
+def test_a_diffusers_folder_says_its_size_in_latents(run, tmp_path, configs, said, size):
+    file, weights = save(tmp_path / "m.safetensors", system(), {"prediction_type": "v"}), "weights"
+    run("import", "--input", file, "--output", tmp_path / weights, "--config", configs)
+    folder, back = tmp_path / "folder", tmp_path / "back"
+    as_folder = ("--output", folder, "--format", "diffusers")
+    assert run("export", "--checkpoint", tmp_path / weights, *as_folder)[0] == 0
+    config = folder / "unet" / "config.json"
+    content = json.loads(config.read_text())
+    assert "sample_size" not in content  # nobody knows it
+    config.write_text(json.dumps(content | {"sample_size": said}))
+    status, _, error = run("import", "--input", folder, "--output", back)
+    if size == "refused":
+        assert status == 2 and "the size ['128', '128']" in error and error.count("\n") == 1
+        return
+    assert status == 0, error
+    # The small autoencoder divides sides by two, the published one by eight.
+    assert open_weights(back).metadata.size == (size and [side // 4 for side in size])
+    again = tmp_path / "again"
+    assert run("export", "--checkpoint", back, *("--output", again, *as_folder[2:]))[0] == 0
+    assert json.loads((again / "unet" / "config.json").read_text()).get("sample_size") == said
 
 
 def trainer_file(path, prefix="", extra=()):

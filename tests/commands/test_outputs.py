@@ -77,6 +77,18 @@ def test_a_folder_of_references_is_no_folder_for_results(run, files, workdir):
     assert snapshot(files) == before
 
 
+@pytest.mark.parametrize("what", ["sketch_mask", "reference_mask", "background"])
+def test_nor_onto_the_pictures_beside_them(run, files, workdir, what):
+    sketch, reference = files / "sketches" / "a.png", files / "references" / "a.png"
+    own = files / "own.png"
+    own.write_bytes(reference.read_bytes())
+    before = snapshot(files)
+    command = colorize(workdir, sketch, reference, own, f"--{what}", own, "--overwrite")
+    status, _, error = run(*command)
+    assert status == 2 and f"which is the {what} {own}" in error
+    assert snapshot(files) == before
+
+
 @pytest.mark.parametrize("what", ["checkpoint", "options", "from_image"])
 def test_nor_onto_what_else_is_read(run, files, workdir, what):
     sketch, reference = files / "sketches" / "a.png", files / "references" / "a.png"

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
 
 import train
@@ -81,10 +80,7 @@ def test_numbers_are_refused_in_one_line_or_make_a_step(
 
 
 @pytest.mark.slow
-def test_accepted_numbers_make_a_run(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jax.config, "jax_compilation_cache_dir", str(tmp_path / "xla"), False)
+def test_accepted_numbers_make_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--config.total_steps=1", "--config.logging.tensorboard=false"]
     for number, (key, text) in enumerate(overrides()):
         if math.isfinite(float(text)) if text.lstrip("-").isdigit() else "nan" not in text:

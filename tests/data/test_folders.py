@@ -507,3 +507,22 @@ def test_bad_folders(root):
         path.unlink()
     with pytest.raises(DataError, match=r"4 passed over: has no sketch \(set/girl0.png, …\)"):
         FolderSource(root)
+
+
+def test_a_member_of_a_zip_archive_is_inflated_to_a_limit_whatever_it_declares(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("bomb.png", bytes(100_000), zipfile.ZIP_DEFLATED)
+    content = bytearray(path.read_bytes())
+    directory = content.rfind(b"bomb.png") - 46
+    content[directory + 24 : directory + 28] = (1000).to_bytes(4, "little")  # the size that it says
+    path.write_bytes(content)
+    listing = store.list_folder(tmp_path)
+    place = store.Place(
+        *(part[0] for part in (listing.locations, listing.offsets, listing.sizes, listing.crcs))
+    )
+    monkeypatch.setattr(store, "MAX_FILE", 2000)
+    with pytest.raises(PictureError, match="of more than 0 MiB, expected a picture"):
+        store.read_place(tmp_path, place, 2000)

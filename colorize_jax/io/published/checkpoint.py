@@ -204,10 +204,10 @@ def open_published(
         _configs(checkpoint, prefixes, configs),
         {name: own for name, own in taken.items() if name != own},
         prediction_type,
-        _scaling_factor(checkpoint, prefixes),
+        _scaling_factor(metadata, path, prefixes),
         _left_out(kind, prefixes),
         schedule,
-        _size(checkpoint),
+        _size(metadata, path),
         averaged,
     )
 
@@ -225,9 +225,13 @@ def _from_folder(path: Path, folder: diffusers_folder.DiffusersFolder) -> Publis
         folder.configs,
         folder.file_names,
         prediction_type,
-        folder.scaling_factor,
+        # What the autoencoder's config says goes before what another program may have kept.
+        _scaling_factor(folder.metadata, path, prefixes)
+        if folder.scaling_factor is None
+        else folder.scaling_factor,
         _left_out("sdxl", prefixes),
         folder.schedule,
+        _size(folder.metadata, path) or _sides(folder.sample_size, path),
     )
 
 
@@ -337,32 +341,43 @@ def _prediction_type(checkpoint: Checkpoint) -> str | None:
     return normal_prediction_type(said)
 
 
-def _scaling_factor(checkpoint: Checkpoint, prefixes: Mapping[str, str]) -> float | None:
-    said = checkpoint.metadata.get("scaling_factor")
+def _scaling_factor(
+    metadata: Mapping[str, str], path: Path, prefixes: Mapping[str, str]
+) -> float | None:
+    said = metadata.get("scaling_factor")
     if said is not None:
         try:
             return float(said)
         except ValueError as error:
             raise UserError(
-                f"got {checkpoint.path} with scaling_factor {said!r} in its metadata, expected a "
+                f"got {path} with scaling_factor {said!r} in its metadata, expected a "
                 "number; export it again"
             ) from error
     return architectures.SCALING_FACTOR if "unet" in prefixes or "vae" in prefixes else None
 
 
-def _size(checkpoint: Checkpoint) -> list[int] | None:
+def _size(metadata: Mapping[str, str], path: Path) -> list[int] | None:
     """Height and width of the training pictures, as `export` notes them."""
-    text = checkpoint.metadata.get(SIZE_KEY)
-    if text is None:
-        return None
+    text = metadata.get(SIZE_KEY)
     try:
-        height, width = json.loads(text)
-        return [SIDE("height", height), SIDE("width", width)]
+        return None if text is None else _sides(json.loads(text), path)
+    except ValueError as error:
+        raise _no_size(text, path) from error
+
+
+def _sides(size: Any, path: Path) -> list[int] | None:
+    try:
+        height, width = size or (None, None)
+        return None if size is None else [SIDE("height", height), SIDE("width", width)]
     except (ValueError, TypeError, UserError) as error:
-        raise UserError(
-            f"got {checkpoint.path} with the size {text!r} in its metadata, expected [height, "
-            "width]; export it again"
-        ) from error
+        raise _no_size(size, path) from error
+
+
+def _no_size(size: Any, path: Path) -> UserError:
+    return UserError(
+        f"got {path} with the size {size!r} in its metadata, expected [height, width]; export it "
+        "again"
+    )
 
 
 def _left_out(kind: str, prefixes: Mapping[str, str]) -> list[str]:

@@ -9,7 +9,7 @@ A folder of one model alone (`DIR` is `unet` or `vae` itself) is read as well.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,12 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.readers import open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.published import diffusers_names, noise_schedules, torch_names
-from colorize_jax.models.architectures import (
-    SCALING_FACTOR,
-    NetworkConfig,
-    abstract_params,
-    check_config,
-)
+from colorize_jax.models.architectures import NetworkConfig, abstract_params, check_config
 
 CLASSES = {"UNet2DConditionModel": "unet", "AutoencoderKL": "vae"}
 STEM = "diffusion_pytorch_model"
 KIND = "a diffusers folder"
+CELL = 8  # pixels on a side of one latent of SDXL's autoencoder
 
 # Options of the diffusers classes: what ours are fixed to. Left out, they have the class's default.
 UNET_FIXED: Mapping[str, Any] = {
@@ -80,8 +76,10 @@ class DiffusersFolder:
         file_names: published name -> the file's own, of every tensor that is expected.
         configs: "unet", "vae" -> configuration.
         prediction_type: as the scheduler's config spells it, or None.
-        scaling_factor: of the latents.
+        scaling_factor: of the latents, as the autoencoder's config says, or None.
         schedule: of the noise, as the scheduler's config says, or None.
+        metadata: of the UNet's safetensors file.
+        sample_size: height and width of the UNet's pictures in px, as its config says, or None.
     """
 
     form: str
@@ -89,8 +87,10 @@ class DiffusersFolder:
     file_names: dict[str, str]
     configs: dict[str, NetworkConfig] = field(default_factory=dict)
     prediction_type: str | None = None
-    scaling_factor: float = SCALING_FACTOR
+    scaling_factor: float | None = None
     schedule: dict[str, Any] | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    sample_size: list[Any] | None = None
 
 
 def read(path: str | Path) -> DiffusersFolder | None:
@@ -112,11 +112,13 @@ def read(path: str | Path) -> DiffusersFolder | None:
     tensors: dict[str, LazyTensor] = {}
     file_names: dict[str, str] = {}
     configs: dict[str, NetworkConfig] = {}
-    scaling_factor = SCALING_FACTOR
+    metadata: Mapping[str, str] = {}
+    scaling_factor, sample_size = None, None
     for component, folder in parts.items():
         content = _read_json(folder / "config.json")
         if component == "unet":
             configs[component] = _unet_config(folder, content)
+            metadata, sample_size = open_checkpoint(folder).metadata, content.get("sample_size")
         else:
             configs[component] = _vae_config(folder, content)
             scaling_factor = content.get("scaling_factor", 0.18215)  # the class's default
@@ -132,9 +134,25 @@ def read(path: str | Path) -> DiffusersFolder | None:
         file_names,
         configs,
         scheduler.get("prediction_type"),
-        float(scaling_factor),
+        None if scaling_factor is None else float(scaling_factor),
         noise_schedules.from_scheduler(scheduler, scheduler_file),
+        metadata,
+        _pixels(sample_size, configs.get("vae")),
     )
+
+
+def _pixels(sample_size: Any, vae: NetworkConfig | None) -> list[Any] | None:
+    """A UNet's `sample_size`, of latents, in px; whatever is no number stays as it is."""
+    if sample_size is None:
+        return None
+    sides = sample_size if isinstance(sample_size, list) else [sample_size] * 2
+    cell = CELL if vae is None else cell_of(vae)
+    return [side * cell if isinstance(side, int) else side for side in sides]
+
+
+def cell_of(vae: NetworkConfig) -> int:
+    """Pixels on a side of one latent."""
+    return 2 ** (len(vae["channel_mult"]) - 1)
 
 
 def original_to_diffusers(component: str, config: NetworkConfig) -> dict[str, str]:
@@ -158,11 +176,18 @@ def to_diffusers(
     return renamed
 
 
-def unet_json(config: NetworkConfig) -> dict[str, Any]:
+def unet_json(
+    config: NetworkConfig, size: Sequence[int] | None = None, vae: NetworkConfig | None = None
+) -> dict[str, Any]:
     """The config.json with which UNet2DConditionModel is our UNet without hints and extras.
 
     The size embedding takes the place of SDXL's: pass `added_cond_kwargs` with `time_ids`
     (B, 2) = [size, score] and `text_embeds` of no channels, (B, 0).
+
+    Args:
+        config: of the UNet.
+        size: height and width of the pictures that it was trained on, px, where they are known.
+        vae: configuration of the autoencoder that the folder holds too.
 
     Raises:
         UserError: it has no size embedding, or no transformers at the coarsest level.
@@ -191,10 +216,18 @@ def unet_json(config: NetworkConfig) -> dict[str, Any]:
         "norm_num_groups": config["norm_groups"],
         "out_channels": config["out_channels"],
         "projection_class_embeddings_input_dim": config["vector_channels"],
-        "sample_size": 128,
+        **_sample_size(size, CELL if vae is None else cell_of(vae)),
         "transformer_layers_per_block": [max(depth, 1) for _, depth in levels],
         "up_block_types": up,
     }
+
+
+def _sample_size(size: Sequence[int] | None, cell: int) -> dict[str, Any]:
+    """The option of this name, where latents have a size; squares are one number."""
+    if not size or any(side % cell for side in size):
+        return {}
+    height, width = (side // cell for side in size)
+    return {"sample_size": height if height == width else [height, width]}
 
 
 def vae_json(config: NetworkConfig, scaling_factor: float) -> dict[str, Any]:

@@ -254,7 +254,8 @@ def _check_architecture(weights: Weights, component: str) -> None:
 def _diffusers_json(weights: Weights, component: str) -> dict[str, Any]:
     config = weights.metadata.configs[component]
     if component == "unet":
-        return diffusers_folder.unet_json(config)
+        vae = weights.metadata.configs["vae"] if "vae" in weights.abstract else None
+        return diffusers_folder.unet_json(config, weights.metadata.size, vae)
     scaling_factor = weights.metadata.scaling_factor
     return diffusers_folder.vae_json(
         config, SCALING_FACTOR if scaling_factor is None else scaling_factor

@@ -160,9 +160,13 @@ class _MetricsFile:
             self._file.close()
 
     def _write(self) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        temporary.write_text("".join(self._lines))
-        temporary.replace(self._path)
+        text = "".join(self._lines)
+        if self._remote:
+            self._path.write_text(text)  # objects appear whole, and are renamed by copying
+        else:
+            temporary = self._path.with_name(f".{self._path.name}.tmp")
+            temporary.write_text(text)
+            temporary.replace(self._path)
         self._written = time.monotonic()
 
 
