@@ -1,6 +1,10 @@
 """Batches: the same for any number of shards, and resumable."""
 
 import ast
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +117,48 @@ def test_worker_processes_yield_the_same():
     source = IllustrationSource(0, 4, 24, 24)
     here = make_loader(source, 2, 0, **options)
     assert_same_batches(make_loader(source, 2, 0, worker_count=1, **options), here)
+
+
+KILLED = """
+from pathlib import Path
+from data.illustrations import IllustrationSource
+from data.loader import make_loader
+
+if __name__ == "__main__":
+    loader = make_loader(IllustrationSource(0, 64, 24, 24), 2, 0, worker_count=1)
+    next(loader)
+    tasks = Path("/proc/self/task").glob("*/children")
+    print(*(pid for path in tasks for pid in path.read_text().split()), flush=True)
+    while True:
+        next(loader)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_workers_end_with_a_run_that_is_killed(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(KILLED)
+    root = str(Path(data.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": root}
+    run = subprocess.Popen(
+        [sys.executable, program], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    pids = run.stdout.readline().split()
+    run.kill()
+    run.wait()
+    run.stdout.close()
+    assert pids
+    deadline = time.monotonic() + 60
+    while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_batches_of_buckets():
