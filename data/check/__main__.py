@@ -67,6 +67,7 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     """
     source = FolderSource(
         options.pictures,
+        # The names of the flags are those of a config's options, see setup/datasets.py.
         FolderOptions(
             indices=options.index,
             min_aesthetic_score=options.min_aesthetic_score,
