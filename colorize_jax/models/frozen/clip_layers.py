@@ -59,7 +59,7 @@ class Layers(nn.Module):
 
 
 class Layer(nn.Module):
-    """x += attention(LN x); x += MLP(LN x), exact GELU; fields as in `Layers`, of which it is one."""
+    """x += attention(LN x); x += MLP(LN x), exact GELU; fields as in `Layers`."""
 
     intermediate_size: int
     num_heads: int
