@@ -143,6 +143,8 @@ def launch(workdir: Path, flags: tuple[str, ...], count: int) -> list[subprocess
         address = f"127.0.0.1:{connection.getsockname()[1]}"
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_NUM_CPU_DEVICES": "1"}
     variables["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    # XLA's threads on CPUs may add in another order in every run, the more so on a busy machine.
+    variables["XLA_FLAGS"] = f"{os.environ['XLA_FLAGS']} --xla_cpu_multi_thread_eigen=false"
     processes = []
     for i in range(count):
         several = (f"--coordinator={address}", f"--num_processes={count}", f"--process_id={i}")
