@@ -20,7 +20,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from colorize_jax import sharding
-from colorize_jax.analysis import hlo, needs, run_programs, traffic
+from colorize_jax.analysis import hlo, needs, traffic
 from colorize_jax.analysis.hardware.machines import Machines
 from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.analysis.roofline import roofline
@@ -154,6 +154,9 @@ def compile_only(
     Raises:
         UserError: as for `compile_step`.
     """
+    # Sizes of buckets need the readers of pictures, which no other use of this module installs.
+    from colorize_jax.analysis import run_programs
+
     if topology is None:
         raise UserError(
             "got no --topology to compile for, expected a slice or node; name e.g. v5e:8x8 or "
