@@ -175,15 +175,15 @@ def _normalize_by_sums(x: Array, scale: Array, bias: Array) -> Array:
     return (x32 - mean) * factor + bias
 
 
-def _forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
+def _normalize_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
     return _normalize(x, scale, bias), (x, scale, bias)
 
 
-def _backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
+def _normalize_backward(saved: tuple[Array, ...], gradient: Array) -> tuple[Array, ...]:
     return jax.vjp(_normalize_by_sums, *saved)[1](gradient)
 
 
-_normalize.defvjp(_forward, _backward)
+_normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 class RMSNorm(nn.Module):

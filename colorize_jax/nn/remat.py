@@ -19,15 +19,15 @@ _COSTLY = frozenset(
 )
 
 
-def costly_saveable(primitive: Any, *args: Any, **params: Any) -> bool:
-    """A policy of `jax.checkpoint`: only norms, activations and sums are computed again."""
-    del args
-    return primitive.name in _COSTLY or params.get("name") == RESIDUAL
+def _costly_saveable(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in _COSTLY
 
 
 POLICIES = {
     "none": None,
-    "elementwise": costly_saveable,
+    "elementwise": jax.checkpoint_policies.save_from_both_policies(
+        _costly_saveable, jax.checkpoint_policies.save_only_these_names(RESIDUAL)
+    ),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "block": jax.checkpoint_policies.nothing_saveable,
 }
