@@ -192,16 +192,7 @@ class FolderSource:
             PictureError: naming the file, when a picture is damaged.
         """
         index = checked_index(index, len(self))
-        record = self.draw(index, np.random.default_rng((self.options.seed, index)))
-        decoded: dict[int, np.ndarray] = {}
-        for name, picture in record.items():
-            if isinstance(picture, np.ndarray | np.generic):
-                continue
-            if id(picture) not in decoded:
-                size = record["reference" if name.startswith("reference") else "image"].shape[:2]
-                decoded[id(picture)] = picture.whole(*size, Image.Resampling.LANCZOS)
-            record[name] = decoded[id(picture)]
-        return record
+        return decoded(self.draw(index, np.random.default_rng((self.options.seed, index))))
 
     def draw(self, index: int, rng: np.random.Generator) -> Record:
         """Record `index` of one epoch, its pictures not decoded yet.
@@ -346,6 +337,23 @@ class FolderSource:
                 f"got {self.root} with {len(self)} pictures to use and {faults} that cannot be "
                 f"({told}), expected {expected}; mend them or raise data.max_skipped_share"
             )
+
+
+def decoded(record: Record) -> Record:
+    """A drawn record with its pictures as arrays, each at the size of its colour picture.
+
+    Raises:
+        PictureError: naming the file, when a picture is damaged.
+    """
+    arrays: dict[int, np.ndarray] = {}
+    for name, picture in record.items():
+        if isinstance(picture, np.ndarray | np.generic):
+            continue
+        if id(picture) not in arrays:
+            size = record["reference" if name.startswith("reference") else "image"].shape[:2]
+            arrays[id(picture)] = picture.whole(*size, Image.Resampling.LANCZOS)
+        record[name] = arrays[id(picture)]
+    return record
 
 
 def of_aspect(part: StoredPicture, image: StoredPicture) -> StoredPicture:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from data.errors import DataError, PictureError
@@ -24,7 +23,7 @@ from data.pictures.reading import SIDEWAYS, opened, orientation
 from data.pictures.stored import Deferred, StoredPicture
 from data.records import Record, checked_index
 from data.sources.catalog import CACHE, lots
-from data.sources.folders import FolderOptions, FolderSource, of_aspect
+from data.sources.folders import FolderOptions, FolderSource, decoded, of_aspect
 from data.sources.index_tables import OURS
 
 INFO = "dataset_info.json"
@@ -184,15 +183,7 @@ class TfdsSource:
     def __getitem__(self, index: SupportsIndex) -> Record:
         """Record `index` (see `data.records`), all its pictures at the size of its image."""
         index = checked_index(index, len(self))
-        record = self.draw(index, np.random.default_rng((self.options.seed, index)))
-        size, decoded = record["image"].shape, {}
-        for name, picture in record.items():
-            if isinstance(picture, np.ndarray | np.generic):
-                continue
-            if id(picture) not in decoded:
-                decoded[id(picture)] = picture.whole(*size, Image.Resampling.LANCZOS)
-            record[name] = decoded[id(picture)]
-        return record
+        return decoded(self.draw(index, np.random.default_rng((self.options.seed, index))))
 
     def draw(self, index: int, rng: np.random.Generator) -> Record:
         """Record `index` of one epoch, its pictures not decoded yet; see `FolderSource.draw`."""
