@@ -18,6 +18,7 @@ from data.pictures.made import EstimatedMask, ExtractedLines
 from data.pictures.stored import Deferred, StoredPicture
 from data.records import Record, checked_index
 from data.sources import catalog
+from data.sources.files import as_path
 from data.sources.index_tables import OURS, PUBLISHED
 from data.sources.store import Place, read_place
 
@@ -92,7 +93,7 @@ class FolderSource:
     """
 
     def __init__(self, root: str | Path, options: FolderOptions | None = None) -> None:
-        self.root, self.options = Path(root), options or FolderOptions()
+        self.root, self.options = as_path(root), options or FolderOptions()
         table, self._path = catalog.open_catalog(self.root, self.options.indices)
         self._open(table)
         self._check()

@@ -23,6 +23,7 @@ from data.pictures.reading import SIDEWAYS, opened, orientation
 from data.pictures.stored import Deferred, StoredPicture
 from data.records import Record, checked_index
 from data.sources.catalog import CACHE, lots
+from data.sources.files import as_path
 from data.sources.folders import FolderOptions, FolderSource, decoded, of_aspect
 from data.sources.index_tables import OURS
 
@@ -32,7 +33,7 @@ _SHOWN_FROM = 2000  # pictures, from which on a bar shows how far it is
 
 def is_tfds_set(path: str | Path) -> bool:
     """Whether a folder is a set that TFDS wrote."""
-    return (Path(path) / INFO).is_file()
+    return (as_path(path) / INFO).is_file()
 
 
 class TfdsSource:
