@@ -18,7 +18,8 @@ from data.errors import DataError, PictureError
 from data.illustrations import render
 from data.sources import catalog, store
 from data.sources.files import as_path
-from data.sources.folders import FolderOptions, FolderSource
+from data.sources.folders import FolderSource
+from data.sources.selection import FolderOptions
 
 SHAPE = (48, 40)
 pytest.importorskip("upath")
