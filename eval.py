@@ -47,7 +47,7 @@ from colorize_jax.setup.checkpoints import open_pipeline
 from colorize_jax.setup.judges import open_judges
 from data.errors import DataError
 from data.sources.folders import FolderOptions
-from data.sources.tfds_sets import open_pictures
+from data.sources.array_records import open_pictures
 
 DRAWN = "illustrations"
 NUM = 256

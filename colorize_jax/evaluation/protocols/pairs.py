@@ -14,6 +14,7 @@ from colorize_jax.errors import UserError
 from data.errors import DataError
 from data.illustrations import CrossPairSource
 from data.sources import catalog
+from data.sources.array_records import Pictures
 from data.sources.folders import FolderSource
 
 ALIGNED, CROSS, SHUFFLED, BACKGROUNDS = "aligned", "cross", "shuffled", "backgrounds"
@@ -157,7 +158,12 @@ class FolderPairs:
         UserError: there are fewer that the protocol can use.
     """
 
-    def __init__(self, source: FolderSource, protocol: str, num: int, seed: int = 0):
+    def __init__(self, source: Pictures, protocol: str, num: int, seed: int = 0):
+        if protocol == CROSS and not isinstance(source, FolderSource):
+            raise UserError(
+                f"got --protocol {CROSS} and {source.root}, whose examples name no other pictures "
+                f"of a character, expected {ALIGNED} or {SHUFFLED}, or a folder with an index"
+            )
         self.kinds, self._source = FOLDER_KINDS[protocol], source
         self.protocol, self.seed = protocol, seed
         usable = np.arange(len(source))
@@ -204,8 +210,8 @@ class FolderPairs:
     def _references(self, index: int, position: int) -> dict[str, Any]:
         source = self._source
         if self.protocol == SHUFFLED:
-            row = int(source.rows[self._next[index]])
-            return {"shuffled": source.picture(catalog.COLOR, row, "color")}
+            other = source.draw(self._next[index], np.random.default_rng(self.seed))
+            return {"shuffled": other["image"]}
         if self.protocol == CROSS:
             rows = self._others(position)
             return {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_run
+from tests import small_run
 from PIL import Image
 
 import eval as evaluation
