@@ -46,8 +46,8 @@ from colorize_jax.setup import distributed, platform
 from colorize_jax.setup.checkpoints import open_pipeline
 from colorize_jax.setup.judges import open_judges
 from data.errors import DataError
-from data.sources.folders import FolderOptions
 from data.sources.array_records import open_pictures
+from data.sources.folders import FolderOptions
 
 DRAWN = "illustrations"
 NUM = 256

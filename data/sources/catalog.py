@@ -56,13 +56,9 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
     Raises:
         DataError: folders are missing, or an index is bad.
     """
-<<<<<<< HEAD
-    root = Path(root).absolute()
+    root = as_path(root)
     if not root.is_dir():
         raise DataError(f"got {root}, expected a folder of pictures; check the path")
-=======
-    root = as_path(root)
->>>>>>> main
     paths = index_tables.find_tables(root, indices)
     shards = [path.name for path in find_shards(root)]
     told = json.dumps([VERSION, [str(path) for path in paths], stores(root), shards])

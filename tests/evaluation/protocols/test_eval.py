@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import small_run
 from PIL import Image
 
 import eval as evaluation
 from colorize_jax.evaluation.protocols import coloring
 from data.illustrations import CrossPairSource
+from tests import small_run
 
 ROOT = Path(__file__).parents[3]
 NUM = 6
