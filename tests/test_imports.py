@@ -132,7 +132,16 @@ ALLOWED: dict[str, set[str]] = {
     "commands": BASICS
     | INFERENCE
     | IO
-    | {"analysis", "benchmark", "config", "evaluation", "models", "setup", "verify"},
+    | {
+        "analysis",
+        "benchmark",
+        "config",
+        "evaluation",
+        "evaluation.protocols",
+        "models",
+        "setup",
+        "verify",
+    },
     "__main__": {"commands"},
 }
 
@@ -143,7 +152,7 @@ INFERENCE_LAYERS = (
     ("sampling", "inputs"),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),
-    ("metadata",),
+    ("looking", "metadata"),
     ("jobs",),
 )
 
