@@ -36,7 +36,8 @@ MEASURES = {
     "lpips": ("LPIPS", "lower"),
     "clip": ("CLIP score: cosine of result and reference", "higher"),
     "tags": ("tags: F1 of result's and reference's", "higher"),
-    "fid": ("FID", "lower"),
+    "fid": ("FID, pictures resized as it was defined", "lower"),
+    "clean_fid": ("clean-FID, pictures resized with antialiasing", "lower"),
     "kid": ("KID", "lower"),
     "cmmd": ("CMMD", "lower"),
 }
