@@ -39,8 +39,12 @@ _MAX_PEAK = 4.0
 # Larger pictures are filtered at this many pixels: lines get no finer beyond.
 _MAX_PIXELS = 1536 * 1536
 
+# Smaller ones are not halved for broad differences.
+_HALVED_PIXELS = 384 * 384
+
 _LUMA = (0.299, 0.587, 0.114)
-_NEAR = 4  # px, side of the blocks in which a line may pass or not
+_STEP = 2  # px along the flow
+_NEAR = 2  # px, side of the blocks in which a line may pass or not
 
 
 @dataclass(frozen=True)
@@ -113,24 +117,30 @@ def extract_styles(
     sigma = max(_MIN_SIGMA, _LINE_SIGMA * scale)
     # Lengths other than the line's own follow it, small pictures included.
     unit = sigma / _LINE_SIGMA
-    half = _halved(tone)
-    flow = _tangents(half, unit / 2)
-    broad = _difference(half, sigma)
-    fine = None
-    drawn = {}
+    # Where lines are a pixel wide, half the size would lose them.
+    ratio = 2 if height * width >= _HALVED_PIXELS else 1
+    half = _halved(tone) if ratio == 2 else tone
+
+    def enlarged(plane: np.ndarray) -> np.ndarray:
+        return _doubled(plane, height, width) if ratio == 2 else plane
+
+    flow = _tangents(half, unit / ratio)
+    broad = _difference(half, _COARSE * sigma / ratio)
+    fine, drawn = None, {}
     for name in names:
         style = STYLES[name]
         if style.broad:
-            response = np.maximum(
-                broad, np.float32(_COARSE_WEIGHT) * _difference(half, _COARSE * sigma)
-            )
-            response = _smooth_along(response, *flow, 1, style.flow * unit / 2)
-            response = _doubled(response, height, width)
+            response = _difference(half, _COARSE**2 * sigma / ratio)
+            response = np.maximum(broad, np.float32(_COARSE_WEIGHT) * response)
+            response = _smooth_along(response, *flow, 1, style.flow * unit / ratio)
+            response = enlarged(response)
         else:
             if fine is None:
-                coarse = _doubled(broad, height, width)
-                fine = np.maximum(_difference(tone, sigma), np.float32(_COARSE_WEIGHT) * coarse)
-            response = _smooth_along(fine, *flow, 2, style.flow * unit)
+                colors = _difference(half, sigma / ratio, slice(1, 4))
+                colors = np.maximum(colors, np.float32(_COARSE_WEIGHT) * broad)
+                fine = _difference(tone, sigma, slice(0, 1))
+                fine = np.maximum(fine, enlarged(colors))
+            response = _smooth_along(fine, *flow, ratio, style.flow * unit)
         drawn[name] = _thresholded(response, style, sensitivity, unit)
     return drawn
 
@@ -163,10 +173,10 @@ def _log_tone(image: np.ndarray) -> np.ndarray:
     return tone
 
 
-def _difference(tone: np.ndarray, sigma: float) -> np.ndarray:
+def _difference(tone: np.ndarray, sigma: float, channels: slice = slice(None)) -> np.ndarray:
     """How much darker than its surround each pixel is, in the channel that says most (H, W)."""
     most = None
-    for plane, weight in zip(tone, _CHANNEL_WEIGHTS, strict=True):
+    for plane, weight in zip(tone[channels], _CHANNEL_WEIGHTS[channels], strict=True):
         difference = _blur(plane, _SURROUND * sigma)
         difference -= _blur(plane, sigma)
         difference *= np.float32(weight)
@@ -175,7 +185,7 @@ def _difference(tone: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _tangents(tone: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors (x, y) along the edges, from the smoothed structure tensor of the colours."""
+    """Steps (x, y) along the edges, from the smoothed structure tensor of the colours."""
     xx = xy = yy = 0
     for plane in tone[1:]:
         smooth = np.pad(_blur(plane, 0.6 * unit), 1, mode="edge")
@@ -186,13 +196,13 @@ def _tangents(tone: np.ndarray, unit: float) -> tuple[np.ndarray, np.ndarray]:
         xx, xy, yy = xx + dx * dx, xy + dx * dy, yy + dy * dy
     xx, xy, yy = (_blur(part, 1.8 * unit) for part in (xx, xy, yy))
     normal = 0.5 * np.arctan2(2 * xy, xx - yy)
-    return -np.sin(normal), np.cos(normal)
+    return -_STEP * np.sin(normal), _STEP * np.cos(normal)
 
 
 def _smooth_along(
     values: np.ndarray, tangent_x: np.ndarray, tangent_y: np.ndarray, ratio: int, sigma: float
 ) -> np.ndarray:
-    """Gaussian mean of `values` along the flow lines (line integral convolution, px steps).
+    """Gaussian mean of `values` along the flow lines (line integral convolution).
 
     Only where a line may pass: far from all values that could reach a threshold nothing changes.
 
@@ -202,8 +212,8 @@ def _smooth_along(
         ratio: 1 or 2.
         sigma: px; 0 changes nothing.
     """
-    reach = round(2 * sigma)
-    if not reach:
+    steps = round(2 * sigma / _STEP)
+    if not steps:
         return values
     height, width = values.shape
     start = np.nonzero(_near_lines(values))
@@ -214,13 +224,13 @@ def _smooth_along(
     for sign in (np.float32(1), np.float32(-1)):
         y, x = (places.astype(np.float32) for places in start)
         step_x, step_y = sign * flow_x[here], sign * flow_y[here]
-        for distance in range(1, reach + 1):
+        for step in range(1, steps + 1):
             x = np.clip(x + step_x, 0, width - 1)
             y = np.clip(y + step_y, 0, height - 1)
-            weight = np.float32(np.exp(-0.5 * (distance / sigma) ** 2))
+            weight = np.float32(np.exp(-0.5 * (step * _STEP / sigma) ** 2))
             total += weight * _between(flat, height, width, y, x)
             total_weight += weight
-            if distance == reach:
+            if step == steps:
                 break
             place = (y + np.float32(0.5)).astype(np.int64) // ratio * flow_width
             place += (x + np.float32(0.5)).astype(np.int64) // ratio

@@ -1,10 +1,11 @@
-"""Of pictures that are the same, one is kept: the largest, of the largest file, of the first name."""
+"""Of pictures that are the same one is kept: the largest, of the largest file, first by name."""
 
 import numpy as np
 import pyarrow as pa
 
 from data.pictures.looks import near_pairs
 
+COPY_REASONS = ("is the same file as", "looks like")
 _COLOR_DISTANCE = 8.0  # levels of 255, mean over the parts of a picture
 
 
@@ -26,8 +27,7 @@ def without_duplicates(table: pa.Table, duplicates: str, bits: int) -> pa.Table:
     if duplicates == "alike":
         pairs.append(_alike(table, sound, bits))
     lost: dict[int, tuple[int, str]] = {}
-    reasons = ("is the same file as", "looks like")
-    for found, reason in zip(pairs, reasons, strict=False):
+    for found, reason in zip(pairs, COPY_REASONS, strict=False):
         # The best first: what is no copy itself may have copies.
         ordered = np.where((rank[found[:, :1]] < rank[found[:, 1:]]), found, found[:, ::-1])
         for kept, copy in ordered[np.lexsort((rank[ordered[:, 1]], rank[ordered[:, 0]]))].tolist():

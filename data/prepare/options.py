@@ -111,7 +111,7 @@ class Options:
     def settings(self) -> dict[str, Any]:
         """What the bytes that are written follow from, beside the pictures."""
         known = {name: value for name, value in asdict(self).items() if name not in _HOW}
-        for name, value in known.items():
+        for name, value in list(known.items()):
             values = value if isinstance(value, tuple) else (value,)
             files = [v for v in values if isinstance(v, str) and v and Path(v).is_file()]
             if isinstance(value, tuple):

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data.errors import DataError
 from data.prepare import characters, job, plan, survey
-from data.prepare.duplicates import without_duplicates
+from data.prepare.duplicates import COPY_REASONS, without_duplicates
 from data.prepare.index import Metadata, write_index
 from data.prepare.options import Options
 from data.prepare.products import sketch_kinds
@@ -166,7 +166,7 @@ def lines_of(report: dict[str, Any]) -> list[str]:
 
 
 def _kind(reason: str) -> str:
-    for words in ("is the same file as", "looks like"):
+    for words in COPY_REASONS:
         if reason.startswith(words):
             return f"{words} another"
     return reason.partition(" (")[0]

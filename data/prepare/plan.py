@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data.errors import DataError
+from data.prepare.duplicates import COPY_REASONS
 from data.prepare.options import Options
 from data.sources.names import key, stem, suffix
 
@@ -22,9 +23,15 @@ def planned(table: pa.Table, options: Options) -> pa.Table:
         options: of the job.
 
     Raises:
-        DataError: none is left.
+        DataError: none is left, or one of many copies.
     """
     kept = table.filter(pc.is_null(table["problem"]))
+    if len(kept) == 1 and _copies(table) == len(table) - 1 > 0:
+        raise DataError(
+            f"got {len(table)} pictures in {options.pictures}, all of which are copies of "
+            f"{kept['location'][0]}, expected different ones; check the path, or give "
+            "--duplicates=keep"
+        )
     if not len(kept):
         reasons = table["problem"].value_counts().to_pylist()
         worst = max(reasons, key=lambda entry: entry["counts"])
@@ -46,6 +53,13 @@ def planned(table: pa.Table, options: Options) -> pa.Table:
         units.append(unit)
     kept = kept.append_column("name", pa.array(names, pa.large_string()))
     return kept.append_column("unit", pa.array(units, pa.int32()))
+
+
+def _copies(table: pa.Table) -> int:
+    """How many pictures are left out as copies."""
+    return sum(
+        pc.sum(pc.starts_with(table["problem"], reason)).as_py() or 0 for reason in COPY_REASONS
+    )
 
 
 def num_units(plan: pa.Table) -> int:

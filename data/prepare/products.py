@@ -19,7 +19,7 @@ from data.sources.names import key, stem
 from data.sources.store import Listing, Place, list_folder, read_place
 
 _MAX_LINE_PIXELS = 1536 * 1536  # at which lines are found at most; drawn they are at full size
-_PNG_LEVEL = 6
+_PNG_LEVEL = 3
 
 
 @dataclass
