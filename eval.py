@@ -25,7 +25,7 @@ from tqdm import tqdm
 from colorize_jax.config.load import config_from_dict
 from colorize_jax.config.options import Config
 from colorize_jax.errors import USER_ERROR_STATUS, UserError
-from colorize_jax.evaluation import backgrounds, metrics
+from colorize_jax.evaluation import backgrounds, metrics, quality
 from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.io.formats.atomic import atomic_output, check_output
 from colorize_jax.io.runs.run_weights import RunWeights
@@ -146,7 +146,7 @@ def score_colorizer(record: Record, results: dict[str, np.ndarray]) -> dict[str,
     scores["line_f1_truth"] = metrics.line_f1(truth, sketch)
     scores["entanglement"] = metrics.entanglement(results["cross"], results["moved"], sketch)
     for kind in ("aligned", "cross"):
-        scores[f"psnr_{kind}"] = metrics.psnr(results[kind], truth)
+        scores[f"psnr_{kind}"] = quality.psnr(results[kind], truth)
     return scores
 
 

@@ -15,9 +15,10 @@ from data.errors import DataError, PictureError
 from data.illustrations import CrossPairSource, IllustrationSource
 from data.loader import ATTEMPTS, Loader, make_loader
 from data.records import RECORD_KEYS, Record, Source
-from data.sources.folders import FolderOptions, FolderSource
+from data.sources.array_records import ArrayRecordSource, open_pictures
+from data.sources.folders import FolderSource
 from data.sources.mixture import MixedSource
-from data.sources.tfds_sets import TfdsSource, open_pictures
+from data.sources.selection import FolderOptions
 
 # The fields that a training step reads; records have more, some of them texts.
 STEP_KEYS = (*RECORD_KEYS, "crop", "moments", "clip_tokens", "tagger_tokens")
@@ -147,7 +148,7 @@ def folder_options(options: DataConfig) -> FolderOptions:
 def describe(source: Source) -> list[str]:
     """Describe the training data of a run in lines; empty for drawn pictures."""
     pictures = source.source if isinstance(source, CachedSource) else source
-    described = FolderSource | MixedSource | TfdsSource
+    described = FolderSource | MixedSource | ArrayRecordSource
     return pictures.describe() if isinstance(pictures, described) else []
 
 

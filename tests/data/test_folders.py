@@ -20,8 +20,9 @@ from data.loader import make_loader
 from data.pictures import stored
 from data.records import RECORD_KEYS
 from data.sources import catalog, folders, store
-from data.sources.folders import FolderOptions, FolderSource
+from data.sources.folders import FolderSource
 from data.sources.index_tables import read_table
+from data.sources.selection import FolderOptions
 from data.transforms import BucketCrop
 
 SHAPES = [(40, 48), (48, 40), (64, 40), (40, 64)]
