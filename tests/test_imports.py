@@ -92,6 +92,10 @@ ALLOWED: dict[str, set[str]] = {
         "rng",
         "sharding",
     },
+    "evaluation.protocols": BASICS
+    | INFERENCE
+    | DATA
+    | {"config", "evaluation", "io.formats", "models.frozen"},
     # ---------------------------------------------------------------------------- composition
     "setup": BASICS
     | NETWORKS
@@ -99,7 +103,15 @@ ALLOWED: dict[str, set[str]] = {
     | IO
     | TRAINING
     | DATA
-    | {"conditioning", "config", "diffusion", "evaluation", "rng", "sharding"},
+    | {
+        "conditioning",
+        "config",
+        "diffusion",
+        "evaluation",
+        "evaluation.protocols",
+        "rng",
+        "sharding",
+    },
     "analysis.hardware": BASICS | {"setup"},
     "analysis": BASICS
     | TRAINING

@@ -252,12 +252,15 @@ class SamplingConfig(Options):
 
 @dataclass(frozen=True)
 class EvaluationConfig(Options):
-    """What `eval.py` measures on."""
+    """What a run measures of itself on held-out pairs; `eval.py` has flags of its own."""
 
     section = "evaluation."
 
-    num_pairs: int = option(256, Whole(1, 2**20), "held-out pairs of sketch and reference")
-    batch_size: int = option(32, _BATCH, "pairs at a time")
+    every_steps: int = option(
+        0, Whole(0, 10**8), "colour and score held-out pairs; 0: not while training"
+    )
+    num_pairs: int = option(16, Whole(1, 2**20), "held-out pairs of sketch and reference")
+    batch_size: int = option(8, _BATCH, "pairs at a time")
     seed: int = option(0, SEED, "which pairs, and their noise")
 
 

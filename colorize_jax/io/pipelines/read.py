@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ def open_source(
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     averages: bool = False,
+    beside: Sequence[str | Path] = (),
 ) -> PublishedCheckpoint:
     """Open a pipeline folder, or else what `open_published` reads; arguments and errors as there.
 
@@ -53,12 +54,12 @@ def open_source(
         UserError: as for `read_pipeline`, or configurations or averages for a pipeline folder.
     """
     if not is_pipeline(path):
-        return open_published(path, configs, averages=averages)
-    if configs or averages:
-        option = "--config" if configs else "--ema"
+        return open_published(path, configs, averages=averages, beside=beside)
+    if configs or averages or beside:
+        option = "--config" if configs else "--ema" if averages else f"{beside[0]} beside it"
         raise UserError(
-            f"got {option} for {path}, a pipeline folder, expected it without: its configs say all "
-            "and it holds one set of weights; leave the option out"
+            f"got {option} for {path}, a pipeline folder, expected it alone: its configs say "
+            "all and it holds one set of weights; leave that out"
         )
     return read_pipeline(path)
 
