@@ -136,6 +136,9 @@ ALLOWED: dict[str, set[str]] = {
         "setup",
         "sharding",
     },
+    # ---------------------------------------------------------------------------- over the network
+    "client": set(),
+    "studio": BASICS | READING | INFERENCE | {"config", "diffusion.samplers", "io.formats"},
     "commands": BASICS
     | INFERENCE
     | IO
@@ -147,8 +150,10 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation.protocols",
         "models",
         "setup",
+        "studio",
         "verify",
     },
+    "commands.weights": BASICS | IO | {"commands", "setup"},
     "__main__": {"commands"},
 }
 
