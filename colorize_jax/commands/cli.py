@@ -16,6 +16,7 @@ from colorize_jax.errors import USER_ERROR_STATUS, UserError
 COMMANDS = {
     "colorize": "colorize",
     "tags": "tags",
+    "encode": "encode",
     "import": "import_weights",
     "export": "export_weights",
     "inspect": "inspect_weights",
