@@ -22,6 +22,7 @@ DRAWING = {"data.illustrations.canvas", "data.illustrations.parts"}
 DATA = READING | {
     "data.buckets",
     "data.cache",
+    "data.encoded",
     "data.illustrations",
     "data.loader",
     "data.records",
@@ -43,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "data.cache": {"data.records"},
     "data.transforms": {"data.errors", "data.pictures", "data.records"},
     "data.loader": {"data.buckets", "data.errors", "data.records"},
-    "data.check": DATA - {"data.cache", "data.illustrations", "data.loader"},
+    "data.encoded": {"data.errors", "data.loader", "data.records", "data.sources"},
+    "data.check": DATA - {"data.cache", "data.encoded", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows
     "errors": set(),
     "types": set(),

@@ -60,19 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Encode what is missing."""
     from colorize_jax.config.load import load_config
-    from colorize_jax.errors import UserError
     from colorize_jax.setup import distributed, encode, platform
-    from data.errors import DataError
 
-    try:
-        options = encode.EncodeOptions(
-            args.precision, args.crops, not args.without_masks, args.shard_size, args.batch_size
-        )
-        config = load_config(args.config, args.overrides)
-        for line in platform.configure():
-            print(line)
-        distributed.initialize(args.coordinator, args.num_processes, args.process_id)
-        encode.encode_set(config, args.output, options, only_estimate=args.estimate)
-    except DataError as error:
-        raise UserError(str(error)) from error
+    options = encode.EncodeOptions(
+        args.precision, args.crops, not args.without_masks, args.shard_size, args.batch_size
+    )
+    config = load_config(args.config, args.overrides)
+    for line in platform.configure():
+        print(line)
+    distributed.initialize(args.coordinator, args.num_processes, args.process_id)
+    encode.encode_set(config, args.output, options, only_estimate=args.estimate)
     return 0

@@ -44,6 +44,7 @@ from data.encoded.shards import (
     read_manifest,
     write_json,
 )
+from data.errors import DataError
 from data.loader import Skipped, name_of
 from data.records import Record, Source
 
@@ -99,6 +100,13 @@ def encode_set(
     Raises:
         UserError: bad options, weights or pictures, another set in the folder, or too little disk.
     """
+    try:
+        _encode_set(config, Path(output).absolute(), options, only_estimate)
+    except DataError as error:
+        raise UserError(str(error)) from error
+
+
+def _encode_set(config: Config, root: Path, options: EncodeOptions, only_estimate: bool) -> None:
     if config.data.source == "encoded":
         raise UserError(
             "got data.source = 'encoded', expected pictures to encode; name the source they are in"
@@ -111,7 +119,6 @@ def encode_set(
             f"got a batch of {batch_size} for {len(devices)} devices, expected a multiple; change "
             "--batch_size"
         )
-    root = Path(output).absolute()
     source = datasets.make_source(config)
     parts = _parts(config, source, options)
     shards = [shard for part in parts.values() for shard in part.shards]
@@ -290,7 +297,7 @@ def _manifest(
         "preprocessing": preprocessing(config),
         "pictures": datasets.fingerprint(source),
         "precision": options.precision,
-        "masks": options.masks,
+        "masks": options.masks and config.data.masks != "off",
         "crops": options.crops,
         "shard_size": options.shard_size,
         "splits": splits,

@@ -123,6 +123,12 @@ def _check(config: Config, source: EncodedSource, named: Mapping[str, Mapping[st
                 f"{theirs['path']}, and {ours['path']} with {ours['fingerprint']} in "
                 "encoders.weights, expected the same; name that one or encode again"
             )
+    needs_masks = config.diffusion.masked_loss or config.gram.mask_weights
+    if needs_masks and not known["masks"]:
+        raise UserError(
+            f"got {source.root} without masks for diffusion.masked_loss or gram.mask_weights, "
+            "expected them; switch these off or encode with masks"
+        )
     for name, theirs, ours in _differences(known["preprocessing"], preprocessing(config)):
         section = "diffusion" if name == "inpaint_rate" else "data"
         raise UserError(

@@ -9,12 +9,13 @@ A shard's file is there when all of it is: it is written under another name and 
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from data.errors import DataError
@@ -171,7 +172,7 @@ class Written:
     variants: list[int] = field(default_factory=list)
     buckets: list[tuple[int, int]] = field(default_factory=list)
     indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    names: Sequence[str] = ()
+    names: pa.ChunkedArray | None = None
     num_skipped: int = 0
 
 
@@ -201,6 +202,6 @@ def read_shards(root: Path, split: str, num_shards: int, own: tuple[int, int]) -
         found.buckets.append(tuple(known["bucket"] or own))
         found.num_skipped += len(known["skipped"]) if known["variant"] == 0 else 0
         indices.append(np.array(known["indices"], np.int64))
-        names += known["names"] if known["variant"] == 0 else [""] * len(known["indices"])
-    found.indices, found.names = np.concatenate(indices), names
+        names.append(pa.array(known["names"], pa.large_string()))
+    found.indices, found.names = np.concatenate(indices), pa.chunked_array(names)
     return found

@@ -62,14 +62,16 @@ class EncodedSource:
             [_File(str(path), 0, count, count) for path, count in files if count]
         )
         variants = np.repeat(found.variants, found.counts)
-        # A picture that one of its crops lacks is left out of all epochs.
-        count = int(found.indices.max()) + 1
+        count = int(found.indices.max(initial=-1)) + 1
         places = np.full((self.num_variants, count), -1, np.int32)
         places[variants, found.indices] = np.arange(len(variants))
-        self._places = places[:, (places >= 0).all(axis=0)]
+        # A crop that could not be made, for want of its reference, is replaced by the first one.
+        first = places[(places >= 0).argmax(axis=0), np.arange(count)]
+        places = np.where(places >= 0, places, first)
+        self._places = places[:, first >= 0]
         first = self._places[0]
         self.shapes = np.repeat(np.array(found.buckets, np.int32), found.counts, axis=0)[first]
-        self._names = pa.array(found.names, pa.large_string()).take(pa.array(first))
+        self._names = found.names.take(pa.array(first))
         self.num_skipped = found.num_skipped
 
     def __repr__(self) -> str:
