@@ -35,6 +35,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config_from_dict(_run_file(Path(path)), overrides)
 
 
+def read_grid(path: str | Path) -> dict[str, Any]:
+    """Load the grid of an ablation: a configuration file that is not a run's.
+
+    Raises:
+        UserError: the file cannot be run.
+    """
+    return dict(_plain(_run_file(Path(path))))
+
+
 def config_from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
     """Build a checked `Config` from nested dictionaries; what they leave out keeps its default.
 
@@ -45,7 +54,7 @@ def config_from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) 
     Raises:
         UserError: as for `load_config`.
     """
-    content = _plain(content)
+    content = _current(_plain(content))
     for argument in overrides:
         key, text = _split_argument(argument)
         section = content
@@ -58,6 +67,16 @@ def config_from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) 
     config = _build(Config, content, "")
     check_config(config)
     return config
+
+
+def _current(content: Any) -> Any:
+    """The config of an earlier run under the names of today."""
+    logging = content.get("logging") if isinstance(content, Mapping) else None
+    if not isinstance(logging, Mapping) or not isinstance(logging.get("tensorboard"), bool):
+        return content
+    kept = {name: value for name, value in logging.items() if name != "tensorboard"}
+    tracker = "tensorboard" if logging["tensorboard"] else "none"
+    return {**content, "logging": {"tracker": tracker, **kept}}
 
 
 def value_at(config: Any, key: str) -> Any:
@@ -341,8 +360,15 @@ def _check_batch(config: Config) -> None:
 
 def _check_encoded(config: Config) -> None:
     """Raise UserError where encodings are to do what needs pictures."""
-    if config.data.source == "encoded" and config.refine.enabled:
+    if config.data.source != "encoded":
+        return
+    if config.refine.enabled:
         raise UserError(
             "got refine.enabled with data.source = 'encoded', expected pictures: the second stage "
             "cuts figures out of them; name a folder of pictures"
+        )
+    if config.evaluation.every_steps:
+        raise UserError(
+            "got evaluation.every_steps with data.source = 'encoded', expected 0: a run from "
+            "encodings has no encoders to colour with; measure its checkpoints by eval.py"
         )

@@ -240,8 +240,8 @@ def sample_record(config: Config, source: Source, count: int) -> dict[str, np.nd
     """
     pictures = held_out(config, source, count)
     if config.data.source != "folder":
-        return _stacked([pictures[i] for i in range(count)])
-    record = _stacked(first_records(config, pictures or source, count))
+        return stacked([pictures[i] for i in range(count)])
+    record = stacked(first_records(config, pictures or source, count))
     others = ("reference", "reference_mask")
     return record | {n: np.roll(record[n], 1, axis=0) for n in others if n in record}
 
@@ -289,7 +289,8 @@ def _square_crop(options: DataConfig) -> transforms.BucketCrop:
     )
 
 
-def _stacked(records: Sequence[Record]) -> dict[str, np.ndarray]:
+def stacked(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """A batch of the fields that a training step reads."""
     names = [name for name in STEP_KEYS if name in records[0]]
     return {name: np.stack([record[name] for record in records]) for name in names}
 

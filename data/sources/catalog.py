@@ -57,6 +57,8 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
         DataError: folders are missing, or an index is bad.
     """
     root = as_path(root)
+    if not root.is_dir():
+        raise DataError(f"got {root}, expected a folder of pictures; check the path")
     paths = index_tables.find_tables(root, indices)
     shards = [path.name for path in find_shards(root)]
     told = json.dumps([VERSION, [str(path) for path in paths], stores(root), shards])

@@ -493,7 +493,7 @@ def test_bad_index_files(tmp_path):
 
 
 def test_bad_folders(root):
-    with pytest.raises(DataError, match="color, expected a folder of pictures"):
+    with pytest.raises(DataError, match="nowhere, expected a folder of pictures"):
         FolderSource(root / "nowhere")
     for options, message in (
         ({"reference_rate": 2.0}, "got reference_rate 2"),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from torchvision_stand_in import import_reference
 
 from colorize_jax.errors import UserError
 from colorize_jax.evaluation import distributions
@@ -11,7 +12,6 @@ from colorize_jax.evaluation.distributions import (
     kernel_distance,
     too_few,
 )
-from tests.torchvision_stand_in import import_reference
 
 
 def two_sets(count=400, other=350, width=24, seed=0):

@@ -119,31 +119,33 @@ def test_losses_from_encodings_are_those_from_pictures(whole, tmp_path):
 
 
 def test_the_step_has_no_encoders(whole):
-    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    flops = {}
-    for name, config in (
-        ("pictures", load_config(CONFIG, OFF)),
-        ("encodings", encoded(whole[0], "--config.encoders.weights=nowhere")),
-    ):
+    config = encoded(whole[0], "--config.encoders.weights=nowhere")
+    system = build_train_system(config)
+    state, record, key = arguments(system, make_mesh(MeshConfig(), jax.devices()[:1]))
+    assert not state.frozen and "image" not in record and "reference" not in record
+    after, _ = jax.eval_shape(
+        lambda *args: train_step(system, *args, dual=False), state, record, key
+    )
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    loaded = EncodedSource(whole[0], token_dtype=config.encoders.dtype)[0]
+    assert {name: (x.shape[1:], x.dtype) for name, x in record.items()} == {
+        name: (np.shape(loaded[name]), loaded[name].dtype) for name in record
+    }
+
+
+@pytest.mark.slow
+def test_the_step_is_cheaper_by_its_encoders(whole):
+    mesh, flops, counted = make_mesh(MeshConfig(), jax.devices()[:1]), [], []
+    for config in (load_config(CONFIG, OFF), encoded(whole[0])):
         system = build_train_system(config)
-        state, record, key = arguments(system, mesh)
-        assert ("moments" in record) == ("image" not in record) == (name == "encodings")
-        flops[name] = step_flops(system, state, record, dual=False)
-        if name == "encodings":
-            step = lambda *args: train_step(system, *args, dual=False)  # noqa: B023, E731
-            after, _ = jax.eval_shape(step, state, record, key)
-            assert jax.tree.structure(after) == jax.tree.structure(state)
-            loaded = EncodedSource(whole[0], token_dtype=config.encoders.dtype)[0]
-            assert {n: x.shape[1:] for n, x in record.items()} == {
-                n: np.shape(loaded[n]) for n in record
-            }
-            continue
-        encoders = count_flops(
-            lambda frozen, record: encodings_of(system.encoders, frozen, to_batch(record)),  # noqa: B023
-            state.frozen,
-            record,
-        )
-    assert flops["pictures"] - flops["encodings"] == encoders > 0
+        state, record, _ = arguments(system, mesh)
+        flops.append(step_flops(system, state, record, dual=True))
+
+        def encode(record, system=system):
+            return encodings_of(system.encoders, {}, to_batch(record))
+
+        counted.append(count_flops(encode, record))
+    assert flops[0] - flops[1] == counted[0] - counted[1] > 0
 
 
 def test_crops_are_the_records_that_training_makes(pictures, tmp_path):
