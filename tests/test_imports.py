@@ -5,6 +5,7 @@ each other; so does every module at the root of either. An import inside a funct
 """
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 BASICS = {"errors", "types"}
 NETWORKS = {"models", "models.frozen", "nn"}
 INFERENCE = {"inference", "inference.pictures", "inference.text"}
-IO = {"io", "io.formats", "io.published", "io.runs"}
+IO = {"io", "io.formats", "io.pipelines", "io.published", "io.runs"}
 TRAINING = {"training", "training.losses", "training.monitoring"}
 READING = {"data.errors", "data.pictures"}  # colouring reads pictures as training does
 DRAWING = {"data.illustrations.canvas", "data.illustrations.parts"}
@@ -66,6 +67,11 @@ ALLOWED: dict[str, set[str]] = {
     "io.runs": BASICS | {"io.formats", "config"},
     "io": BASICS | {"io.formats", "io.runs"},
     "io.published": BASICS | {"config", "diffusion", "io", "io.formats", "io.runs", "models"},
+    "io.pipelines": BASICS
+    | {"config", "io", "io.formats", "io.published", "models", "models.frozen"},
+    # ---------------------------------------------- sources for PyTorch: they know nothing of ours
+    "pytorch.networks": set(),
+    "pytorch.pipeline": set(),
     # ------------------------------------------------- training and inference, never each other
     "training.losses": {"types"},
     "training": BASICS
@@ -116,7 +122,7 @@ ALLOWED: dict[str, set[str]] = {
     | NETWORKS
     | INFERENCE
     | TRAINING
-    | {"conditioning", "config", "diffusion", "diffusion.samplers", "io.published"},
+    | {"conditioning", "config", "diffusion", "diffusion.samplers", "io.published", "rng", "setup"},
     "benchmark": BASICS
     | INFERENCE
     | TRAINING
@@ -134,7 +140,16 @@ ALLOWED: dict[str, set[str]] = {
     "commands": BASICS
     | INFERENCE
     | IO
-    | {"analysis", "benchmark", "config", "evaluation", "models", "setup", "verify"},
+    | {
+        "analysis",
+        "benchmark",
+        "config",
+        "evaluation",
+        "evaluation.protocols",
+        "models",
+        "setup",
+        "verify",
+    },
     "__main__": {"commands"},
 }
 
@@ -145,7 +160,7 @@ INFERENCE_LAYERS = (
     ("sampling", "inputs"),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),
-    ("metadata",),
+    ("looking", "metadata"),
     ("jobs",),
 )
 
@@ -162,12 +177,12 @@ def _folders() -> Iterator[tuple[str, list[Path]]]:
                 yield prefix + ".".join(folder.relative_to(root).parts), files
 
 
-def _imported(path: Path) -> set[str]:
+def _imported(path: Path, relative: bool = True) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and (relative or not node.level):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -220,6 +235,16 @@ def test_inference_imports_its_own_earlier_layers_alone() -> None:
             wrong = (own & set(files)) - below
             assert not wrong, f"inference/{name}.py imports {', '.join(sorted(wrong))}"
         below |= set(layer)
+
+
+def test_what_is_written_for_pytorch_needs_its_four_libraries_alone() -> None:
+    known = {"torch", "diffusers", "transformers", "numpy", "PIL", *sys.stdlib_module_names}
+    for path in sorted((ROOT / "colorize_jax" / "pytorch").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                assert list(path.parent.parent.rglob(f"{node.module}.py")), (path, node.module)
+        roots = {name.split(".")[0] for name in _imported(path, relative=False)}
+        assert roots <= known, path
 
 
 def test_data_knows_neither_the_package_nor_jax() -> None:
