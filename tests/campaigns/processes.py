@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.campaigns.stored_programs import FOLDER
+
 Note = Callable[[str], None]
 
 
@@ -23,6 +25,8 @@ def prepare(folder: Path) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "xla"))
+    os.environ[FOLDER] = str(folder / "steps")
+    Path(os.environ[FOLDER]).mkdir(exist_ok=True)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -90,7 +94,7 @@ def lines_of(report: Path) -> list[str]:
     return report.read_text().splitlines() if report.exists() else []
 
 
-def wait_for(report: Path, word: str, count: int = 1, seconds: float = 120.0) -> None:
+def wait_for(report: Path, word: str, count: int = 1, seconds: float = 1200.0) -> None:
     """Wait until a child has noted so many lines that begin with a word, has failed or ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
