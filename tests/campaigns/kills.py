@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.campaigns import kill_commands, kill_runs, kill_saves
-from tests.campaigns.processes import prepare
+from tests.campaigns.processes import prepare, read
 
 KINDS = {
     "saves": kill_saves.campaign,
@@ -62,11 +62,6 @@ def whole(results: Path, folder: Path) -> None:
             shutil.move(work, results.with_name(f"{results.stem}-{work.name}"))
         else:
             shutil.rmtree(work)
-
-
-def read(results: Path) -> list[dict[str, Any]]:
-    lines = results.read_text().splitlines() if results.exists() else []
-    return [json.loads(line) for line in lines]
 
 
 def total(reports: list[dict[str, Any]]) -> dict[str, Any]:

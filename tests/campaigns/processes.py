@@ -4,12 +4,14 @@ A forked process costs no imports; its parent must not touch JAX's devices, whos
 would not have. A child notes what it does, line by line, in a file that its parent reads.
 """
 
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.campaigns.stored_programs import FOLDER
 
@@ -104,3 +106,9 @@ def wait_for(report: Path, word: str, count: int = 1, seconds: float = 1200.0) -
         if any(line.startswith(("failed", "ended")) for line in lines):
             return
         time.sleep(0.002)
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The reports of a campaign's pieces, a line each, that are there already."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return [json.loads(line) for line in lines]
