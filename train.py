@@ -30,7 +30,7 @@ from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.saved_steps import check_saved
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.setup import datasets, distributed, platform, sharding_report
-from colorize_jax.setup.held_out import make_sampler, make_validation
+from colorize_jax.setup.held_out import make_monitoring, make_sampler
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
 from colorize_jax.setup.networks import build_train_system, weights_metadata
 from colorize_jax.setup.programs import Programs
@@ -141,7 +141,8 @@ def train(
         state, first = restored or (begin(system, expected, shardings, command), 0)
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
-    writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
+    tracker = {"tracker": config.logging.tracker, "config": config.to_dict()}
+    writer = Writer(workdir, resumed_step=first, **tracker)
     seen = datasets.describe(source)
     for line in seen:
         logger.info("%s", line)
@@ -157,8 +158,7 @@ def train(
     count_flops = functools.partial(step_flops, system)
     programs = Programs(jit_step(system, mesh, shardings), count_flops, mesh, find_stored)
     draw_samples = make_sampler(system, source, mesh)
-    held_out = datasets.make_validation_batches(config, source, rows)
-    validate = make_validation(system, held_out, mesh, key)
+    monitoring = make_monitoring(system, source, rows, mesh, key)
     history = MetricsHistory(config.optimizer.max_skipped_updates, batches.names)
     meter = Meter(config.data.batch_size)
 
@@ -211,17 +211,17 @@ def train(
             done = number + 1
             ends = done == config.total_steps
             saves = ends or stop.reached(done) or done % config.checkpoint.every_steps == 0
-            validates = held_out and (ends or done % config.logging.validation_every == 0)
+            due = monitoring.due(done)
             logs = number == first or done % config.logging.every_steps == 0
-            if saves or validates or logs:
+            if saves or due or logs:
                 means = history.means()  # a host sync; a non-finite loss stops the run
                 rates = meter.report()
                 skipped.add(done, batches.take_skipped())
                 missing = skipped.check(batches.num_skipped, batches.num_records)
                 rates["data_skipped"] = missing
-                if validates:
+                for measure in due:
                     with watch.timing("validation"):
-                        rates |= validate(state)
+                        rates |= measure(state)
                     meter.reset()
                 writer.write(done, means | rates)
                 if number > first and rates["data_wait_share"] > INPUT_BOUND:

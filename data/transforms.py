@@ -25,6 +25,7 @@ _REFERENCE = ("reference", "reference_mask")
 # Means of blocks first shrink by whole factors, down to so many times the size: exact enough for
 # references, which encoders shrink again.
 _REDUCING_GAP, _REFERENCE_GAP = 3.0, 1.0
+_WHOLE = 1e-6  # px, below which a window is one of whole pixels
 
 
 def _check_rate(name: str, rate: float) -> None:
@@ -152,7 +153,8 @@ def _cut(
     if not isinstance(picture, np.ndarray):
         return picture.window(window, height, width, method)
     whole = [round(side) for side in window]
-    if np.allclose(window, whole, atol=1e-6) and whole[2:] == [height, width]:
+    distance = max(abs(a - b) for a, b in zip(window, whole, strict=True))
+    if distance < _WHOLE and whole[2:] == [height, width]:
         return picture[whole[0] : whole[0] + height, whole[1] : whole[1] + width]
     bands = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
     box = (window.left, window.top, window.left + window.width, window.top + window.height)

@@ -53,6 +53,8 @@ CONFIGS = {
         "num_heads": [2, 4],
         "num_classes": 7,
     },
+    "inception": {"width": 2, "num_classes": 5},
+    "lpips": {"channels": [4, 6, 8, 6, 4]},
     "background_encoder": TRUNK | {"vector_channels": 64, "num_output_blocks": 2},
     "foreground_encoder": {k: v for k, v in TRUNK.items() if k[0] not in "th"},
 }

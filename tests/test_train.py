@@ -182,21 +182,32 @@ def test_unusable_workdir_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "expected a writable folder" in capsys.readouterr().err
 
 
-def test_evaluation_reports_on_pairs(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluation.main([f"--workdir={finished}"]) == 0
-    report = json.loads((finished / "evaluation" / "report.json").read_text())
-    assert report["num_pairs"] == 3 and report["step"] == 4
-    means = report["means"]
+def test_a_run_evaluates_itself_while_it_goes_on(tmp_path: Path) -> None:
+    assert run(tmp_path / "run", "--config.evaluation.every_steps=3") == 0
+    steps = {line["step"]: line for line in read_metrics(tmp_path / "run")}
+    assert [step for step, line in steps.items() if "eval_color_error_cross" in line] == [3, 4]
+    assert 0 < steps[3]["eval_color_error_other"] < 100 and 0 <= steps[4]["eval_line_f1_cross"] <= 1
+
+
+def test_evaluation_reports_on_pairs(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "evaluation"
+    flags = [f"--checkpoint={finished}", f"--output={output}", "--num=3", "--batch-size=2"]
+    assert evaluation.main(flags) == 0
+    report = json.loads((output / "report.json").read_text())
+    assert report["num_pairs"] == 3
+    means = {name: figure["value"] for name, figure in report["means"].items()}
     ratio = means["color_error_cross"] / means["color_error_other"]
-    assert means["color_error_ratio"] == pytest.approx(ratio)
-    assert 0 <= means["line_f1"] <= 1 < means["psnr_cross"]
+    assert report["ratios"]["color_error"]["value"] == pytest.approx(ratio)
+    assert 0 <= means["line_f1_cross"] <= 1 < means["psnr_cross"]
     printed = capsys.readouterr().out
-    assert f"{means['color_error_cross']:.2f}" in printed and "line F1" in printed
-    assert (finished / "evaluation" / "pairs.png").stat().st_size > 1000
+    assert f"{means['color_error_cross']:.4g}" in printed and "line F1" in printed
+    assert (output / "report.html").stat().st_size > 1000
 
 
 def test_evaluation_of_no_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluation.main([f"--workdir={tmp_path}"]) == 2
-    assert "expected the workdir of a training run" in capsys.readouterr().err
+    assert evaluation.main([f"--checkpoint={tmp_path}", f"--output={tmp_path / 'new'}"]) == 2
+    assert capsys.readouterr().err.startswith("error: got ")

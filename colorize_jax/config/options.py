@@ -203,6 +203,9 @@ class CheckpointConfig(Options):
     )
 
 
+TRACKERS = ("tensorboard", "wandb", "trackio", "none")
+
+
 @dataclass(frozen=True)
 class LoggingConfig(Options):
     """What a run writes while it goes on."""
@@ -220,7 +223,11 @@ class LoggingConfig(Options):
     )
     validation_batches: int = option(4, Whole(1, 10**4), "how many of data.batch_size it takes")
     num_samples: int = option(8, Whole(1, 1024), "how many")
-    tensorboard: bool = option(True, Flag(), "write event files beside metrics.jsonl")
+    tracker: str = option(
+        "tensorboard",
+        Choice(TRACKERS),
+        "what receives numbers and pictures beside metrics.jsonl; wandb and trackio are extras",
+    )
 
 
 @dataclass(frozen=True)
@@ -245,12 +252,15 @@ class SamplingConfig(Options):
 
 @dataclass(frozen=True)
 class EvaluationConfig(Options):
-    """What `eval.py` measures on."""
+    """What a run measures of itself on held-out pairs; `eval.py` has flags of its own."""
 
     section = "evaluation."
 
-    num_pairs: int = option(256, Whole(1, 2**20), "held-out pairs of sketch and reference")
-    batch_size: int = option(32, _BATCH, "pairs at a time")
+    every_steps: int = option(
+        0, Whole(0, 10**8), "colour and score held-out pairs; 0: not while training"
+    )
+    num_pairs: int = option(16, Whole(1, 2**20), "held-out pairs of sketch and reference")
+    batch_size: int = option(8, _BATCH, "pairs at a time")
     seed: int = option(0, SEED, "which pairs, and their noise")
 
 

@@ -40,7 +40,7 @@ def part_color_errors(
     Returns:
         part -> difference, for the parts that cover enough.
     """
-    _check_sizes(result, truth, parts)
+    check_sizes(result, truth, parts)
     labels = np.asarray(parts).reshape(result.shape[:2]).ravel()
     lab_result, lab_truth = (to_lab(image).reshape(-1, 3) for image in (result, truth))
     errors = {}
@@ -134,7 +134,7 @@ def line_score(
     Returns:
         precision and recall; 1 where the result or the sketch, respectively, has no lines.
     """
-    _check_sizes(result, sketch)
+    check_sizes(result, sketch)
     ink = _ink(sketch)
     found = find_lines(result)
     if where is not None:
@@ -167,7 +167,7 @@ def entanglement(result: np.ndarray, other: np.ndarray, sketch: np.ndarray) -> f
     Raises:
         UserError: the sketch leaves nothing to compare.
     """
-    _check_sizes(result, other, sketch)
+    check_sizes(result, other, sketch)
     away = ~_dilate(_ink(sketch) > 0.25, _scaled(2 * LINE_TOLERANCE, result))
     if not away.any():
         raise UserError(
@@ -176,11 +176,14 @@ def entanglement(result: np.ndarray, other: np.ndarray, sketch: np.ndarray) -> f
     return float(ciede2000(to_lab(result[away]), to_lab(other[away])).mean())
 
 
-def psnr(result: np.ndarray, truth: np.ndarray) -> float:
-    """Peak signal-to-noise ratio, dB; infinite where both are equal."""
-    _check_sizes(result, truth)
-    error = np.mean((np.asarray(result, np.float64) - truth) ** 2)
-    return float(10 * np.log10(4 / error)) if error else float("inf")
+def check_sizes(image: np.ndarray, *others: np.ndarray) -> None:
+    """Raise UserError unless all pictures have the height and width of the first."""
+    for other in others:
+        if other.shape[:2] != image.shape[:2]:
+            raise UserError(
+                f"got pictures of {image.shape[:2]} and {other.shape[:2]} px, expected one size; "
+                "resize one"
+            )
 
 
 def _scaled(length: float, image: np.ndarray) -> float:
@@ -199,12 +202,3 @@ def _ink(sketch: np.ndarray) -> np.ndarray:
     """How much a pixel of the sketch is line, (H, W) in 0..1."""
     sketch = np.asarray(sketch, np.float64)
     return ((sketch if sketch.ndim == 2 else sketch.mean(axis=-1)) + 1) / 2
-
-
-def _check_sizes(image: np.ndarray, *others: np.ndarray) -> None:
-    for other in others:
-        if other.shape[:2] != image.shape[:2]:
-            raise UserError(
-                f"got pictures of {image.shape[:2]} and {other.shape[:2]} px, expected one size; "
-                "resize one"
-            )

@@ -52,12 +52,15 @@ ENCODERS = (
     "background_encoder",
     "vae",
 )
+# What tells a colorizer from another one; the encoders belong to it.
+MADE_BY = ("unet", "sketch_encoder", "reference_projection", "background_encoder")
 
 
 class ColorizePipeline:
     """Colours sketches; keeps loaded networks and compiled programs from call to call.
 
     Attributes:
+        networks: their parameters, loaded when they are needed.
         system: the modules.
         defaults: options for calls that name none.
     """
@@ -69,7 +72,7 @@ class ColorizePipeline:
         tokenizer: str | Path | None = None,
     ):
         """Use networks that are opened, extractors, and the folder of CLIP's tokenizer."""
-        self._networks, self._extractors = networks, extractors
+        self.networks, self._extractors = networks, extractors
         self._tokenizer_path = tokenizer
         self._tokenizer: Tokenizer | None = None
         self._embeddings: dict[str, np.ndarray] = {}
@@ -123,6 +126,11 @@ class ColorizePipeline:
             made = self.color([pictures[i] for i in rows], options, [seeds[i] for i in rows])
             results |= zip(rows, made, strict=True)
         return [results[i] for i in range(len(pictures))]
+
+    def fingerprint(self) -> dict[str, str]:
+        """Tell what colours from other weights, wherever they lie: network -> digest."""
+        names = [name for name in MADE_BY if name in self.networks]
+        return self.networks.fingerprint(*names)
 
     # ---------------------------------------------------------------------------- preprocessing
 
@@ -205,15 +213,15 @@ class ColorizePipeline:
             options: the controls.
             seeds: one for each picture, 0..2^32 - 1.
         """
-        with self._networks.on_devices():
+        with self.networks.on_devices():
             inputs = self.condition(pictures, options, seeds)
             if options.low_memory:
                 inputs = jax.block_until_ready(inputs)
-                self._networks.free(*ENCODERS)
+                self.networks.free(*ENCODERS)
             latents = self.denoise(inputs, options)
             if options.low_memory:
                 latents = jax.block_until_ready(latents)
-                self._networks.free("unet")
+                self.networks.free("unet")
                 self._merged = None
             images = self.decode(latents, options)
         boxes = [p.sketch.box if options.crop_to_sketch else p.sketch.frame for p in pictures]
@@ -230,7 +238,7 @@ class ColorizePipeline:
         sketches = np.stack([picture.sketch.tensor for picture in pictures])
         frame = pictures[0].sketch.frame
         size = np.full(batch, (frame.height * frame.width) ** 0.5, np.float32)
-        params = self._networks.params("sketch_encoder")
+        params = self.networks.params("sketch_encoder")
         blank = None
         if options.sketch_guidance > 1:
             blank = programs.encode_blank(system, params, *sketches.shape[1:3])
@@ -255,7 +263,7 @@ class ColorizePipeline:
     ) -> Array:
         """(B, S, C) tokens of references; where attention is split, then of their backgrounds."""
         encoders, directions = self.system.encoders, self._directions(options)
-        params = self._networks.params("clip_vision", "tagger", "reference_projection")
+        params = self.networks.params("clip_vision", "tagger", "reference_projection")
 
         def encode(images: Sequence[np.ndarray]) -> Array:
             sides = (encoders.clip.image_size, encoders.tagger.image_size)
@@ -275,7 +283,7 @@ class ColorizePipeline:
         ids = self._tokenize(options)
         new = [text for text in ids if text not in self._embeddings]
         if new:
-            params = self._networks.params("clip_text")
+            params = self.networks.params("clip_text")
             for text in new:
                 (embedding,) = programs.encode_texts(self.system, params, np.int32([ids[text]]))
                 self._embeddings[text] = np.asarray(embedding)
@@ -312,7 +320,7 @@ class ColorizePipeline:
 
         def latents(images: Sequence[np.ndarray], fit: Any = host.on_canvas) -> Array:
             canvas = np.stack([fit(image, *size) for image in images])
-            encoded = programs.encode_images(self.system, self._networks.params("vae"), canvas)
+            encoded = programs.encode_images(self.system, self.networks.params("vae"), canvas)
             return jnp.broadcast_to(encoded, (batch, *encoded.shape[1:]))
 
         images = [reference.image for reference in references]
@@ -330,7 +338,7 @@ class ColorizePipeline:
         masks = host.latent_mask(masks, self.system.cell)
         bank = programs.encode_background(
             self.system,
-            self._networks.params("background_encoder"),
+            self.networks.params("background_encoder"),
             latents([b.image for b in backgrounds], host.stretch),
             inputs.sketch_mask,
             np.broadcast_to(masks, inputs.sketch_mask.shape),
@@ -351,17 +359,17 @@ class ColorizePipeline:
         """The UNet as options want it: with its low-rank additions beside the kernels or inside."""
         if not options.merge_loras:
             self._merged = None
-            return self.system, self._networks.params("unet")
+            return self.system, self.networks.params("unet")
         scales = lora_scales(self.system, options)
         if self._merged is None or self._merged[0] != scales:
-            self._merged = scales, merge_loras(self._networks.params("unet"), scales)
+            self._merged = scales, merge_loras(self.networks.params("unet"), scales)
             # Only one copy of the largest network is kept in memory.
-            self._networks.free("unet")
+            self.networks.free("unet")
         return programs.without_loras(self.system), self._merged[1]
 
     def decode(self, latents: Array, options: InferenceOptions) -> np.ndarray:
         """Decode scaled latents (B, h, w, C) to images (B, H, W, 3) in [-1, 1]."""
-        params = self._networks.params("vae")
+        params = self.networks.params("vae")
 
         def decode(part: Array) -> Array:
             return programs.decode(self.system, params, part)

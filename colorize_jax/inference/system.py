@@ -1,5 +1,6 @@
 """A whole system: its modules, and its parameters, loaded when they are needed."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -8,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from colorize_jax.conditioning import FrozenEncoders
@@ -22,6 +24,8 @@ from colorize_jax.sharding import replicated
 from colorize_jax.types import Params
 
 logger = logging.getLogger(__name__)
+
+FINGERPRINT_SIZE = 2**16  # most values of an array that tells parameters from others
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,15 @@ class System:
         return self.cell * 2 ** (len(self.colorizer.unet.channel_mult) - 1)
 
 
+def digest(params: Params) -> str:
+    """Tell parameters from others by their small arrays."""
+    seen = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        if leaf.size <= FINGERPRINT_SIZE:
+            seen.update(np.asarray(leaf).tobytes())
+    return seen.hexdigest()[:16]
+
+
 class Networks:
     """Parameters of a system, read from their checkpoints when they are first needed.
 
@@ -87,6 +100,9 @@ class Networks:
         self.defaults = defaults or InferenceOptions()
         self._loaded: dict[str, Params] = {}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._readers
+
     def params(self, *names: str) -> dict[str, Params]:
         """Return parameters of networks, from the device or first from their checkpoint.
 
@@ -102,6 +118,11 @@ class Networks:
         """Drop parameters of networks from memory; they are read again when needed again."""
         for name in names:
             self._loaded.pop(name, None)
+
+    def fingerprint(self, *names: str) -> dict[str, str]:
+        """Tell these parameters from others by their small arrays: network -> digest."""
+        own = {name: digest(self.params(name)) for name in names}
+        return {"dtype": str(self._dtype), **own}
 
     def on_devices(self) -> AbstractContextManager[Any]:
         """Context in which batches that divide evenly are sharded over the devices."""

@@ -20,6 +20,8 @@ from colorize_jax.errors import UserError, nearest_hint
 from colorize_jax.models.foreground_encoder import ForegroundEncoder
 from colorize_jax.models.frozen.clip_text import ClipText
 from colorize_jax.models.frozen.clip_vision import ClipVision
+from colorize_jax.models.frozen.inception import SIZE, Inception
+from colorize_jax.models.frozen.lpips import Lpips
 from colorize_jax.models.frozen.tagger import Tagger
 from colorize_jax.models.frozen.vae import Vae
 from colorize_jax.models.reference_projection import ReferenceProjection
@@ -98,6 +100,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         fixed={"context_channels": 0},
     ),
     "foreground_encoder": Architecture(ForegroundEncoder),
+    # What pictures are measured with; no system holds them.
+    "inception": Architecture(Inception),
+    "lpips": Architecture(Lpips),
 }
 
 # LoRAs are [label, rank] pairs; 0 channels mean that there is no such part.
@@ -229,6 +234,10 @@ def _inputs(component: str, config: NetworkConfig) -> tuple[Any, ...]:
     if component == "vae":
         side = 2 ** len(config["channel_mult"])
         return (array(side, side, 3),)
+    if component == "inception":
+        return (array(SIZE, SIZE, 3),)
+    if component == "lpips":
+        return (array(64, 64, 3),) * 2
     return (array(config["image_size"], config["image_size"], 3),)
 
 

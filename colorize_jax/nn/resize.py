@@ -42,6 +42,23 @@ def resize_bicubic(x: Array, height: int, width: int) -> Array:
     return _resize(x, height, width, _bicubic_matrix)
 
 
+def resize_as_pillow(x: Array, height: int, width: int) -> Array:
+    """Resize bicubically with antialiasing at half-pixel centres: Pillow's resize of floats.
+
+    Args and result as in `resize_antialiased`.
+    """
+    return _resize(x, height, width, _pillow_matrix)
+
+
+def resize_bilinear_uncentred(x: Array, height: int, width: int) -> Array:
+    """Resize bilinearly, without antialiasing, from pixel i * old / new: half a pixel off.
+
+    Equals TensorFlow 1's `resize_bilinear`, which FID is defined with. Args and result as in
+    `resize_antialiased`.
+    """
+    return _resize(x, height, width, _uncentred_matrix)
+
+
 def resize_nearest(x: Array, height: int, width: int) -> Array:
     """Resize by taking pixel floor(i * old / new), PyTorch's "nearest".
 
@@ -93,12 +110,34 @@ def _bicubic_matrix(old: int, new: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=128)
+def _uncentred_matrix(old: int, new: int) -> np.ndarray:
+    places = np.arange(new, dtype=np.float32) * np.float32(old / new)
+    first = places.astype(int)
+    second = places - first
+    matrix = np.zeros((new, old), np.float32)
+    for taps, weights in ((first, 1 - second), (np.minimum(first + 1, old - 1), second)):
+        np.add.at(matrix, (np.arange(new), taps), weights)
+    return matrix
+
+
+@lru_cache(maxsize=128)
 def _antialiased_matrix(old: int, new: int) -> np.ndarray:
     scale = np.float32(old - 1) / np.float32(new - 1) if new > 1 else np.float32(0)
     # PyTorch takes the scale of aligned corners but keeps half-pixel centres, so that the corners
     # do not align after all. Published weights were trained on that.
     centres = _centres(new, scale)
-    stretch = max(scale, np.float32(1))  # a shrunk axis widens the kernel, an enlarged one does not
+    return _widened_cubic(centres, scale, old)
+
+
+@lru_cache(maxsize=128)
+def _pillow_matrix(old: int, new: int) -> np.ndarray:
+    scale = old / new
+    return _widened_cubic(scale * (np.arange(new) + 0.5) - 0.5, scale, old)
+
+
+def _widened_cubic(centres: np.ndarray, scale: float, old: int) -> np.ndarray:
+    """The cubic kernel around each centre, as wide as a new pixel where that is larger."""
+    stretch = max(scale, type(scale)(1))
     matrix = _cubic((np.arange(old)[None, :] - centres[:, None]) / stretch, ANTIALIASED_CUBIC)
     # Taps beyond the border are left out and the rest renormalized.
     return (matrix / matrix.sum(axis=1, keepdims=True)).astype(np.float32)

@@ -15,9 +15,10 @@ from data.errors import DataError, PictureError
 from data.illustrations import CrossPairSource, IllustrationSource
 from data.loader import ATTEMPTS, Loader, make_loader
 from data.records import RECORD_KEYS, Record, Source
-from data.sources.folders import FolderOptions, FolderSource
+from data.sources.array_records import ArrayRecordSource, open_pictures
+from data.sources.folders import FolderSource
 from data.sources.mixture import MixedSource
-from data.sources.tfds_sets import TfdsSource, open_pictures
+from data.sources.selection import FolderOptions
 
 # The fields that a training step reads; records have more, some of them texts.
 STEP_KEYS = (*RECORD_KEYS, "crop", "moments", "clip_tokens", "tagger_tokens")
@@ -147,7 +148,7 @@ def folder_options(options: DataConfig) -> FolderOptions:
 def describe(source: Source) -> list[str]:
     """Describe the training data of a run in lines; empty for drawn pictures."""
     pictures = source.source if isinstance(source, CachedSource) else source
-    described = FolderSource | MixedSource | TfdsSource
+    described = FolderSource | MixedSource | ArrayRecordSource
     return pictures.describe() if isinstance(pictures, described) else []
 
 
@@ -217,8 +218,8 @@ def sample_record(config: Config, source: Source, count: int) -> dict[str, np.nd
     """
     pictures = held_out(config, source, count)
     if config.data.source != "folder":
-        return _stacked([pictures[i] for i in range(count)])
-    record = _stacked(first_records(config, pictures or source, count))
+        return stacked([pictures[i] for i in range(count)])
+    record = stacked(first_records(config, pictures or source, count))
     others = ("reference", "reference_mask")
     return record | {n: np.roll(record[n], 1, axis=0) for n in others if n in record}
 
@@ -266,7 +267,8 @@ def _square_crop(options: DataConfig) -> transforms.BucketCrop:
     )
 
 
-def _stacked(records: Sequence[Record]) -> dict[str, np.ndarray]:
+def stacked(records: Sequence[Record]) -> dict[str, np.ndarray]:
+    """A batch of the fields that a training step reads."""
     names = [name for name in STEP_KEYS if name in records[0]]
     return {name: np.stack([record[name] for record in records]) for name in names}
 

@@ -22,8 +22,9 @@ from data.buckets import BucketSampler, scaled_buckets
 from data.check.contact_sheet import contact_sheet
 from data.check.inspection import Finding, alike, equal_files, inspect
 from data.errors import DataError
-from data.sources.folders import HARMLESS, MASKS, SKETCHES, FolderOptions, FolderSource
+from data.sources.folders import HARMLESS, FolderSource
 from data.sources.names import suffix
+from data.sources.selection import MASKS, SKETCHES, FolderOptions
 
 WRONG_STATUS, ERROR_STATUS = 1, 2
 _SHOWN = 3  # names of a kind

@@ -183,9 +183,10 @@ def orientation(image: Image.Image, content: bytes | None = None) -> int:
         content: the file, for PNG: only there the tag may stand behind the pixels, and asking
             Pillow for it would decode them.
     """
-    told = bool(image.info.keys() & _EXIF_KEYS) or content is None or b"eXIf" in content
-    if image.format == "PNG" and not told:
-        return 1
+    if image.format == "PNG" and content is not None:
+        told = image.info.keys() & _EXIF_KEYS or b"eXIf" in content
+        if not told:
+            return 1
     turn = image.getexif().get(_ORIENTATION, 1)
     return turn if turn in _TURNS else 1
 

@@ -24,9 +24,10 @@ from tqdm import tqdm
 from data.errors import DataError, PictureError
 from data.pictures.reading import SIDEWAYS, opened, orientation
 from data.sources import index_tables
+from data.sources.files import as_path, is_remote, stamp
 from data.sources.names import key, stem
 from data.sources.shards import find_shards, list_shards
-from data.sources.store import Listing, Place, list_folder, read_place, stamp
+from data.sources.store import Listing, Place, list_folder, read_place
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
     """Open the catalog of a folder of pictures; built anew where the folder has changed.
 
     Args:
-        root: holds `color/`, `sketch*/` and perhaps `mask/`.
+        root: holds `color/`, `sketch*/` and perhaps `mask/`; on a disk or in a bucket.
         indices: see `index_tables.find_tables`.
 
     Returns:
@@ -55,12 +56,15 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
     Raises:
         DataError: folders are missing, or an index is bad.
     """
-    root = Path(root).absolute()
+    root = as_path(root)
+    if not root.is_dir():
+        raise DataError(f"got {root}, expected a folder of pictures; check the path")
     paths = index_tables.find_tables(root, indices)
     shards = [path.name for path in find_shards(root)]
     told = json.dumps([VERSION, [str(path) for path in paths], stores(root), shards])
     name = f"{hashlib.sha256(told.encode()).hexdigest()[:16]}.arrow"
-    for folder in (root / CACHE, _own_cache(root)):
+    folders = [_own_cache(root)] if is_remote(root) else [root / CACHE, _own_cache(root)]
+    for folder in folders:
         try:
             with _locked(folder):
                 path = folder / name
@@ -72,8 +76,8 @@ def open_catalog(root: str | Path, indices: Sequence[str] = ()) -> tuple[pa.Tabl
             reason = error.strerror or error
             logger.info("%s cannot hold the catalog of its pictures (%s)", folder, reason)
     raise DataError(
-        f"got {root / CACHE} and {_own_cache(root)}, neither of which can be written, expected one "
-        "to keep the catalog of the pictures in; make room or set XDG_CACHE_HOME"
+        f"got {' and '.join(map(str, folders))}, where nothing can be written, expected a place to "
+        "keep the catalog of the pictures in; make room or set XDG_CACHE_HOME"
     )
 
 

@@ -2,8 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -18,59 +17,16 @@ from data.pictures.made import EstimatedMask, ExtractedLines
 from data.pictures.stored import Deferred, StoredPicture
 from data.records import Record, checked_index
 from data.sources import catalog
+from data.sources.files import as_path
 from data.sources.index_tables import OURS, PUBLISHED
+from data.sources.selection import FolderOptions, Selection
 from data.sources.store import Place, read_place
 
-MASKS = ("estimate", "off")
-SKETCHES = ("files", "extract")
 NO_SKETCH = "has no sketch"
 # How reasons begin for which nothing is lost that was meant to be used.
 HARMLESS = ("is hidden", "is no picture (", "is not in the index", "has no colour picture")
 _ASPECT_TOLERANCE = 0.02
 _CHUNK = 100_000
-
-
-@dataclass(frozen=True)
-class FolderOptions:
-    """What is taken of a folder of pictures.
-
-    Attributes:
-        indices: see `index_tables.find_tables`.
-        min_aesthetic_score, min_short_side: filters; the published trainer uses 5.5 and 768 px. A
-            picture without a score passes.
-        reference_rate: share of the pictures with a `reference_list` that take a reference from it
-            instead of themselves, drawn anew in every epoch.
-        masks: "estimate" those that have no file, or "off": records without masks.
-        sketches: "files", or "extract" the lines of pictures that have none.
-        heldout_share: share of the pictures that training does not see, by a hash of their names.
-        heldout: take those, and not the others.
-        max_passed_over: share of the pictures that may be passed over as unusable.
-        seed: of `FolderSource.__getitem__`.
-    """
-
-    indices: Sequence[str] = ()
-    min_aesthetic_score: float = 0.0
-    min_short_side: int = 0
-    reference_rate: float = 0.0
-    masks: str = "estimate"
-    sketches: str = "files"
-    heldout_share: float = 0.0
-    heldout: bool = False
-    max_passed_over: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("reference_rate", "heldout_share", "max_passed_over"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise DataError(f"got {name} {getattr(self, name)}, expected 0..1; give a share")
-        for name, words in (("masks", MASKS), ("sketches", SKETCHES)):
-            if getattr(self, name) not in words:
-                raise DataError(
-                    f"got {name} {getattr(self, name)!r}, expected one of {', '.join(words)}; "
-                    "choose one"
-                )
-        if self.seed < 0:
-            raise DataError(f"got seed {self.seed}, expected at least 0; raise it")
 
 
 class FolderSource:
@@ -92,10 +48,11 @@ class FolderSource:
     """
 
     def __init__(self, root: str | Path, options: FolderOptions | None = None) -> None:
-        self.root, self.options = Path(root), options or FolderOptions()
+        self.root, self.options = as_path(root), options or FolderOptions()
         table, self._path = catalog.open_catalog(self.root, self.options.indices)
         self._open(table)
-        self._check()
+        if not self._selection.allows(self.faults()):
+            self._selection.refuse(self.root, self.faults(), self.describe()[1:6])
 
     def __repr__(self) -> str:
         return f"FolderSource({str(self.root)!r}, {len(self)} pictures, {self.options})"
@@ -120,14 +77,27 @@ class FolderSource:
         self._folders = stores = catalog.facts(table)["stores"]
         self.styles = tuple(name for name in stores if name.startswith(catalog.SKETCH))
         self.has_masks = catalog.MASK in stores
-        self.filtered = self._filters()
-        usable = np.logical_not(pc.is_valid(self.table["problem"]).to_numpy())
-        usable &= self._has_sketch()
-        for passes in self.filtered.values():
-            usable &= passes
-        out = self._numbers("lot", 0) < self.options.heldout_share
-        self.num_other = int((usable & (out != self.options.heldout)).sum())
-        self.rows = np.flatnonzero(usable & (out == self.options.heldout)).astype(np.int32)
+        filters = {}
+        if self.options.sketches == "files":
+            filters["exist_sketch is false"] = self._numbers("has_sketch", True)
+        self._selection = Selection(
+            self.options,
+            sound=pc.is_null(table["problem"]).to_numpy() & ~self._lacks_sketch(),
+            short_sides=lambda: np.minimum(*self._sides()),
+            scores=self._filter_scores,
+            lots=self._numbers("lot", 0),
+            filters=filters,
+        )
+        self.rows = self._selection.rows
+
+    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._numbers("height", 0), self._numbers("width", 0)
+
+    def _filter_scores(self) -> np.ndarray:
+        score = self._numbers("score", np.nan)
+        published = self._numbers("published", False)
+        missing = np.where(published, PUBLISHED.filter_score, OURS.filter_score)
+        return np.where(np.isnan(score), missing, score)
 
     def _has_sketch(self) -> np.ndarray:
         if self.options.sketches == "extract":
@@ -137,32 +107,13 @@ class FolderSource:
             found |= pc.is_valid(self.table[style]).to_numpy()
         return found
 
-    def _filters(self) -> dict[str, np.ndarray]:
-        """What the index and the options leave out: reason -> (N,) whether a row passes."""
-        options, filters = self.options, {}
-        if options.sketches == "files":
-            filters["exist_sketch is false"] = self._numbers("has_sketch", True)
-        if options.min_aesthetic_score:
-            published = self._numbers("published", False)
-            score = self._numbers("score", np.nan)
-            missing = np.where(published, PUBLISHED.filter_score, OURS.filter_score)
-            score = np.where(np.isnan(score), missing, score)
-            reason = f"aesthetic score below {options.min_aesthetic_score:g}"
-            filters[reason] = score >= options.min_aesthetic_score
-        if options.min_short_side:
-            sides = [self._numbers(side, 0) for side in ("height", "width")]
-            reason = f"short side below {options.min_short_side} px"
-            filters[reason] = np.minimum(*sides) >= options.min_short_side
-        return filters
-
     def _numbers(self, name: str, missing: Any) -> np.ndarray:
         return pc.fill_null(self.table[name], missing).to_numpy()
 
     @property
     def shapes(self) -> np.ndarray:
         """(N, 2) heights and widths, px, from the index or else the files' headers."""
-        sides = [self._numbers(side, 0)[self.rows] for side in ("height", "width")]
-        return np.stack(sides, axis=1)
+        return np.stack([side[self.rows] for side in self._sides()], axis=1)
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells these pictures from others, wherever they lie: count, names and index."""
@@ -292,13 +243,7 @@ class FolderSource:
     def describe(self) -> list[str]:
         """What a run sees here, and what not, in a few lines."""
         lines = [f"{len(self)} pictures in {self.root}; {self._styles_and_masks()}"]
-        if self.num_other and not self.options.heldout:
-            lines.append(f"  {self.num_other} held out for validation")
-        left = pc.is_null(self.table["problem"]).to_numpy()
-        for reason, passes in self.filtered.items():
-            count = int((left & ~passes).sum())
-            if count:
-                lines.append(f"  {count} left out: {reason}")
+        lines += self._selection.describe()
         unknown = int(np.isnan(self._numbers("score", np.nan)[self.rows]).sum())
         if self.options.min_aesthetic_score and unknown:
             lines.append(f"  {unknown} have no aesthetic score and pass the filter by it")
@@ -324,19 +269,6 @@ class FolderSource:
             where = pc.equal(self.table["problem"], reason).fill_null(False).to_numpy()
         first = self.table["name"][int(np.argmax(where))].as_py()
         return f" ({first}{', …' if count > 1 else ''})"
-
-    def _check(self) -> None:
-        faults = self.faults()
-        total = faults + len(self) + self.num_other
-        most = self.options.max_passed_over
-        enough = len(self) > 0 and faults <= most * total
-        if not enough:
-            told = "; ".join(line.strip() for line in self.describe()[1:6])
-            expected = f"at most {most:.0%} of them" if len(self) else "some that can be used"
-            raise DataError(
-                f"got {self.root} with {len(self)} pictures to use and {faults} that cannot be "
-                f"({told}), expected {expected}; mend them or raise data.max_skipped_share"
-            )
 
 
 def decoded(record: Record) -> Record:

@@ -19,6 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from data.errors import DataError
+from data.sources.files import as_path, open_file
 
 PUBLISHED_FOLDER = "data_index"
 SUFFIXES = (".parquet", ".json", ".jsonl", ".csv")
@@ -98,7 +99,7 @@ def read_table(path: str | Path) -> pa.Table:
     Raises:
         DataError: it is missing, unreadable or mistyped; row and field are named.
     """
-    path = Path(path)
+    path = as_path(path)
     readers = {
         ".parquet": _read_parquet,
         ".csv": _read_csv,
@@ -121,8 +122,10 @@ def read_table(path: str | Path) -> pa.Table:
 def _read_parquet(path: Path) -> pa.Table:
     try:
         known = (*SCHEMA.names, *_ALIASES)
-        names = [name for name in pyarrow.parquet.read_schema(path).names if name in known]
-        table = pyarrow.parquet.read_table(path, columns=names)
+        with open_file(path) as file:
+            names = [name for name in pyarrow.parquet.read_schema(file).names if name in known]
+            file.seek(0)
+            table = pyarrow.parquet.read_table(file, columns=names)
     except (OSError, pa.ArrowException) as error:
         why = str(error).splitlines()[0]
         raise DataError(
@@ -133,7 +136,8 @@ def _read_parquet(path: Path) -> pa.Table:
 
 def _read_csv(path: Path) -> pa.Table:
     try:
-        table = pyarrow.csv.read_csv(path)
+        with open_file(path) as file:
+            table = pyarrow.csv.read_csv(file)
     except (OSError, pa.ArrowException) as error:
         why = str(error).splitlines()[0]
         raise DataError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.errors import DataError
 from data.records import Record, checked_index
-from data.sources.tfds_sets import Pictures
+from data.sources.array_records import Pictures
 
 
 class MixedSource:

@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from data.errors import DataError
 from data.sources import index_tables
+from data.sources.files import open_file, stamp
 from data.sources.names import is_hidden, is_picture, suffix
-from data.sources.store import MAX_FILE, Listing, Place, stamp
+from data.sources.store import MAX_FILE, Listing, Place
 
 _MAX_TEXT = 2**20  # bytes of one example's metadata
 _KINDS = ("sketch", "mask")
@@ -48,7 +49,7 @@ def list_shards(root: Path) -> tuple[dict[str, Listing], pa.Table | None]:
     for path in find_shards(root):
         listings["color"].stamps[str(path)] = stamp(path)
         try:
-            with tarfile.open(path, "r:") as shard:
+            with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as shard:
                 for member in shard:
                     if member.isfile():
                         _add(path.name, shard, member, listings, rows)

@@ -11,7 +11,6 @@ import tarfile
 import zipfile
 import zlib
 from array import array
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,15 @@ from typing import NamedTuple
 import numpy as np
 
 from data.errors import DataError, PictureError
+from data.sources.files import (
+    find_files,
+    is_file,
+    is_folder,
+    is_remote,
+    open_file,
+    read_range,
+    stamp,
+)
 from data.sources.names import is_archive, is_hidden, is_picture, suffix
 
 MAX_FILE = 2**28  # bytes of one picture; more is a mistake, or an archive made to fill memory
@@ -26,6 +34,7 @@ _LOCAL_HEADER = struct.Struct("<4s5H3I2H")
 _SIGNATURE = b"PK\x03\x04"
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 0x1
+_MEMBER_NAME = 2**9  # bytes of most members' names, read together with the members
 
 
 class Place(NamedTuple):
@@ -53,7 +62,7 @@ class Listing:
         offsets, sizes, crcs: parts of their `Place`s.
         problems: (location, reason) of everything else.
         names: what the pictures are called by others, where that is not their location.
-        stamps: path -> (modification time in ns, bytes) of the folders and archives looked at.
+        stamps: path -> `files.stamp` of the folders and archives looked at.
     """
 
     locations: list[str] = field(default_factory=list)
@@ -80,15 +89,6 @@ class Listing:
         }
 
 
-def stamp(path: str | Path) -> tuple[int, int]:
-    """(Modification time in ns, bytes) of a file or folder; zeros where there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_mtime_ns, 0 if os.path.isdir(path) else status.st_size
-
-
 def list_folder(root: str | Path) -> Listing:
     """Find all pictures below a folder, in linked folders and archives too.
 
@@ -96,11 +96,37 @@ def list_folder(root: str | Path) -> Listing:
         DataError: the folder is missing.
     """
     root = str(root)
-    if not os.path.isdir(root):
+    if not is_folder(root):
         raise DataError(f"got {root}, expected a folder of pictures; create or rename it")
     listing = Listing()
-    _list(root, "", (os.path.realpath(root),), listing)
+    if is_remote(root):
+        _list_remote(root, listing)
+    else:
+        _list(root, "", (os.path.realpath(root),), listing)
     return listing
+
+
+def _list_remote(root: str, listing: Listing) -> None:
+    """List a folder in a bucket, which has no links and no folders of its own."""
+    listing.stamps[root] = stamp(root)
+    hidden = set()
+    for location in find_files(root):
+        parts = location.split("/")
+        first = next((i for i, part in enumerate(parts) if is_hidden(part)), None)
+        if first is None:
+            _list_file(root, location, listing)
+        else:
+            hidden.add("/".join(parts[: first + 1]))
+    listing.problems += [(location, "is hidden") for location in sorted(hidden)]
+
+
+def _list_file(root: str, location: str, listing: Listing) -> None:
+    if is_archive(location):
+        _list_archive(root, location, listing)
+    elif is_picture(location):
+        listing.add(Place(location))
+    else:
+        listing.problems.append((location, _no_picture(location)))
 
 
 def _list(root: str, below: str, above: tuple[str, ...], listing: Listing) -> None:
@@ -128,12 +154,8 @@ def _list(root: str, below: str, above: tuple[str, ...], listing: Listing) -> No
                 _list(root, location + "/", (*above, real), listing)
         elif not entry.is_file():
             listing.problems.append((location, "is a link to nothing, or no file"))
-        elif is_archive(entry.name):
-            _list_archive(root, location, listing)
-        elif is_picture(entry.name):
-            listing.add(Place(location))
         else:
-            listing.problems.append((location, _no_picture(entry.name)))
+            _list_file(root, location, listing)
 
 
 def _is_text(name: str) -> bool:
@@ -147,12 +169,13 @@ def _is_text(name: str) -> bool:
 
 def _list_archive(root: str, location: str, listing: Listing) -> None:
     path = os.path.join(root, location)
-    listing.stamps[path] = stamp(path)
+    if not is_remote(root):  # there its folder's stamp says it
+        listing.stamps[path] = stamp(path)
     if suffix(location) == ".tar":
         _list_tar(path, location, listing)
         return
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         reason = " ".join(str(error).split())
@@ -173,7 +196,7 @@ def _list_archive(root: str, location: str, listing: Listing) -> None:
 
 def _list_tar(path: str, location: str, listing: Listing) -> None:
     try:
-        with tarfile.open(path, "r:") as archive:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:") as archive:
             members = [member for member in archive if member.isfile()]
     except (OSError, tarfile.TarError) as error:
         reason = " ".join(str(error).split())
@@ -221,15 +244,16 @@ def read_place(root: str | Path, place: Place, most: int = MAX_FILE) -> bytes:
     Raises:
         PictureError: it is gone, has changed, or is damaged.
     """
-    shown = os.path.join(root, place.location)
+    shown = os.path.join(str(root), place.location)
     try:
         if place.offset < 0:
-            with open(shown, "rb") as file:
-                content = file.read(most + 1)
+            content = read_range(shown, 0, most + 1)
         else:
             content = _read_member(_archive_of(str(root), place.location), place, most)
     except (OSError, zlib.error, struct.error) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        if place.offset >= 0 and isinstance(error, FileNotFoundError):
+            why = "its archive does not exist"
         raise PictureError(
             f"got {shown}, which cannot be read ({why}), expected a whole picture; replace or "
             "remove it"
@@ -242,34 +266,31 @@ def read_place(root: str | Path, place: Place, most: int = MAX_FILE) -> bytes:
 
 
 def _archive_of(root: str, location: str) -> str:
-    return next(path for path in _archives(root, location) if os.path.isfile(path))
-
-
-def _archives(root: str, location: str) -> Iterator[str]:
-    """The paths of a member's location that may be its archive's; the last one is, if none is."""
-    path = root
+    """The path of the archive that a member's location names."""
+    path, found = root, []
     for part in location.split("/")[:-1]:
         path = os.path.join(path, part)
         if is_archive(part):
-            yield path
-    raise FileNotFoundError(None, "its archive does not exist")
+            found.append(path)
+    # Folders may be called like archives: where only one may be meant, nothing is asked.
+    return found[0] if len(found) == 1 else next(filter(is_file, found), path)
 
 
 def _read_member(path: str, place: Place, most: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(place.offset)
-        if suffix(path) == ".tar":
-            content = file.read(min(place.size, most + 1))
-            if len(content) < min(place.size, most + 1):
-                raise OSError(None, "its archive is shorter than it was")
-            return content
-        signature, _, _, method, *_, name_length, extra_length = _LOCAL_HEADER.unpack(
-            file.read(_LOCAL_HEADER.size)
-        )
-        if signature != _SIGNATURE:
-            raise OSError(None, "its archive has changed or is damaged")
-        file.seek(name_length + extra_length, os.SEEK_CUR)
-        content = file.read(min(place.size, most + 1))
+    wanted = min(place.size, most + 1)
+    if suffix(path) == ".tar":
+        content = read_range(path, place.offset, wanted)
+        if len(content) < wanted:
+            raise OSError(None, "its archive is shorter than it was")
+        return content
+    read = read_range(path, place.offset, _LOCAL_HEADER.size + _MEMBER_NAME + wanted)
+    signature, _, _, method, *_, name_length, extra_length = _LOCAL_HEADER.unpack_from(read)
+    if signature != _SIGNATURE:
+        raise OSError(None, "its archive has changed or is damaged")
+    start = _LOCAL_HEADER.size + name_length + extra_length
+    content = read[start : start + wanted]
+    if start + wanted > len(read):
+        content = read_range(path, place.offset + start, wanted)
     if method == _DEFLATED:
         content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, most + 1)
     if len(content) <= most and zlib.crc32(content) != place.crc:

@@ -35,6 +35,7 @@ def test_all_sizes_are_compiled_and_told(tmp_path, capsys, settings):  # noqa: F
     arguments = ("--topology=v5e:2x2", "--config.mesh.data=1", "--config.mesh.fsdp=-1")
     sizes = (*BUCKETS, "--config.data.num_buckets=3", "--all_sizes")
     sizes += ("--config.data.height=128", "--config.data.width=128")
+    sizes += ("--config.data.num_examples=100000",)  # the default: folders do not read it
     assert compile_only(tmp_path, *arguments, *sizes) == 0
     assert jax.config.jax_platforms == "cpu"
     report = json.loads((tmp_path / "aot-v5e-2x2.json").read_text())

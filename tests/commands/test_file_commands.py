@@ -60,6 +60,35 @@ def test_there_and_back(tmp_path, capsys):
     assert status == 0 and "without sketch_encoder, reference_projection" in out
 
 
+def test_networks_that_pictures_are_measured_with(tmp_path, capsys):
+    """LPIPS of a trunk's file and the heads', Inception of its one; and back into one file."""
+    lpips, inception = (tensors(name, prefix="") for name in ("lpips", "inception"))
+    heads = {name: lpips.pop(name) for name in list(lpips) if name.startswith("lin")}
+    files = [save(tmp_path / f"{i}.safetensors", part) for i, part in enumerate((lpips, heads))]
+    file = save(tmp_path / "inception.safetensors", inception)
+    for kind, inputs, arrays in (("lpips", files, lpips | heads), ("inception", [file], inception)):
+        folder, again = tmp_path / kind, tmp_path / f"{kind}.again"
+        arguments = ("--as", kind, "--input", *inputs, "--output", folder)
+        status, out, _ = _run(capsys, "import", *arguments)
+        assert status == 0
+        assert f"{kind} (safetensors)" in out
+        status, _, _ = _run(capsys, "export", "--checkpoint", folder, "--output", again)
+        assert status == 0
+        assert small_models.same_bits(safetensors.numpy.load_file(again), arrays)
+        status, out, _ = _run(capsys, "inspect", again)
+        assert status == 0 and f"{kind} (safetensors)" in out
+    for arguments, message in (
+        (("--as", "lpips", "--input", file), "which is inception, expected lpips"),
+        (("--as", "lpip", "--input", file), "(nearest: lpips)"),
+        (("--input", files[0]), "a trunk of LPIPS without its heads"),
+        (("--input", files[0], files[0]), "that an earlier file holds"),
+        (("--input", files[1]), "missing: features.0."),
+    ):
+        status, _, error = _run(capsys, "import", *arguments, "--output", tmp_path / "none")
+        assert status == 2 and message in error
+        assert not (tmp_path / "none").exists()
+
+
 def test_inspect_says_what_is_wrong(tmp_path, capsys):
     arrays = tensors("vae")
     first, second, third = list(arrays)[:3]

@@ -119,7 +119,7 @@ def test_accepted_numbers_make_a_run(
 ) -> None:
     monkeypatch.setattr(train, "jit_step", programs.jit_step)
     monkeypatch.setattr(train, "step_flops", lambda *_, **__: 1)
-    short = ["--config.total_steps=1", "--config.logging.tensorboard=false"]
+    short = ["--config.total_steps=1", "--config.logging.tracker=none"]
     if section not in ("sampling", "logging"):
         short.append("--config.logging.samples_every=0")
     own = [(key, text) for key, text in overrides() if key.split(".")[0] == section]

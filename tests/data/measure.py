@@ -24,7 +24,8 @@ from data import transforms
 from data.buckets import BUCKETS, BucketSampler, bucket_of
 from data.illustrations import render
 from data.loader import make_loader
-from data.sources.folders import FolderOptions, FolderSource
+from data.sources.folders import FolderSource
+from data.sources.selection import FolderOptions
 
 PICTURES, HEIGHT, WIDTH, BATCH = 32, 1200, 1600, 8
 ARCHIVE = 1000  # pictures

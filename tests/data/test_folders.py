@@ -20,8 +20,9 @@ from data.loader import make_loader
 from data.pictures import stored
 from data.records import RECORD_KEYS
 from data.sources import catalog, folders, store
-from data.sources.folders import FolderOptions, FolderSource
+from data.sources.folders import FolderSource
 from data.sources.index_tables import read_table
+from data.sources.selection import FolderOptions
 from data.transforms import BucketCrop
 
 SHAPES = [(40, 48), (48, 40), (64, 40), (40, 64)]
@@ -492,7 +493,7 @@ def test_bad_index_files(tmp_path):
 
 
 def test_bad_folders(root):
-    with pytest.raises(DataError, match="color, expected a folder of pictures"):
+    with pytest.raises(DataError, match="nowhere, expected a folder of pictures"):
         FolderSource(root / "nowhere")
     for options, message in (
         ({"reference_rate": 2.0}, "got reference_rate 2"),

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import grain
 import numpy as np
 import pytest
 
@@ -251,3 +252,18 @@ def test_room_imports_nothing_of_the_house():
                 names = [node.module or ""]
             roots = {name.partition(".")[0] for name in names}
             assert not roots & {"jax", "flax", "colorize_jax", "tensorflow"}, path
+
+
+def test_grain_has_no_reason_to_run_fewer_threads_than_asked(caplog):
+    """It warns, and runs fewer, where its buffer is smaller than the number of threads."""
+    warning = "prefetch_buffer_size"
+    with caplog.at_level("WARNING"):
+        grain.ReadOptions(num_threads=16, prefetch_buffer_size=8)
+        assert warning in caplog.text
+        caplog.clear()
+        for worker_count in (0, 2):
+            loader = make_loader(
+                Numbers(8), 2, seed=0, num_threads=16, prefetch=1, worker_count=worker_count
+            )
+            loader.close()
+        assert warning not in caplog.text

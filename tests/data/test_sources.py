@@ -13,8 +13,9 @@ from data.errors import DataError, PictureError
 from data.illustrations import render
 from data.loader import make_loader
 from data.records import RECORD_KEYS
-from data.sources.folders import FolderOptions, FolderSource
+from data.sources.folders import FolderSource
 from data.sources.mixture import MixedSource
+from data.sources.selection import FolderOptions
 from data.sources.shards import split_name
 from data.transforms import BucketCrop
 

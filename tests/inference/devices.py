@@ -23,7 +23,7 @@ pairs = [small_system.make_pictures(seed) for seed in range(4)]
 reference = pipeline.read_reference(pairs[0][1], options)
 pictures = [pipeline.read_sketch(sketch, reference, options) for sketch, _ in pairs]
 images = pipeline.color(pictures, options, [0] * 4)
-with pipeline._networks.on_devices():
+with pipeline.networks.on_devices():
     latents = pipeline.denoise(pipeline.condition(pictures, options, [0] * 4), options)
 rows = latents.sharding.shard_shape(latents.shape)[0]
 print(json.dumps({"rows": rows, "images": [np.asarray(image).tolist() for image in images]}))

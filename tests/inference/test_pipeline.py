@@ -104,7 +104,7 @@ def test_sizes(pipeline):
 def test_memory_is_given_back_and_nothing_else_changes(pipeline):
     expected = pipeline(SKETCH, REFERENCE, OPTIONS)
     assert_same(pipeline(SKETCH, REFERENCE, OPTIONS.replace(low_memory=True)), expected, 0)
-    assert set(pipeline._networks._loaded) == {"vae"}
+    assert set(pipeline.networks._loaded) == {"vae"}
     assert_same(pipeline(SKETCH, REFERENCE, OPTIONS.replace(tiled_decode=True)), expected, 0)
 
 

@@ -1,14 +1,14 @@
 """Open checkpoint files without loading them and without executing anything from them.
 
 `open_checkpoint` reads the table of contents of a safetensors file, of a sharded index, of a
-`.ckpt`, `.pt` or `.bin` file (PyTorch's zip format) or of a folder that holds one of these.
+`.ckpt`, `.pt`, `.pth` or `.bin` file (PyTorch's formats) or of a folder that holds one of these.
 """
 
 import json
 import math
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.tensors import DTYPES, LazyTensor, file_loader, truncated_error
+from colorize_jax.io.formats.torch_legacy import MAGIC, read_torch_legacy
 from colorize_jax.io.formats.torch_zip import read_torch_zip
 
 MAX_HEADER_BYTES = 2**24  # the largest published model's takes 0.5 MB
@@ -49,7 +50,7 @@ SIGNATURES: Mapping[bytes, str] = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself",
     b"<!DOCTYPE": "a web page (a failed download)",
     b"<html": "a web page (a failed download)",
-    b"\x80": "a bare pickle (PyTorch's format before 1.6)",
+    b"\x80": "a bare pickle",
 }
 
 
@@ -74,8 +75,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint's table of contents.
 
     Args:
-        path: a safetensors file, a `.ckpt`, `.pt` or `.bin` file, an `.index.json` of shards, or a
-            folder with one of these under its usual name. Content decides, not the ending.
+        path: a safetensors file, a `.ckpt`, `.pt`, `.pth` or `.bin` file, an `.index.json` of
+            shards, or a folder with one of these under its usual name. Content decides, not the
+            ending.
 
     Raises:
         UserError: the path does not exist, is damaged, truncated, or something else (it says what).
@@ -93,6 +95,8 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     if start.startswith(b"PK\x03\x04"):
         return Checkpoint(path, "PyTorch zip", read_torch_zip(path))
+    if start.startswith(MAGIC):
+        return Checkpoint(path, "PyTorch before 1.6", read_torch_legacy(path))
     if ".index." in path.name and path.name.endswith(".json"):
         return _open_index(path)
     for signature, what in SIGNATURES.items():
@@ -104,6 +108,24 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             )
     tensors, metadata = _read_safetensors(path)
     return Checkpoint(path, "safetensors", tensors, metadata)
+
+
+def join_checkpoints(parts: Sequence[Checkpoint]) -> Checkpoint:
+    """One table of contents of several files; path, form and metadata are the first one's.
+
+    Raises:
+        UserError: two of them hold a tensor of one name.
+    """
+    tensors: dict[str, LazyTensor] = {}
+    for part in parts:
+        twice = sorted(tensors.keys() & part.tensors.keys())
+        if twice:
+            raise UserError(
+                f"got {part.path} with {len(twice)} tensors that an earlier file holds, too "
+                f"({', '.join(twice[:3])}), expected parts of one network; name each once"
+            )
+        tensors |= part.tensors
+    return replace(parts[0], tensors=tensors)
 
 
 def _begins_safetensors(start: bytes) -> bool:

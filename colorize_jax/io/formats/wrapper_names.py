@@ -3,14 +3,17 @@
 model._orig_mod.x.y     a compiled module (torch.compile)
 module.model.x.y        a replicated one (DistributedDataParallel), where all names begin so
 model_ema.xy            the running average of model.x.y (latent diffusion's trainer)
+net.slice2.5.y          layer 5 of a trunk that LPIPS cuts in slices: features.5.y of torchvision
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 COMPILED = "_orig_mod."
 REPLICATED = "module."
 AVERAGE = "model_ema."
+SLICE = re.compile(r"net\.slice\d+\.(?=\d+\.)")
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
@@ -21,7 +24,7 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     plain = {}
     for name in names:
         bare = name.removeprefix(REPLICATED) if replicated else name
-        plain[name] = bare.replace(COMPILED, "")
+        plain[name] = SLICE.sub("features.", bare.replace(COMPILED, ""))
     return plain
 
 

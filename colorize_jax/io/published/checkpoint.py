@@ -8,7 +8,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from colorize_jax.config.method import SIDE
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats import wrapper_names
-from colorize_jax.io.formats.readers import Checkpoint, open_checkpoint
+from colorize_jax.io.formats.readers import Checkpoint, join_checkpoints, open_checkpoint
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.published import diffusers_folder, noise_schedules, torch_names
@@ -45,7 +45,11 @@ SINGLE_NETWORKS = {
     "tagger": re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.cpb_mlp\..*"),
     "vae": re.compile(r"encoder\.down\.0\.block\.0\..*"),
     "unet": re.compile(r"output_blocks\.0\.0\..*"),
+    "inception": re.compile(r"Mixed_5b\.branch5x5_1\..*"),
+    "lpips": re.compile(r"lin0\.model\.1\.weight"),
 }
+
+KINDS = (*SYSTEMS, architectures.ADDITIONS_KIND, *CLIP_TOWERS, "clip", *SINGLE_NETWORKS)
 
 # Other kinds of files, recognized by a tensor name, for the error message.
 FOREIGN = {
@@ -58,6 +62,9 @@ FOREIGN = {
     "a LoRA file": re.compile(r"(lora_(unet|te\d?)_.*|.*\.lora_[AB]\.weight)"),
     "a text encoder without its text_projection": re.compile(
         r"(text_model|transformer\.text_model)\..*"
+    ),
+    "a trunk of LPIPS without its heads (name their file, too)": re.compile(
+        r"features\.0\.(weight|bias)"
     ),
     "a ControlNet": re.compile(r"(control_model|controlnet_cond_embedding|zero_convs)\..*"),
     "Stable Diffusion 1 or 2": re.compile(
@@ -162,6 +169,7 @@ def open_published(
     configs: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     averages: bool = False,
+    beside: Sequence[str | Path] = (),
 ) -> PublishedCheckpoint:
     """Open a published checkpoint and find out what it is, without loading it.
 
@@ -171,10 +179,11 @@ def open_published(
         configs: network -> fields of its configuration that the user gives; they take precedence
             over what the file says.
         averages: take the running averages of parameters, of files that hold both.
+        beside: files with the rest of its tensors: LPIPS's trunk and heads are published apart.
 
     Raises:
         UserError: it cannot be read, has no averages, or is nothing that we import
-            (the message says what it is).
+            (the message says what it is), or a tensor is in two files.
     """
     path, configs = Path(path), configs or {}
     folder = diffusers_folder.read(path)
@@ -182,7 +191,7 @@ def open_published(
         raise _no_averages(path)
     if folder is not None:
         return _from_folder(path, folder)
-    checkpoint = open_checkpoint(path)
+    checkpoint = join_checkpoints([open_checkpoint(file) for file in (path, *beside)])
     taken = wrapper_names.take(checkpoint.tensors, averages=averages)
     averaged = averages if wrapper_names.find_averages(checkpoint.tensors) else None
     if averages and averaged is None:

@@ -307,6 +307,21 @@ def _detect_tagger(shapes: Shapes) -> NetworkConfig:
     }
 
 
+def _detect_inception(shapes: Shapes) -> NetworkConfig:
+    return {
+        "width": _axis(shapes, "Conv2d_1a_3x3.conv.weight", 0),
+        "num_classes": _vote(_axis(shapes, f"fc.{leaf}", 0) for leaf in ("weight", "bias")),
+    }
+
+
+def _detect_lpips(shapes: Shapes) -> NetworkConfig:
+    channels = [_axis(shapes, f"lin{depth}.model.1.weight", 1) for depth in range(5)]
+    return {
+        "vgg": "features.2.weight" in shapes,  # where AlexNet has a pool
+        "channels": channels if all(channels) else None,
+    }
+
+
 DETECTORS: Mapping[str, Callable[[Shapes], NetworkConfig]] = {
     "unet": _detect_unet,
     "background_encoder": _detect_background_encoder,
@@ -317,4 +332,6 @@ DETECTORS: Mapping[str, Callable[[Shapes], NetworkConfig]] = {
     "clip_vision": _detect_clip_vision,
     "clip_text": _detect_clip_text,
     "tagger": _detect_tagger,
+    "inception": _detect_inception,
+    "lpips": _detect_lpips,
 }

@@ -46,6 +46,7 @@ STACKS: Mapping[str, str] = {
 
 # Published names with an underscore of their own before a number, as (parent, name).
 LITERAL_UNDERSCORES = frozenset({("mid", "block_1"), ("mid", "block_2"), ("mid", "attn_1")})
+LITERAL_PREFIXES = ("lora_", "branch")  # of whatever parent
 
 # Our leaf name -> published leaf name; raw tensors keep name and layout.
 LEAVES: Mapping[str, str] = {
@@ -57,6 +58,8 @@ LEAVES: Mapping[str, str] = {
     "logit_scale": "logit_scale",
     "q_bias": "q_bias",
     "v_bias": "v_bias",
+    "running_mean": "running_mean",
+    "running_var": "running_var",
 }
 
 # Kernel layouts by number of axes: axes that take PyTorch's layout to ours, and back.
@@ -82,6 +85,10 @@ SKIPPED = tuple(
         r"(.*\.)?(text_model\..*|text_projection\.weight|position_ids)",
         r"(cond_stage_model\.model\.)?logit_scale",
         r"(.*\.)?(relative_position_index|relative_coords_table|attn_mask|k_bias)",
+        # Counters of norms, classifiers behind LPIPS's trunks, copies and constants of LPIPS.
+        r"(.*\.)?num_batches_tracked",
+        r"(classifier\.\d+\.(weight|bias)|lins\.\d+\.model\.1\.weight)",
+        r"scaling_layer\.(shift|scale)",
     )
 )
 
@@ -302,7 +309,7 @@ def _published_name(path: tuple[str, ...], stack: str | None, index: int | None)
     for parent, module in zip(("", *path), path[:-1], strict=False):
         if module == stack:
             words.append(f"{module}.{index}")
-        elif (parent, module) in LITERAL_UNDERSCORES or module.startswith("lora_"):
+        elif (parent, module) in LITERAL_UNDERSCORES or module.startswith(LITERAL_PREFIXES):
             words.append(module)
         else:
             words.append(re.sub(r"(_\d+)+$", lambda match: match[0].replace("_", "."), module))

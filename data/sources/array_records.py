@@ -1,7 +1,7 @@
-"""Pictures that TFDS stored in ArrayRecord files, read without TensorFlow.
+"""Pictures in ArrayRecord files, those of TFDS and plain ones of `tf.train.Example`s.
 
-A set's features are `image`, `sketch` (and `sketch_…`, further styles), perhaps `mask`, each an
-`Image` of any size; and what an index says: `aesthetic_score`, `caption` or `text`, `tags`.
+A set's features are `image`, `sketch` (and `sketch_…`, further styles), perhaps `mask`, each a
+picture of any size; and what an index says: `aesthetic_score`, `caption` or `text`, `tags`.
 Pictures stay encoded until a window of them is asked for, as those of folders do.
 """
 
@@ -23,117 +23,93 @@ from data.pictures.reading import SIDEWAYS, opened, orientation
 from data.pictures.stored import Deferred, StoredPicture
 from data.records import Record, checked_index
 from data.sources.catalog import CACHE, lots
-from data.sources.folders import FolderOptions, FolderSource, decoded, of_aspect
+from data.sources.examples import INFO, find_files, identity, open_examples
+from data.sources.files import as_path
+from data.sources.folders import FolderSource, decoded, of_aspect
 from data.sources.index_tables import OURS
+from data.sources.selection import FolderOptions, Selection
 
-INFO = "dataset_info.json"
 _SHOWN_FROM = 2000  # pictures, from which on a bar shows how far it is
 
 
-def is_tfds_set(path: str | Path) -> bool:
-    """Whether a folder is a set that TFDS wrote."""
-    return (Path(path) / INFO).is_file()
+def is_record_set(path: Path) -> bool:
+    """Whether a folder holds ArrayRecord files of pictures."""
+    return (path / INFO).is_file() or bool(find_files(path))
 
 
-class TfdsSource:
+class ArrayRecordSource:
     """Records of a set's one split; threads may share it, and pickled it is a path and options.
 
     Args:
-        root: folder with `dataset_info.json`.
+        root: folder with TFDS's `dataset_info.json`, or `NAME.array_record` files.
         options: see `FolderOptions`; of them `indices` and `reference_rate` have no meaning here.
 
     Raises:
-        DataError: TFDS is not installed, this is no such set, or nothing in it can be used.
+        DataError: it cannot be opened, see `open_examples`, or nothing in it can be used.
     """
 
     reference_rate = 0.0
 
     def __init__(self, root: str | Path, options: FolderOptions | None = None) -> None:
-        self.root, self.options = Path(root), options or FolderOptions()
+        self.root, self.options = as_path(root), options or FolderOptions()
         if self.options.indices or self.options.reference_rate:
             raise DataError(
-                f"got data.index or data.same_identity_rate with the TFDS set {root}, expected "
+                f"got data.index or data.same_identity_rate with the set {root}, expected "
                 "neither: its examples are all that it has; leave them out"
             )
         self._open()
         self._choose()
 
     def __repr__(self) -> str:
-        return f"TfdsSource({str(self.root)!r}, {len(self)} pictures, {self.options})"
+        return f"ArrayRecordSource({str(self.root)!r}, {len(self)} pictures, {self.options})"
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in ("root", "options", "sizes", "scores", "rows")}
+        return {
+            name: vars(self)[name]
+            for name in ("root", "options", "sizes", "scores", "rows", "num_unread")
+        }
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         vars(self).update(state)
         self._open()
 
     def _open(self) -> None:
-        try:
-            import tensorflow_datasets as tfds
-        except ImportError as error:
-            raise DataError(
-                f"got the TFDS set {self.root} and no package {error.name}, expected "
-                "tensorflow-datasets; pip install '.[tfds]'"
-            ) from error
-        try:
-            builder = tfds.builder_from_directory(str(self.root))
-            self._split, *others = builder.info.splits
-            features = builder.info.features
-            kinds = {name: type(features[name]).__name__ for name in features}
-            self._pictures = tuple(name for name, kind in kinds.items() if kind == "Image")
-            skip = {name: tfds.decode.SkipDecoding() for name in self._pictures}
-            self._examples = builder.as_data_source(split=self._split, decoders=skip)
-        except (OSError, ValueError, AttributeError, tfds.core.DatasetNotFoundError) as error:
-            raise DataError(
-                f"got {self.root}, which is no whole TFDS set ({' '.join(str(error).split())}), "
-                "expected one in ArrayRecord files; write it anew"
-            ) from error
-        self.styles = tuple(name for name in self._pictures if name.startswith("sketch"))
-        self.styles = tuple(name for name in self.styles if not name.endswith("mask"))
-        self._mask_name = next((n for n in ("mask", "sketch_mask") if n in self._pictures), None)
+        self._split, self._examples, pictures = open_examples(self.root)
+        masks = ("mask", "sketch_mask")
+        # Sorted: files do not say their features in one order, and draws depend on it.
+        self.styles = tuple(
+            name for name in sorted(pictures) if name.startswith("sketch") and name not in masks
+        )
+        self._mask_name = next((name for name in masks if name in pictures), None)
         extracts = self.options.sketches == "extract"
-        if others or "image" not in self._pictures or not (self.styles or extracts):
+        if "image" not in pictures or not (self.styles or extracts):
             raise DataError(
-                f"got {self.root} with splits {', '.join((self._split, *others))} and pictures "
-                f"{', '.join(self._pictures) or 'none'}, expected one split with an image and a "
-                "sketch; write it so"
+                f"got {self.root} with pictures {', '.join(pictures) or 'none'}, expected an image "
+                "and a sketch; write it so, or set data.sketches=extract"
             )
 
     def _choose(self) -> None:
         """Measure all pictures, once, and filter them."""
         self.sizes, self.scores = self._measured()
-        options, score = self.options, self.scores
-        score = np.where(np.isnan(score), OURS.filter_score, score)
-        short_sides = self.sizes.min(axis=1)
-        readable, large = short_sides > 0, short_sides >= options.min_short_side
-        self._filters = {
-            "cannot be read": readable,
-            f"short side below {options.min_short_side} px": large | ~readable,
-            f"aesthetic score below {options.min_aesthetic_score:g}": (
-                score >= options.min_aesthetic_score
-            ),
-        }
-        usable = np.all(list(self._filters.values()), axis=0)
-        out = lots([self._name(row) for row in range(len(usable))]) < options.heldout_share
-        self.rows = np.flatnonzero(usable & (out == options.heldout)).astype(np.int32)
-        self.num_other = int((usable & (out != options.heldout)).sum())
-        unread = int((~readable).sum())
-        total = unread + len(self) + self.num_other
-        if not len(self) or unread > options.max_passed_over * total:
-            told = "; ".join(line.strip() for line in self.describe()[1:])
-            raise DataError(
-                f"got {self.root} with {len(self)} pictures to use and {unread} that cannot be "
-                f"read ({told}), expected at most {options.max_passed_over:.0%} of them; mend them "
-                "or raise data.max_skipped_share"
-            )
+        readable = self.sizes.min(axis=1) > 0
+        self.num_unread = int((~readable).sum())
+        self._selection = Selection(
+            self.options,
+            sound=readable,
+            short_sides=lambda: self.sizes.min(axis=1),
+            scores=lambda: np.where(np.isnan(self.scores), OURS.filter_score, self.scores),
+            lots=lots([self._name(row) for row in range(len(readable))]),
+        )
+        self.rows = self._selection.rows
+        if not self._selection.allows(self.num_unread):
+            self._selection.refuse(self.root, self.num_unread, self.describe()[1:])
 
     def _measured(self) -> tuple[np.ndarray, np.ndarray]:
         """(N, 2) heights and widths, px, 0 where a header cannot be read; (N,) scores."""
-        stamp = hashlib.sha256((self.root / INFO).read_bytes()).hexdigest()[:16]
+        stamp = hashlib.sha256(identity(self.root).encode()).hexdigest()[:16]
         path = self.root / CACHE / f"{stamp}.npz"
         if path.is_file():
             with np.load(path) as stored:
@@ -228,11 +204,9 @@ class TfdsSource:
             f"{len(self)} pictures in {self.root}; "
             f"{', '.join(self.styles) or 'lines extracted'}; {masks}"
         ]
-        if self.num_other and not self.options.heldout:
-            lines.append(f"  {self.num_other} held out for validation")
-        for reason, passes in self._filters.items():
-            if not passes.all():
-                lines.append(f"  {int((~passes).sum())} left out: {reason}")
+        lines += self._selection.describe()
+        if self.num_unread:
+            lines.append(f"  {self.num_unread} passed over: cannot be read")
         return lines
 
 
@@ -245,9 +219,10 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-Pictures = FolderSource | TfdsSource
+Pictures = FolderSource | ArrayRecordSource
 
 
 def open_pictures(path: str | Path, options: FolderOptions) -> Pictures:
-    """Open a folder of pictures or a TFDS set, whichever a path is."""
-    return (TfdsSource if is_tfds_set(path) else FolderSource)(path, options)
+    """Open a folder of pictures or a set in ArrayRecord files, whichever a path is."""
+    path = as_path(path)
+    return (ArrayRecordSource if is_record_set(path) else FolderSource)(path, options)

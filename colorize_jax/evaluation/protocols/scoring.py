@@ -1,0 +1,120 @@
+"""From the results of one pair to its scores: what needs no network.
+
+A score is called MEASURE_KIND, after the kind of result that it is of; `entanglement` compares two
+kinds. Scores that a pair does not allow (too small, a reference that is missing) are left out.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from colorize_jax.evaluation import backgrounds, metrics, palettes, quality
+from colorize_jax.evaluation.protocols.pairs import Kind, Pair
+from data.illustrations import PART_NAMES
+
+FIGURE = range(PART_NAMES.index("skin"), len(PART_NAMES))
+MAIN_KINDS = ("aligned", "cross", "shuffled", "plugin", "plain")
+
+MAX_PSNR = 100.0  # dB; of equal pictures, whose own is infinite
+
+Scores = dict[str, float]
+
+
+def score(pair: Pair, kinds: Mapping[str, Kind], results: Mapping[str, np.ndarray]) -> Scores:
+    """Score the results of a pair.
+
+    Args:
+        pair: what was coloured.
+        kinds: how.
+        results: name of a kind -> (H, W, 3) uint8, all of one size.
+
+    Returns:
+        psnr_KIND (dB), ssim_KIND, ms_ssim_KIND: against the truth, where it is the answer.
+        line_f1_KIND: lines of the result against the sketch's; line_f1_truth: of the truth.
+        palette_KIND: distance of the result's palette from its reference's (CIELAB).
+        entanglement: CIEDE2000 away from lines between results of `cross` and `moved`.
+        color_error_KIND: CIEDE2000 of parts' mean colours, of drawn pairs.
+        With the plugin see `_score_sides`.
+    """
+    images = {name: _float(result) for name, result in results.items()}
+    size = next(iter(images.values())).shape[:2]
+    truth = _float(resized(pair.truth, size))
+    sketch = 1 - resized(pair.sketch, size)[..., 0] / 127.5
+    scores: Scores = {}
+    with_sides = pair.sketch_mask is not None
+    for name, image in images.items():
+        if kinds[name].answered:
+            scores |= _compare(name, image, truth)
+        reference = _float(pair.references[kinds[name].reference])
+        scores[f"palette_{name}"] = palettes.palette_distance(image, reference)
+        if pair.parts is not None and not with_sides:
+            parts = pair.parts[..., 0]
+            scores[f"color_error_{name}"] = metrics.part_color_error(image, truth, parts)
+    if with_sides:
+        return scores | _score_sides(pair, images, truth, sketch)
+    for name in images:
+        if name in MAIN_KINDS:
+            scores[f"line_f1_{name}"] = metrics.line_f1(images[name], sketch)
+    scores["line_f1_truth"] = metrics.line_f1(truth, sketch)
+    if {"cross", "moved"} <= images.keys():
+        scores["entanglement"] = metrics.entanglement(images["cross"], images["moved"], sketch)
+    return scores
+
+
+def mean_score(scores: Sequence[Scores], name: str) -> float:
+    """Mean of a score over the pairs that have it."""
+    return float(np.nanmean([one.get(name, np.nan) for one in scores]))
+
+
+def _compare(name: str, image: np.ndarray, truth: np.ndarray) -> Scores:
+    scores = {
+        f"psnr_{name}": min(quality.psnr(image, truth), MAX_PSNR),
+        f"ssim_{name}": quality.ssim(image, truth),
+    }
+    if min(image.shape[:2]) >= quality.MS_SSIM_SIDE:
+        scores[f"ms_ssim_{name}"] = quality.ms_ssim(image, truth)
+    return scores
+
+
+def _score_sides(
+    pair: Pair, images: Mapping[str, np.ndarray], truth: np.ndarray, sketch: np.ndarray
+) -> Scores:
+    """Score figures and backgrounds apart.
+
+    Returns:
+        background_error_KIND, CIEDE2000 of pixels outside the figure; gradient_correlation_KIND
+        there; figure_error_KIND, CIEDE2000 of its parts' mean colours; line_f1_KIND of the figure's
+        lines; leaked_in_KIND and leaked_out_KIND, shares of the figure in colours of the background
+        and of the background in colours of the figure.
+    """
+    mask = pair.sketch_mask / 255
+    around = ndimage.binary_dilation(mask[..., 0] > 0.5, iterations=2)
+    scores = {"line_f1_truth": metrics.line_f1(truth, sketch, around)}
+    for name, image in images.items():
+        parts = metrics.part_color_errors(image, truth, pair.parts[..., 0])
+        leaked_in, leaked_out = backgrounds.leakage(image, truth, mask)
+        own = {
+            "background_error": backgrounds.background_error(image, truth, mask),
+            "gradient_correlation": backgrounds.gradient_correlation(image, truth, mask),
+            "figure_error": np.mean([parts[part] for part in FIGURE if part in parts]),
+            "line_f1": metrics.line_f1(image, sketch, around),
+            "leaked_in": leaked_in,
+            "leaked_out": leaked_out,
+        }
+        scores |= {f"{measure}_{name}": float(value) for measure, value in own.items()}
+    return scores
+
+
+def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture (H, W, C) uint8 at the results' size."""
+    if picture.shape[:2] == size:
+        return picture
+    bands = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
+    resized = np.asarray(bands.resize(size[::-1], Image.Resampling.LANCZOS))
+    return resized[..., None] if resized.ndim == 2 else resized
+
+
+def _float(picture: np.ndarray) -> np.ndarray:
+    return picture.astype(np.float32) / 127.5 - 1
