@@ -140,7 +140,16 @@ ALLOWED: dict[str, set[str]] = {
     "commands": BASICS
     | INFERENCE
     | IO
-    | {"analysis", "benchmark", "config", "evaluation", "models", "setup", "verify"},
+    | {
+        "analysis",
+        "benchmark",
+        "config",
+        "evaluation",
+        "evaluation.protocols",
+        "models",
+        "setup",
+        "verify",
+    },
     "__main__": {"commands"},
 }
 
@@ -151,7 +160,7 @@ INFERENCE_LAYERS = (
     ("sampling", "inputs"),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),
-    ("metadata",),
+    ("looking", "metadata"),
     ("jobs",),
 )
 
