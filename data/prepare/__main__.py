@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     add("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="of this machine")
     add(
         "--beam", metavar="OPTIONS",
-        help='run on Apache Beam with these options of its own, such as --beam="--runner=DirectRunner"',
+        help='run on Apache Beam, with its own options: --beam="--runner=DirectRunner"',
     )  # fmt: skip
     add("--threads", type=int, default=1, metavar="N", help="of one process, or of models")
     return made
