@@ -141,7 +141,8 @@ def train(
         state, first = restored or (begin(system, expected, shardings, command), 0)
     if restored:
         logger.info("resumed from step %d of %d", first, config.total_steps)
-    writer = Writer(workdir, resumed_step=first, tensorboard=config.logging.tensorboard)
+    tracker = {"tracker": config.logging.tracker, "config": config.to_dict()}
+    writer = Writer(workdir, resumed_step=first, **tracker)
     seen = datasets.describe(source)
     for line in seen:
         logger.info("%s", line)

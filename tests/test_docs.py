@@ -14,10 +14,12 @@ from colorize_jax.commands.option_flags import add_option_flags, options_from_fl
 from colorize_jax.config.load import load_config
 from colorize_jax.inference.options import InferenceOptions
 from data.check import __main__ as check
+from data.prepare import __main__ as prepare
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHECK = ["python", "-m", "data.check"]
+PREPARE = ["python", "-m", "data.prepare"]
 PACKAGE, TRAIN = ["python", "-m", "colorize_jax"], ["python", "train.py"]
 
 
@@ -47,6 +49,8 @@ def test_commands_are_understood(page, monkeypatch):
                 InferenceOptions.from_dict(options_from_flags(args))
         elif words[:3] == CHECK:
             check.parse_arguments(words[3:])
+        elif words[:3] == PREPARE:
+            prepare.parse_arguments(words[3:])
         elif words[:2] == TRAIN:
             options, overrides = train.parse_arguments(words[2:])
             # What a shell's variable stands for is not known here.

@@ -5,6 +5,7 @@ each other; so does every module at the root of either. An import inside a funct
 """
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 BASICS = {"errors", "types"}
 NETWORKS = {"models", "models.frozen", "nn"}
 INFERENCE = {"inference", "inference.pictures", "inference.text"}
-IO = {"io", "io.formats", "io.published", "io.runs"}
+IO = {"io", "io.formats", "io.pipelines", "io.published", "io.runs"}
 TRAINING = {"training", "training.losses", "training.monitoring"}
 READING = {"data.errors", "data.pictures"}  # colouring reads pictures as training does
 DRAWING = {"data.illustrations.canvas", "data.illustrations.parts"}
@@ -43,6 +44,7 @@ ALLOWED: dict[str, set[str]] = {
     "data.cache": {"data.records"},
     "data.transforms": {"data.errors", "data.pictures", "data.records"},
     "data.loader": {"data.buckets", "data.errors", "data.records"},
+    "data.prepare": {"data.errors", "data.pictures", "data.sources"},
     "data.check": DATA - {"data.cache", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows
     "errors": set(),
@@ -64,6 +66,11 @@ ALLOWED: dict[str, set[str]] = {
     "io.runs": BASICS | {"io.formats", "config"},
     "io": BASICS | {"io.formats", "io.runs"},
     "io.published": BASICS | {"config", "diffusion", "io", "io.formats", "io.runs", "models"},
+    "io.pipelines": BASICS
+    | {"config", "io", "io.formats", "io.published", "models", "models.frozen"},
+    # ---------------------------------------------- sources for PyTorch: they know nothing of ours
+    "pytorch.networks": set(),
+    "pytorch.pipeline": set(),
     # ------------------------------------------------- training and inference, never each other
     "training.losses": {"types"},
     "training": BASICS
@@ -114,7 +121,7 @@ ALLOWED: dict[str, set[str]] = {
     | NETWORKS
     | INFERENCE
     | TRAINING
-    | {"conditioning", "config", "diffusion", "diffusion.samplers", "io.published"},
+    | {"conditioning", "config", "diffusion", "diffusion.samplers", "io.published", "rng", "setup"},
     "benchmark": BASICS
     | INFERENCE
     | TRAINING
@@ -132,7 +139,16 @@ ALLOWED: dict[str, set[str]] = {
     "commands": BASICS
     | INFERENCE
     | IO
-    | {"analysis", "benchmark", "config", "evaluation", "models", "setup", "verify"},
+    | {
+        "analysis",
+        "benchmark",
+        "config",
+        "evaluation",
+        "evaluation.protocols",
+        "models",
+        "setup",
+        "verify",
+    },
     "__main__": {"commands"},
 }
 
@@ -143,7 +159,7 @@ INFERENCE_LAYERS = (
     ("sampling", "inputs"),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),
-    ("metadata",),
+    ("looking", "metadata"),
     ("jobs",),
 )
 
@@ -160,12 +176,12 @@ def _folders() -> Iterator[tuple[str, list[Path]]]:
                 yield prefix + ".".join(folder.relative_to(root).parts), files
 
 
-def _imported(path: Path) -> set[str]:
+def _imported(path: Path, relative: bool = True) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom) and node.module and (relative or not node.level):
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
@@ -218,6 +234,16 @@ def test_inference_imports_its_own_earlier_layers_alone() -> None:
             wrong = (own & set(files)) - below
             assert not wrong, f"inference/{name}.py imports {', '.join(sorted(wrong))}"
         below |= set(layer)
+
+
+def test_what_is_written_for_pytorch_needs_its_four_libraries_alone() -> None:
+    known = {"torch", "diffusers", "transformers", "numpy", "PIL", *sys.stdlib_module_names}
+    for path in sorted((ROOT / "colorize_jax" / "pytorch").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1:
+                assert list(path.parent.parent.rglob(f"{node.module}.py")), (path, node.module)
+        roots = {name.split(".")[0] for name in _imported(path, relative=False)}
+        assert roots <= known, path
 
 
 def test_data_knows_neither_the_package_nor_jax() -> None:

@@ -15,6 +15,7 @@ from colorize_jax.errors import USER_ERROR_STATUS, UserError
 # Command -> module; the order is that of the help page.
 COMMANDS = {
     "colorize": "colorize",
+    "look": "look",
     "tags": "tags",
     "import": "import_weights",
     "export": "export_weights",

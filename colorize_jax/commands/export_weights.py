@@ -1,8 +1,11 @@
-"""`export`: our weights -> safetensors or a diffusers folder."""
+"""`export`: our weights -> safetensors, or folders that PyTorch programs run."""
 
 import argparse
+from typing import Any
 
-HELP = "write weights as safetensors under their published names, or as a diffusers folder"
+HELP = "write weights as safetensors under their published names, or for PyTorch programs"
+DTYPES = ("float32", "float16", "bfloat16")
+EIGHT_BITS = ("float8_e4m3fn", "int8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -10,17 +13,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint",
         required=True,
+        action="append",
         metavar="DIR",
-        help="folder of weights, or of a training run (its newest complete checkpoint)",
+        help="folder of weights, or of a training run (its newest complete checkpoint); for a "
+        "pipeline as often as needed: each network is taken from the first that has it",
     )
     parser.add_argument(
         "--output", required=True, metavar="PATH", help="file to make; a folder of shards"
     )
     parser.add_argument(
         "--format",
-        choices=["safetensors", "diffusers"],
+        choices=["safetensors", "diffusers", "pipeline"],
         default="safetensors",
-        help="diffusers: UNet and VAE for UNet2DConditionModel and AutoencoderKL",
+        help="diffusers: UNet and VAE for UNet2DConditionModel and AutoencoderKL; pipeline: a "
+        "folder that colours with diffusers and transformers alone",
     )
     parser.add_argument(
         "--only",
@@ -30,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--dtype",
-        choices=["float32", "float16", "bfloat16"],
-        help="of all tensors; each keeps its own by default",
+        choices=[*DTYPES, *EIGHT_BITS],
+        help="of all tensors; each keeps its own by default. 8 bits, of a pipeline's linear "
+        "layers, with scales",
     )
     parser.add_argument(
         "--max-shard-size",
@@ -43,6 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a training run, the parameters themselves and not their running average",
     )
+    card = parser.add_argument_group("the card of a pipeline")
+    card.add_argument("--title", metavar="TEXT", help="by default the folder's name")
+    card.add_argument(
+        "--license", metavar="ID", default="other", help="of the weights, as the Hub calls it"
+    )
+    card.add_argument("--base-model", metavar="NAME", help="what the model was trained from")
+    card.add_argument(
+        "--picture", metavar="FILE", help="a PNG to show; of a run, by default its newest samples"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace PATH where it exists")
 
 
@@ -52,20 +68,23 @@ def run(args: argparse.Namespace) -> int:
     from colorize_jax.io.formats.atomic import Reads, check_output
     from colorize_jax.io.formats.safetensors_writer import SHARDS
     from colorize_jax.io.open_weights import open_weights, weights_paths
+    from colorize_jax.io.pipelines import write
     from colorize_jax.io.published import diffusers_folder
     from colorize_jax.io.published.export import PluginAlone, export_diffusers, export_safetensors
 
     use_cpu()
+    _check(args)
     max_shard_bytes = None if args.max_shard_size is None else parse_size(args.max_shard_size)
     kind = None if max_shard_bytes is None else SHARDS
-    kind = diffusers_folder.KIND if args.format == "diffusers" else kind
-    place = {
-        "overwrite": args.overwrite,
-        "reads": Reads({"checkpoint": weights_paths(args.checkpoint)}),
-    }
+    kind = {"diffusers": diffusers_folder.KIND, "pipeline": write.KIND}.get(args.format, kind)
+    read = [path for one in args.checkpoint for path in weights_paths(one)]
+    reads = Reads({"checkpoint": read, "picture": [args.picture]})
+    place = {"overwrite": args.overwrite, "reads": reads}
     check_output(args.output, kind=kind, **place)
     options = {"dtype": args.dtype, "max_shard_bytes": max_shard_bytes, **place}
-    weights = open_weights(args.checkpoint, raw=args.raw)
+    if args.format == "pipeline":
+        return _export_pipeline(args, options)
+    weights = open_weights(args.checkpoint[0], raw=args.raw)
     if args.only:
         weights = PluginAlone(weights)
     if args.format == "diffusers":
@@ -74,4 +93,48 @@ def run(args: argparse.Namespace) -> int:
     else:
         counts = export_safetensors(weights, args.output, **options)
         print(f"wrote {sum(counts.values())} tensors of {', '.join(counts)} to {args.output}")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise UserError for options of another format than the one that was asked for."""
+    from colorize_jax.errors import UserError
+
+    if args.format == "pipeline":
+        if args.only:
+            raise UserError(
+                "got --only plugin for a pipeline, expected whole networks; leave it out, and name "
+                "plugin and colorizer with --checkpoint each"
+            )
+        return
+    if len(args.checkpoint) > 1:
+        raise UserError(
+            f"got {len(args.checkpoint)} checkpoints for --format {args.format}, expected one; "
+            "several make a pipeline"
+        )
+    if args.dtype in EIGHT_BITS:
+        raise UserError(
+            f"got --dtype {args.dtype} for --format {args.format}, expected one of "
+            f"{', '.join(DTYPES)}; only a pipeline's modules read 8 bits"
+        )
+
+
+def _export_pipeline(args: argparse.Namespace, options: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from colorize_jax.io.pipelines.write import write_pipeline
+    from colorize_jax.setup.exporting import describe_system, open_system
+
+    joined, networks, opened = open_system(args.checkpoint, raw=args.raw)
+    suggestions, card = describe_system(
+        networks,
+        opened,
+        title=args.title or Path(args.output).name,
+        licence=args.license,
+        base_model=args.base_model,
+        picture=args.picture,
+    )
+    sizes = write_pipeline(joined, args.output, suggestions, card, **options)
+    total = sum(sizes.values()) / 1e9
+    print(f"wrote {', '.join(sizes)} ({total:.2f} GB) to {args.output}")
     return 0

@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="PATH",
         help="colorizer, plugin, SDXL, CLIP, tagger, Inception or LPIPS file (.safetensors, .ckpt, "
-        ".pt, .pth, .bin, .index.json), or a diffusers or CLIP folder; of LPIPS, the trunk's file "
-        "and the heads'",
+        ".pt, .pth, .bin, .index.json), or a pipeline, diffusers or CLIP folder; of LPIPS, the "
+        "trunk's file and the heads'",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     parser.add_argument(
@@ -45,6 +45,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="JSON, network -> fields that cannot be seen in the file, such as "
         '{"unet": {"head_dim": 16}}',
     )
+    parser.add_argument(
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE[=SCALE]",
+        help="merge a LoRA of diffusers, PEFT or kohya's scripts into the UNet; repeat it for more",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace DIR where it exists")
 
 
@@ -54,18 +61,21 @@ def run(args: argparse.Namespace) -> int:
     from colorize_jax.io.formats.atomic import Reads, check_output
     from colorize_jax.io.formats.weights_folder import KIND
     from colorize_jax.io.open_weights import weights_paths
-    from colorize_jax.io.published.checkpoint import open_published
+    from colorize_jax.io.pipelines import loras
+    from colorize_jax.io.pipelines.read import open_source
     from colorize_jax.io.published.importing import import_weights
 
     use_cpu()
     paths = [read for path in args.input for read in weights_paths(path)]
-    reads = Reads({"input": paths, "config": [args.config]})
+    files = [loras.parse(text)[0] for text in args.lora]
+    reads = Reads({"input": paths, "config": [args.config], "lora": files})
     check_output(args.output, kind=KIND, overwrite=args.overwrite, reads=reads)
     first, *beside = args.input
     configs = read_config_file(args.config)
-    source = open_published(first, configs, averages=args.ema, beside=beside)
+    source = open_source(first, configs, averages=args.ema, beside=beside)
     if args.kind is not None:
         _check_kind(source.kind, args.kind, first)
+    source, merged = loras.merge_all(source, args.lora)
     metadata = import_weights(
         source,
         args.output,
@@ -78,6 +88,8 @@ def run(args: argparse.Namespace) -> int:
     for component, table in source.expected().items():
         parameters = sum(source.tensors[name].size for name in table)
         print(f"  {component:<22}{len(table):>6} tensors{parameters:>16,} parameters")
+    for line in merged:
+        print(f"  {line}")
     if source.averaged is not None:
         print(
             f"  took the {'running average' if source.averaged else 'parameters'} of the UNet; "

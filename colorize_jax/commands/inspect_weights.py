@@ -21,9 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print a page about the checkpoint; 0 where it is complete and sound, 1 otherwise."""
     from colorize_jax.commands.files import read_config_file, use_cpu
-    from colorize_jax.io.published.inspection import inspect_path
+    from colorize_jax.io.pipelines.read import is_pipeline, open_source
+    from colorize_jax.io.published.inspection import inspect_path, inspect_source
 
     use_cpu()
-    page = inspect_path(args.path, read_config_file(args.config), scan=args.scan)
+    configs = read_config_file(args.config)
+    if is_pipeline(args.path):
+        page = inspect_source(open_source(args.path, configs), args.scan)
+    else:
+        page = inspect_path(args.path, configs, scan=args.scan)
     print("\n".join(page.lines()))
     return 0 if page.sound else 1

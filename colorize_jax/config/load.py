@@ -45,7 +45,7 @@ def config_from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) 
     Raises:
         UserError: as for `load_config`.
     """
-    content = _plain(content)
+    content = _current(_plain(content))
     for argument in overrides:
         key, text = _split_argument(argument)
         section = content
@@ -58,6 +58,16 @@ def config_from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) 
     config = _build(Config, content, "")
     check_config(config)
     return config
+
+
+def _current(content: Any) -> Any:
+    """The config of an earlier run under the names of today."""
+    logging = content.get("logging") if isinstance(content, Mapping) else None
+    if not isinstance(logging, Mapping) or not isinstance(logging.get("tensorboard"), bool):
+        return content
+    kept = {name: value for name, value in logging.items() if name != "tensorboard"}
+    tracker = "tensorboard" if logging["tensorboard"] else "none"
+    return {**content, "logging": {"tracker": tracker, **kept}}
 
 
 def value_at(config: Any, key: str) -> Any:

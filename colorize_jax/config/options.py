@@ -203,6 +203,9 @@ class CheckpointConfig(Options):
     )
 
 
+TRACKERS = ("tensorboard", "wandb", "trackio", "none")
+
+
 @dataclass(frozen=True)
 class LoggingConfig(Options):
     """What a run writes while it goes on."""
@@ -220,7 +223,11 @@ class LoggingConfig(Options):
     )
     validation_batches: int = option(4, Whole(1, 10**4), "how many of data.batch_size it takes")
     num_samples: int = option(8, Whole(1, 1024), "how many")
-    tensorboard: bool = option(True, Flag(), "write event files beside metrics.jsonl")
+    tracker: str = option(
+        "tensorboard",
+        Choice(TRACKERS),
+        "what receives numbers and pictures beside metrics.jsonl; wandb and trackio are extras",
+    )
 
 
 @dataclass(frozen=True)

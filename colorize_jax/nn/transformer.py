@@ -19,8 +19,8 @@ from colorize_jax.nn.remat import RESIDUAL
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
 from colorize_jax.types import Array
 
-# Features that a block can return: its first norm, the outputs of its attentions, its own output.
-FEATURES = ("norm1", "attn1", "attn2", "ff")
+# Features that a block can return: what its attentions read and put out, and its own output.
+FEATURES = ("norm1", "attn1", "norm2", "attn2", "ff")
 # Beside them: how large the cross-attention's output is against the block's, (B,) float32.
 CROSS_SHARE = "attn2_share"
 
@@ -94,7 +94,8 @@ class TransformerBlock(nn.Module):
         features["attn1"] = self.attn1.self_attention(features["norm1"], bank)
         x = checkpoint_name(x + features["attn1"], RESIDUAL)
         if self.has_context:
-            features["attn2"] = self.attn2.cross_attention(self.norm2(x), kv, **cross)
+            features["norm2"] = self.norm2(x)
+            features["attn2"] = self.attn2.cross_attention(features["norm2"], kv, **cross)
             x = checkpoint_name(x + features["attn2"], RESIDUAL)
         features["ff"] = x + self.ff(self.norm3(x))
         return features["ff"], features

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from colorize_jax.conditioning import FROZEN_NETWORKS, FrozenEncoders
 from colorize_jax.config.load import config_from_dict
@@ -28,10 +27,11 @@ from colorize_jax.inference.system import Networks, System
 from colorize_jax.inference.tagging import PictureTagger, read_labels
 from colorize_jax.io.formats.weights_folder import WeightsMetadata
 from colorize_jax.io.open_weights import Weights, open_weights
+from colorize_jax.io.pipelines.joined import find_networks
+from colorize_jax.io.pipelines.read import is_pipeline, open_source
 from colorize_jax.io.published import noise_schedules
 from colorize_jax.io.published.published_weights import PublishedWeights
 from colorize_jax.models.architectures import (
-    ADDITIONS_KIND,
     SCALING_FACTOR,
     build,
     published_config,
@@ -127,18 +127,7 @@ def open_networks(
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.dtype(dtype or ("float32" if on_cpu else "bfloat16"))
     opened = [open_checkpoint(path, raw=raw) for path in paths]
-    additions = next((w for w in opened if w.metadata.kind == ADDITIONS_KIND), None)
-    where: dict[str, Weights] = {}
-    for weights in reversed(opened):
-        where |= dict.fromkeys(weights.abstract, weights)
-    if additions is not None:
-        whole = [w for w in opened if "unet" in w.abstract and w.metadata.kind != ADDITIONS_KIND]
-        if not whole:
-            raise UserError(
-                f"got {', '.join(map(str, paths))} with a plugin and no colorizer, expected the "
-                "colorizer that it was trained on; name its weights with --checkpoint as well"
-            )
-        where["unet"] = WithAdditions(whole[0], additions)
+    where = find_networks(opened, paths)
     lacking = [name for name in TRAINED_NETWORKS if name not in where]
     if lacking:
         raise UserError(
@@ -173,46 +162,14 @@ def open_networks(
     return Networks(system, readers, defaults, dtype, mesh)
 
 
-class WithAdditions:
-    """A colorizer's UNet with what a plugin adds to it; see `io.open_weights.Weights`."""
-
-    def __init__(self, base: Weights, additions: Weights):
-        """Join the UNets of two checkpoints.
-
-        Raises:
-            UserError: the additions are those of another UNet.
-        """
-        self._base, self._additions = base, additions
-        own, added = (weights.metadata.configs["unet"] for weights in (base, additions))
-        kept = {name: added[name] for name in ("loras", "foreground_channels")}
-        if own | kept != added:
-            differing = [name for name in added if (own | kept).get(name) != added[name]]
-            raise UserError(
-                f"got a plugin for a UNet of other {', '.join(differing)} than the colorizer's, "
-                "expected the colorizer that it was trained on; name that one's weights"
-            )
-        self.metadata = dataclasses.replace(
-            base.metadata, configs=base.metadata.configs | {"unet": added}
-        )
-        self.config = getattr(base, "config", None)
-
-    def read(self, component: str, module: str | None = None) -> Params:
-        """Read the UNet as NumPy arrays."""
-        parts = [weights.read(component, module) for weights in (self._base, self._additions)]
-        flat: dict[tuple[str, ...], Any] = {}
-        for part in parts:
-            flat |= traverse_util.flatten_dict(part)
-        return traverse_util.unflatten_dict(flat)
-
-
 def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:
-    """Open a training run's workdir, a folder of imported weights or a published file.
+    """Open a training run's workdir, a folder of imported weights, a published file or a pipeline.
 
     Raises:
         UserError: it is none of them.
     """
-    if Path(path).is_file():
-        return PublishedWeights(path)
+    if Path(path).is_file() or is_pipeline(path):
+        return PublishedWeights(open_source(path))
     return open_weights(path, raw=raw)
 
 

@@ -11,18 +11,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.errors import PictureError
+from data.pictures import looks
 from data.pictures.stored import Deferred, StoredPicture
 from data.sources import catalog
 from data.sources.folders import FolderSource
 
-_SIDE = 256  # px, of pictures that are looked at
 _DARK = 127
 _BLANK = 250
-_HASH_SIDE = 8
-_BANDS = 4  # of a hash: two that differ in fewer bits than that share one
-_CROWD = 64  # pictures of one band; more of them are flat ones
-_FLAT_BITS = 4
-_EDGES = 1 << np.arange(63, -1, -1, dtype=np.uint64)
+_ALIKE_BITS = 3
 
 
 @dataclass
@@ -66,7 +62,7 @@ def inspect(source: FolderSource, *, decode: bool, num_threads: int) -> list[Fin
 
 def _look(record: dict[str, Deferred], found: Finding) -> None:
     image = _small(record["image"])
-    found.looks = looks(Image.fromarray(image))
+    found.looks = looks.looks(Image.fromarray(image))
     if isinstance(record["sketch"], StoredPicture):
         sketch = _small(record["sketch"])
         found.inverted = float(sketch.mean()) < _DARK
@@ -78,40 +74,21 @@ def _look(record: dict[str, Deferred], found: Finding) -> None:
 
 def _small(picture: Deferred) -> np.ndarray:
     height, width = picture.shape
-    scale = min(1.0, _SIDE / max(height, width))
+    scale = min(1.0, looks.SIDE / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
     return picture.whole(*size, Image.Resampling.BOX)
 
 
-def looks(image: Image.Image) -> int:
-    """A number that alike pictures share but for some bits: which neighbours are brighter."""
-    size = _HASH_SIDE + 1, _HASH_SIDE
-    grey = np.asarray(image.convert("L").resize(size, Image.Resampling.BOX)).astype(np.int16)
-    bits = (grey[:, 1:] > grey[:, :-1]).ravel()
-    return int((bits * _EDGES).sum(dtype=np.uint64))
-
-
 def alike(findings: list[Finding]) -> Iterator[tuple[str, str]]:
-    """Pairs of pictures that look the same: their hashes differ in fewer than four bits."""
-    seen = [f for f in findings if f.looks is not None and _is_textured(f.looks)]
-    told: set[tuple[int, int]] = set()
-    for band in range(_BANDS):
-        groups: dict[int, list[int]] = {}
-        for i, finding in enumerate(seen):
-            groups.setdefault(finding.looks >> 16 * band & 0xFFFF, []).append(i)
-        for group in groups.values():
-            if not 1 < len(group) <= _CROWD:
-                continue
-            for place, i in enumerate(group):
-                for j in group[place + 1 :]:
-                    near = (seen[i].looks ^ seen[j].looks).bit_count() < _BANDS
-                    if near and (i, j) not in told:
-                        told.add((i, j))
-                        yield seen[i].name, seen[j].name
-
-
-def _is_textured(bits: int) -> bool:
-    return _FLAT_BITS <= bits.bit_count() <= 64 - _FLAT_BITS
+    """Pairs of pictures that look the same: their hashes differ in few bits."""
+    seen = [f for f in findings if f.looks is not None]
+    hashes = np.array([f.looks for f in seen], np.uint64)
+    pairs = {
+        (min(i, j), max(i, j))
+        for one, other in looks.near_pairs(hashes, _ALIKE_BITS)
+        for i, j in zip(one.tolist(), other.tolist(), strict=True)
+    }
+    return ((seen[i].name, seen[j].name) for i, j in sorted(pairs))
 
 
 def equal_files(source: FolderSource) -> list[list[str]]:

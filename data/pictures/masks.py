@@ -71,7 +71,7 @@ def estimate_foreground(image: Image.Image) -> np.ndarray:
     small = _small(np.asarray(image), WORKING_SIZE)
     colors = ndimage.median_filter(small, size=(3, 3, 1)).astype(np.float32) / 255
     palette = _border_palette(colors)
-    distance = np.min([np.abs(colors - color).max(axis=-1) for color in palette], axis=0)
+    distance = np.min([_apart(colors, color) for color in palette], axis=0)
     background = _flood(distance < _COLOR_TOLERANCE)
     return _finish(_grow(background, colors), image.height, image.width)
 
@@ -105,6 +105,12 @@ def _small(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
+def _apart(colors: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How far colours (..., 3) are from others, in the channel that differs most."""
+    apart = np.abs(colors - others)
+    return np.maximum(np.maximum(apart[..., 0], apart[..., 1]), apart[..., 2])
+
+
 def _disk(radius: int) -> np.ndarray:
     rows, columns = np.mgrid[-radius : radius + 1, -radius : radius + 1]
     return rows**2 + columns**2 <= radius**2 + 0.5
@@ -126,7 +132,7 @@ def _border_palette(colors: np.ndarray) -> list[np.ndarray]:
         bins = np.minimum((rest * _PALETTE_BINS).astype(int), _PALETTE_BINS - 1)
         keys = bins @ np.array([_PALETTE_BINS**2, _PALETTE_BINS, 1])
         color = rest[keys == np.bincount(keys).argmax()].mean(axis=0)
-        is_near = np.abs(rest - color).max(axis=-1) < _COLOR_TOLERANCE
+        is_near = _apart(rest, color) < _COLOR_TOLERANCE
         if is_near.sum() < _MIN_SHARE * len(border):
             break
         palette.append(color)
@@ -156,7 +162,7 @@ def _grow(background: np.ndarray, colors: np.ndarray) -> np.ndarray:
             colors * background[..., None], (window, window, 1), mode="constant"
         )
         mean = total / np.maximum(weight, 1e-6)[..., None]
-        is_alike = (np.abs(colors - mean).max(axis=-1) < _GROWTH_TOLERANCE) & (weight > 1e-3)
+        is_alike = (_apart(colors, mean) < _GROWTH_TOLERANCE) & (weight > 1e-3)
         grown = ndimage.binary_propagation(background, mask=background | is_alike)
         if np.array_equal(grown, background):
             break

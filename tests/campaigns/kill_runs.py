@@ -19,7 +19,7 @@ OPTIONS = (
     f"--config={CONFIG}",
     "--config.checkpoint.every_steps=1",
     "--config.logging.samples_every=0",
-    "--config.logging.tensorboard=false",
+    "--config.logging.tracker=none",
 )
 TWO = ("--config.mesh.data=1", "--config.mesh.fsdp=-1", "--num_processes=2")
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-import small_models
+import small_published
 import small_run
 import small_system
 import small_tokenizer
@@ -153,35 +153,7 @@ def test_without_a_reference_where_that_is_asked_for(run, files):
 def published(tmp_path_factory):
     """Colorizer, plugin, CLIP and tagger as small files with published names."""
     folder = tmp_path_factory.mktemp("published")
-    changes = {
-        "vae": {"channel_mult": [1, 1, 1, 2]},
-        "tagger": {"image_size": 16, "window_size": 2},
-    }
-    networks = {
-        "colorizer": small_models.COLORIZER,
-        "plugin": ("unet", "background_encoder", "foreground_encoder"),
-    }
-    configs = {
-        name: config | changes.get(name, {}) for name, config in small_models.CONFIGS.items()
-    }
-    contents = {
-        "colorizer": small_models.system(vae=changes["vae"]),
-        "plugin": small_models.system(networks["plugin"], unet=small_models.PLUGIN),
-        "clip_vision": small_models.tensors("clip_vision", prefix=""),
-        "clip_text": small_models.tensors("clip_text", prefix=""),
-        "tagger": small_models.tensors("tagger", prefix="", **changes["tagger"]),
-    }
-    paths = {}
-    for name, arrays in contents.items():
-        file = small_models.save(folder / f"{name}.safetensors", arrays)
-        own = {network: configs[network] for network in networks.get(name, (name,))}
-        if name == "plugin":
-            own["unet"] = own["unet"] | small_models.PLUGIN
-        config, paths[name] = folder / f"{name}.json", folder / name
-        config.write_text(json.dumps(own))
-        words = ["import", "--input", file, "--output", paths[name], "--config", config]
-        said = ["--prediction-type", "v"] if "unet" in own else []
-        assert cli.main([*map(str, words), *said]) == 0
+    paths = small_published.make(folder)
     exported = folder / "exported.safetensors"
     words = ["export", "--checkpoint", paths["colorizer"], "--output", exported]
     assert cli.main([str(word) for word in words]) == 0

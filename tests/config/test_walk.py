@@ -81,7 +81,7 @@ def test_numbers_are_refused_in_one_line_or_make_a_step(
 
 @pytest.mark.slow
 def test_accepted_numbers_make_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    short = ["--config.total_steps=1", "--config.logging.tensorboard=false"]
+    short = ["--config.total_steps=1", "--config.logging.tracker=none"]
     for number, (key, text) in enumerate(overrides()):
         if math.isfinite(float(text)) if text.lstrip("-").isdigit() else "nan" not in text:
             arguments = [f"--workdir={tmp_path / str(number)}", *short, f"--config.{key}={text}"]

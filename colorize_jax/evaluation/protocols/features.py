@@ -14,11 +14,17 @@ from colorize_jax.evaluation.protocols.pairs import Kind, Pair
 from colorize_jax.evaluation.protocols.scoring import Scores, resized
 from colorize_jax.inference.inputs import at_side
 from colorize_jax.inference.system import digest
+from colorize_jax.models.frozen import inception, lpips
 from colorize_jax.models.frozen.clip_vision import ClipVision
 from colorize_jax.models.frozen.tagger import Tagger
 from colorize_jax.types import Params
 
 TRUTH = "truth"
+# Features of Inception -> how pictures are resized for it, which changes the distance.
+RESIZED = {
+    "inception": jax.jit(inception.preprocess_fid),
+    "clean": jax.jit(inception.preprocess_clean_fid),
+}
 TAG_THRESHOLD = 0.35  # of a tag that a picture has, the taggers' usual one
 
 
@@ -57,15 +63,18 @@ class Judges:
         Returns:
             Scores: clip_KIND, cosine between result and reference; tags_KIND, F1 of their tags;
             lpips_KIND, against the truth where it is the answer. Features:
-            inception_KIND (2048,), clip_KIND (C,), and the same of the truth.
+            inception_KIND and clean_KIND (2048,), by either way of resizing, clip_KIND (C,), and
+            the same of the truth.
         """
         size = next(iter(results.values())).shape[:2]
         truth = resized(pair.truth, size)
         scores: Scores = {}
         features: dict[str, np.ndarray] = {}
         if "inception" in self._judges:
-            seen = self._inception([*results.values(), truth])
-            features |= {f"inception_{n}": v for n, v in zip([*results, TRUTH], seen, strict=True)}
+            for name, preprocess in RESIZED.items():
+                seen = self._inception([*results.values(), truth], preprocess)
+                own = zip([*results, TRUTH], seen, strict=True)
+                features |= {f"{name}_{kind}": value for kind, value in own}
         used = {name: pair.references[kinds[name].reference] for name in results}
         if "clip_vision" in self._judges:
             seen = self._clip([*results.values(), truth, *used.values()])
@@ -78,16 +87,17 @@ class Judges:
             for name, mine, other in zip(results, seen, seen[len(results) :], strict=False):
                 f1, _ = agreement.tag_agreement(mine, other, TAG_THRESHOLD)
                 scores[f"tags_{name}"] = float(f1)
-        if "lpips" in self._judges:
+        if "lpips" in self._judges and min(size) >= lpips.MIN_SIZE:
             answered = [name for name in results if kinds[name].answered]
             for name in answered:
                 scores[f"lpips_{name}"] = self._lpips(results[name], truth)
         return scores, features
 
-    def _inception(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    def _inception(
+        self, pictures: Sequence[np.ndarray], preprocess: Callable[[Any], Any]
+    ) -> np.ndarray:
         judge = self._judges["inception"]
-        ready = np.stack([judge.module.preprocess(picture) for picture in pictures])
-        return np.asarray(_apply(judge.module, None, judge.params, ready))
+        return np.asarray(_apply(judge.module, None, judge.params, preprocess(np.stack(pictures))))
 
     def _clip(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         judge = self._judges["clip_vision"]

@@ -1,9 +1,7 @@
 """An evaluation on a page that needs no other file, and as report.json and metrics.jsonl."""
 
-import base64
-import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -11,9 +9,11 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.evaluation.contact_sheet import contact_sheet
+from colorize_jax.evaluation.page import image, page, table
 from colorize_jax.evaluation.protocols.coloring import NUM_SHOWN
 from colorize_jax.evaluation.protocols.pairs import Kind
 from colorize_jax.evaluation.protocols.progress import Progress
+from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.io.formats.atomic import atomic_output
 
 # Measure -> what it says, and which way is better.
@@ -36,7 +36,8 @@ MEASURES = {
     "lpips": ("LPIPS", "lower"),
     "clip": ("CLIP score: cosine of result and reference", "higher"),
     "tags": ("tags: F1 of result's and reference's", "higher"),
-    "fid": ("FID", "lower"),
+    "fid": ("FID, pictures resized as it was defined", "lower"),
+    "clean_fid": ("clean-FID, pictures resized with antialiasing", "lower"),
     "kid": ("KID", "lower"),
     "cmmd": ("CMMD", "lower"),
 }
@@ -128,28 +129,28 @@ def _page(
     sheet = _sheet(progress, scored, kinds)
     ratios = {f"{name}_ratio": figure for name, figure in report["ratios"].items()}
     parts = [
-        "<h1>Evaluation</h1>",
         _facts(report["about"]),
         f"<p>{report['num_pairs']} pairs, {len(report['problems'])} of them unusable. Intervals: "
         "95 %, by bootstrap over pairs.</p>",
         _figures(ratios | in_order(report["distances"] | report["means"])),
         "".join(f"<p class=doubt>{escape(doubt)}</p>" for doubt in report["doubts"]),
         _paper(report.get("paper", {})),
-        "<h2>Pairs</h2>" + _image(sheet) if sheet is not None else "",
+        "<h2>Pairs</h2>" + image(sheet, "pairs") if sheet is not None else "",
         "<h2>Distributions</h2><div class=plots>",
         *(_histogram(name, scored) for name in report["means"]),
         "</div>",
         _problems(report["problems"]),
     ]
-    return _HTML.format(body="\n".join(part for part in parts if part))
+    return page("Evaluation", parts)
 
 
 def _facts(about: Mapping[str, Any]) -> str:
-    rows = [
-        (name, value if isinstance(value, str) else json.dumps(value))
-        for name, value in about.items()
-    ]
-    return _table((), rows)
+    """What was evaluated; of the options those that are not the defaults."""
+    own = InferenceOptions().to_dict()
+    changed = {n: v for n, v in about["options"].items() if v != own.get(n)}
+    shown = {**about, "options": changed or "the defaults"}
+    rows = [(n, v if isinstance(v, str) else json.dumps(v)) for n, v in shown.items() if v]
+    return table((), rows)
 
 
 def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
@@ -159,30 +160,24 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
         better = MEASURES.get(_split(name)[0], ("", ""))[1]
         value = "" if figure["value"] is None else f"{figure['value']:.4g}"
         rows.append((describe(name), value, between, str(figure["count"]), better))
-    return "<h2>Figures</h2>" + _table(("", "", "95 %", "pairs", "better"), rows)
+    return "<h2>Figures</h2>" + table(("", "", "95 %", "pairs", "better"), rows)
 
 
-def _paper(table: Mapping[str, Mapping[str, float]]) -> str:
-    if not table:
+def _paper(systems: Mapping[str, Mapping[str, float]]) -> str:
+    if not systems:
         return ""
-    columns = list(dict.fromkeys(name for row in table.values() for name in row))
+    columns = list(dict.fromkeys(name for row in systems.values() for name in row))
     rows = [
         (name, *(f"{row[c]:g}" if c in row else "" for c in columns)) for name, row in table.items()
     ]
     return (
         "<h2>The paper's own figures</h2><p>As published (arXiv 2603.05971), of 50,000 triplets at "
-        "1024 px; none of them was measured here.</p>" + _table(("", *columns), rows)
+        "1024 px; none of them was measured here.</p>" + table(("", *columns), rows)
     )
 
 
 def _problems(problems: Mapping[str, str]) -> str:
-    return "<h2>Unusable</h2>" + _table((), problems.items()) if problems else ""
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [f"<tr>{''.join(f'<th>{escape(cell)}</th>' for cell in head)}</tr>"] if head else []
-    lines += [f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows]
-    return f"<table>{''.join(lines)}</table>"
+    return "<h2>Unusable</h2>" + table((), problems.items()) if problems else ""
 
 
 def _sheet(
@@ -200,12 +195,6 @@ def _sheet(
             lines.append([Image.open(path) if path.exists() else None for path in paths])
     titles = [column.replace("-", ": ") for column in columns]
     return contact_sheet(lines, titles) if lines else None
-
-
-def _image(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
 def _histogram(name: str, scored: Sequence[Mapping[str, Any]]) -> str:
@@ -227,26 +216,3 @@ def _histogram(name: str, scored: Sequence[Mapping[str, Any]]) -> str:
         f"<figcaption><span>{edges[0]:.3g}</span><b>{escape(name)}</b>"
         f"<span>{edges[-1]:.3g}</span></figcaption></figure>"
     )
-
-
-_HTML = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Evaluation</title>
-<meta name="viewport" content="width=device-width">
-<style>
-body {{ font: 15px/1.45 system-ui, sans-serif; color: #333; max-width: 1000px; margin: 2em auto;
-  padding: 0 1em }}
-h1, h2 {{ font-weight: 600; color: #111 }}
-table {{ border-collapse: collapse; margin: 0.6em 0 }}
-td, th {{ padding: 0.2em 0.9em 0.2em 0; border-bottom: 1px solid #e4e4e4; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere }}
-td:first-child {{ min-width: 12em }}
-img {{ max-width: 100% }}
-.doubt {{ background: #fff6df; padding: 0.5em 0.8em }}
-.plots {{ display: flex; flex-wrap: wrap; gap: 1.2em }}
-figure {{ margin: 0 }} rect {{ fill: #6b8fb5 }} line {{ stroke: #b5433a; stroke-width: 1.5 }}
-figcaption {{ display: flex; justify-content: space-between; font-size: 12px; gap: 1em }}
-</style>
-<body>
-{body}
-</body></html>
-"""

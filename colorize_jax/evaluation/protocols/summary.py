@@ -100,7 +100,7 @@ def _distances(
             rows = [i for i in done if _has(progress.rows[i], name.removeprefix(f"{network}_"))]
             pictures, truths = progress.features(name)[rows], progress.features(truth)[rows]
             for measure, distance in measures.items():
-                doubt = distributions.too_few(measure, len(rows))
+                doubt = distributions.too_few(measure.removeprefix("clean_"), len(rows))
                 if doubt:
                     doubts[doubt] = None
                 if len(rows) < 2:
@@ -131,5 +131,6 @@ def _kid(one: np.ndarray, other: np.ndarray) -> float:
 
 _SETS = {
     "inception": {"fid": distributions.frechet_distance, "kid": _kid},
+    "clean": {"clean_fid": distributions.frechet_distance},
     "clip": {"cmmd": distributions.clip_mmd},
 }

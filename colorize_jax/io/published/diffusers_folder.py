@@ -117,10 +117,10 @@ def read(path: str | Path) -> DiffusersFolder | None:
     for component, folder in parts.items():
         content = _read_json(folder / "config.json")
         if component == "unet":
-            configs[component] = _unet_config(folder, content)
+            configs[component] = unet_config(folder, content)
             metadata, sample_size = open_checkpoint(folder).metadata, content.get("sample_size")
         else:
-            configs[component] = _vae_config(folder, content)
+            configs[component] = vae_config(folder, content)
             scaling_factor = content.get("scaling_factor", 0.18215)  # the class's default
         shown = "" if folder == path else f"{component}/"
         renamed, names = _rename(component, configs[component], folder, shown)
@@ -267,8 +267,12 @@ def _reshaped(tensor: LazyTensor, shape: tuple[int, ...]) -> LazyTensor:
     return dataclasses.replace(tensor, shape=shape, load=lambda: np.asarray(tensor).reshape(shape))
 
 
-def _unet_config(folder: Path, content: Mapping[str, Any]) -> NetworkConfig:
-    """config.json of UNet2DConditionModel -> our fields."""
+def unet_config(folder: Path, content: Mapping[str, Any]) -> NetworkConfig:
+    """Read the config.json of UNet2DConditionModel as our fields.
+
+    Raises:
+        UserError: it is no UNet of the SDXL family.
+    """
     content = UNET_DEFAULTS | dict(content)
     _check_fixed(folder, content, UNET_FIXED)
     try:
@@ -313,8 +317,12 @@ def _unet_config(folder: Path, content: Mapping[str, Any]) -> NetworkConfig:
     return check_config("unet", config)
 
 
-def _vae_config(folder: Path, content: Mapping[str, Any]) -> NetworkConfig:
-    """config.json of AutoencoderKL -> our fields."""
+def vae_config(folder: Path, content: Mapping[str, Any]) -> NetworkConfig:
+    """Read the config.json of AutoencoderKL as our fields.
+
+    Raises:
+        UserError: it is no autoencoder of ours.
+    """
     _check_fixed(folder, VAE_FIXED | dict(content), VAE_FIXED)
     try:
         channels = list(content["block_out_channels"])

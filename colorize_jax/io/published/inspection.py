@@ -121,10 +121,10 @@ def inspect_path(
     """
     if is_weights_dir(path) or is_workdir(path):
         return _inspect_weights(path, scan)
-    return _inspect_source(open_published(path, configs), scan)
+    return inspect_source(open_published(path, configs), scan)
 
 
-def _inspect_source(source: PublishedCheckpoint, scan: bool) -> Page:
+def inspect_source(source: PublishedCheckpoint, scan: bool) -> Page:
     found, needed = source.shapes()
     misfits = torch_names.compare_tensors(found, needed)
     tables = source.expected()

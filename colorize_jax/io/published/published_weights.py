@@ -1,12 +1,11 @@
-"""A published file as weights that are read network by network, without importing it first."""
+"""A published checkpoint as weights that are read network by network, without an import."""
 
 import logging
-from pathlib import Path
 
 import numpy as np
 
 from colorize_jax.io.published import torch_names
-from colorize_jax.io.published.checkpoint import open_published
+from colorize_jax.io.published.checkpoint import PublishedCheckpoint
 from colorize_jax.models import architectures
 from colorize_jax.types import Params
 
@@ -14,26 +13,26 @@ logger = logging.getLogger(__name__)
 
 
 class PublishedWeights:
-    """The networks of a published file; see `io.open_weights.Weights`.
+    """The networks of a published checkpoint; see `io.open_weights.Weights`.
 
     Attributes:
         metadata: what they are.
         abstract: network -> tree of `jax.ShapeDtypeStruct`.
     """
 
-    def __init__(self, path: str | Path):
-        """Open the file and check that every network in it is complete.
+    def __init__(self, source: PublishedCheckpoint):
+        """Take an opened file and check that every network in it is complete.
 
         Raises:
-            UserError: it cannot be read, is nothing that we know, or lacks tensors.
+            UserError: it lacks tensors.
         """
-        self._source = source = open_published(path)
-        torch_names.check_tensors(*source.shapes(), str(path))
+        self._source = source
+        torch_names.check_tensors(*source.shapes(), str(source.path))
         if source.averaged is not None:
             logger.warning(
                 "took the parameters of %s; it also holds their running average, which import "
                 "--ema takes",
-                path,
+                source.path,
             )
         self.metadata = source.metadata()
         self.abstract = {

@@ -27,6 +27,7 @@ class RunWeights:
     """Parameters of a run, network by network or module by module; see `io.open_weights.Weights`.
 
     Attributes:
+        workdir: of the run.
         metadata: what the weights are, with their prediction type.
         config: the run's whole config as plain dictionaries.
         step: the checkpoint's step.
@@ -45,7 +46,7 @@ class RunWeights:
         Raises:
             UserError: `workdir` is no run's, or no checkpoint in it is complete.
         """
-        workdir = absolute(workdir)
+        self.workdir = workdir = absolute(workdir)
         self.config, self.metadata = read_workdir(workdir)
         steps, damaged = find_steps(workdir)
         if not steps:

@@ -1,7 +1,7 @@
 """What a run writes for people: numbers, curves and pictures.
 
     DIR/metrics.jsonl           one JSON object a line: step, then numbers
-    DIR/events.out.tfevents.*   the same for TensorBoard
+    DIR/events.out.tfevents.*   the same for TensorBoard, or elsewhere (`trackers`)
     DIR/samples/NAME-STEP.png   pictures
 
 Only the first process writes. A resumed run removes lines of later steps than the one it resumes
@@ -20,7 +20,8 @@ import jax
 import numpy as np
 from etils import epath
 from PIL import Image
-from tensorboardX import SummaryWriter
+
+from colorize_jax.training.monitoring.trackers import Tracker, open_tracker
 
 logger = logging.getLogger(__name__)
 
@@ -32,24 +33,33 @@ REMOTE_FLUSH_SECONDS = 30  # object stores cannot append: files there are writte
 class Writer:
     """Writes metrics and pictures into a workdir; in all but the first process it does nothing."""
 
-    def __init__(self, workdir: epath.PathLike, *, resumed_step: int = 0, tensorboard: bool = True):
+    def __init__(
+        self,
+        workdir: epath.PathLike,
+        *,
+        resumed_step: int = 0,
+        tracker: str = "tensorboard",
+        config: Mapping[str, Any] | None = None,
+    ):
         """Open the files of a workdir.
 
         Args:
             workdir: a local folder or an object store's URL.
             resumed_step: updates done before; what was written for later steps is removed.
-            tensorboard: write event files too.
+            tracker: one of `config.options.TRACKERS`, which receives the same.
+            config: of the run, for the tracker.
+
+        Raises:
+            UserError: the tracker is not installed, or cannot begin.
         """
         self.enabled = jax.process_index() == 0
-        self._events: SummaryWriter | None = None
         if not self.enabled:
             return
         self._workdir = epath.Path(workdir)
         self._workdir.mkdir(parents=True, exist_ok=True)
+        seen = max((record["step"] for record in read_metrics(workdir)), default=0)
+        self._tracker: Tracker = open_tracker(tracker, workdir, config, resumed_step, seen)
         self._metrics = _MetricsFile(self._workdir / METRICS_FILE, resumed_step)
-        if tensorboard:
-            # TensorBoard hides earlier files' events from this step on.
-            self._events = SummaryWriter(str(workdir), purge_step=resumed_step + 1, flush_secs=30)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write scalars of a step; a number that is not finite becomes null.
@@ -66,9 +76,7 @@ class Writer:
             self._metrics.append(json.dumps({"step": step, **line}) + "\n")
         except OSError as error:
             _tell(f"metrics of step {step}", error)
-        if self._records_events():
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+        self._tracker.log(step, values)
 
     def write_picture(
         self, step: int, name: str, picture: Image.Image | np.ndarray
@@ -96,9 +104,7 @@ class Writer:
             _tell(f"picture of step {step}", error)
             path.unlink(missing_ok=True)
             return None
-        if self._records_events():
-            content = np.asarray(picture.convert("RGB"))
-            self._events.add_image(name, content, step, dataformats="HWC")
+        self._tracker.log_picture(step, name, picture)
         return path
 
     def write_lines(self, name: str, lines: Sequence[str]) -> None:
@@ -116,23 +122,9 @@ class Writer:
             return
         try:
             self._metrics.close()
-            if self._events is not None:
-                self._events.close()
+            self._tracker.close()
         except OSError as error:
             _tell("last metrics", error)
-
-    def _records_events(self) -> bool:
-        """Whether there is a TensorBoard file, and its thread lives.
-
-        A full disk ends that thread; adding events to its queue would then block forever.
-        """
-        if self._events is None:
-            return False
-        thread = getattr(self._events.file_writer.event_writer, "_worker", None)
-        if thread is not None and not thread.is_alive():
-            logger.warning("WARNING: TensorBoard's file cannot be written any more")
-            self._events = None
-        return self._events is not None
 
 
 class _MetricsFile:

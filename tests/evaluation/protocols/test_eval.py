@@ -16,7 +16,7 @@ from PIL import Image
 import eval as evaluation
 from colorize_jax.evaluation.protocols import coloring
 from data.illustrations import CrossPairSource
-from tests import small_run
+from tests import small_published, small_run
 
 ROOT = Path(__file__).parents[3]
 NUM = 6
@@ -141,6 +141,28 @@ def test_a_shuffled_reference_is_never_the_own_picture(pictures: Path) -> None:
         pair = pairs[index]
         own, other = pair.truth, pair.references["shuffled"]
         assert own.shape != other.shape or np.any(own != other)
+
+
+def test_networks_of_the_published_architecture_judge_a_folder(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("colorizer", "clip_vision", "tagger", "inception", "lpips")
+    weights = small_published.make(tmp_path, names)
+    flags = [f"--checkpoint={weights[name]}" for name in names[1:3]]
+    flags += [f"--judge={weights[name]}" for name in names[3:]]
+    flags += ["--width=256", "--height=256", "--steps=1", "--sampler=Euler", "--batch-size=2"]
+    flags += [f"--data={pictures}", "--protocol=aligned", "--num=5"]
+    status, report = evaluate(weights["colorizer"], tmp_path / "new", *flags)
+    assert status in (0, 1)
+    scores = {"ms_ssim", "lpips", "clip", "tags", "psnr", "ssim", "line_f1", "palette"}
+    assert {f"{name}_aligned" for name in scores} <= report["means"].keys()
+    assert report["distances"].keys() == {
+        f"{name}_aligned" for name in ("fid", "clean_fid", "kid", "cmmd")
+    }
+    for figure in report["distances"].values():
+        assert np.isfinite(figure["value"]) and figure["count"] == 5 - status
+    assert any(doubt.startswith("FID of") for doubt in report["doubts"])
+    assert "where it wants 10,000" in capsys.readouterr().err
 
 
 REFUSED = {

@@ -24,13 +24,13 @@ def test_metrics_are_json_lines_and_events(tmp_path):
 
 
 def test_a_resumed_run_takes_back_later_steps(tmp_path):
-    with closing(Writer(tmp_path, tensorboard=False)) as writer:
+    with closing(Writer(tmp_path, tracker="none")) as writer:
         for step in range(1, 6):
             writer.write(step, {"loss": step})
     with (tmp_path / METRICS_FILE).open("a") as file:
         file.write('{"step": 6, "lo')  # killed here
     assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
-    with closing(Writer(tmp_path, resumed_step=3, tensorboard=False)) as writer:
+    with closing(Writer(tmp_path, resumed_step=3, tracker="none")) as writer:
         writer.write(4, {"loss": 40})
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path)] == [
         (1, 1),
@@ -38,7 +38,7 @@ def test_a_resumed_run_takes_back_later_steps(tmp_path):
         (3, 3),
         (4, 40),
     ]
-    with closing(Writer(tmp_path, tensorboard=False)):
+    with closing(Writer(tmp_path, tracker="none")):
         pass
     assert read_metrics(tmp_path) == []
 

@@ -1,0 +1,1 @@
+"""Folders that PyTorch programs run without us: their names, configs, code, card, and back."""

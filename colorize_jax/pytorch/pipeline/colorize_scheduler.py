@@ -1,0 +1,447 @@
+"""The samplers of k-diffusion as a scheduler of diffusers: DPM++ 3M SDE and its relatives.
+
+A sampler works on x = z_0 + sigma * noise and knows the model as x0, the clean latents that it
+predicts. Its rule is a function of the levels alone, so that the levels of all evaluations are
+known beforehand and are the scheduler's timesteps: one evaluation a step, or two.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, SchedulerMixin
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+AUTOMATIC = "automatic"
+SMALLEST_ALPHA = 2.0**-24  # share of signal from which zero terminal SNR starts
+KARRAS_RHO = 7.0
+
+Levels = Sequence[float]
+Draw = Callable[[int], Tensor]
+
+
+# ------------------------------------------------------------------- rules of one evaluation a step
+# (levels, i, x, x0, memory, draw) -> (x at levels[i + 1], memory)
+
+
+def _log(sigma: float) -> float:
+    """lambda = -log sigma, finite at level 0 too."""
+    return -math.log(max(sigma, 1e-10))
+
+
+def _advance(x: Tensor, x0: Tensor, h: float) -> Tensor:
+    """The exact solution over a step of h in lambda for a constant prediction."""
+    return math.exp(-h) * x - math.expm1(-h) * x0
+
+
+def _ancestral(sigma: float, sigma_next: float) -> tuple[float, float]:
+    """Split a step into a deterministic one and fresh noise: levels (down, up)."""
+    up = math.sqrt(sigma_next**2 * max(sigma**2 - sigma_next**2, 0.0)) / sigma
+    up = min(sigma_next, up)
+    return math.sqrt(max(sigma_next**2 - up**2, 0.0)), up
+
+
+def _step_size(levels: Levels, i: int) -> float:
+    return _log(levels[i + 1]) - _log(levels[i])
+
+
+def _euler(levels, i, x, x0, memory, draw):
+    return x + (x - x0) / levels[i] * (levels[i + 1] - levels[i]), None
+
+
+def _euler_ancestral(levels, i, x, x0, memory, draw):
+    down, up = _ancestral(levels[i], levels[i + 1])
+    x = x + (x - x0) / levels[i] * (down - levels[i])
+    return (x + up * draw(i) if up else x), None
+
+
+def _dpmpp_2m(levels, i, x, x0, memory, draw):
+    if levels[i + 1] == 0:
+        return x0, x0
+    h, target = _step_size(levels, i), x0
+    if memory is not None:
+        target = x0 + h / (2 * _step_size(levels, i - 1)) * (x0 - memory)
+    return _advance(x, target, h), x0
+
+
+def _dpmpp_2m_sde(solver: str):
+    def rule(levels, i, x, x0, memory, draw):
+        if levels[i + 1] == 0:
+            return x0, x0
+        h = _step_size(levels, i)
+        decay = -math.expm1(-2 * h)
+        y = _advance(x, x0, 2 * h)
+        if memory is not None:
+            weight = decay / 2 if solver == "midpoint" else 1 - decay / (2 * h)
+            y = y + weight * h / _step_size(levels, i - 1) * (x0 - memory)
+        return y + levels[i + 1] * math.sqrt(decay) * draw(i), x0
+
+    return rule
+
+
+def _dpmpp_3m_sde(levels, i, x, x0, memory, draw):
+    if levels[i + 1] == 0:
+        return x0, (x0, *(memory or ())[:1])
+    h, memory = _step_size(levels, i), memory or ()
+    phi_2 = math.expm1(-2 * h) / (2 * h) + 1
+    phi_3 = phi_2 / (2 * h) - 0.5
+    y = _advance(x, x0, 2 * h)
+    if memory:
+        r0 = _step_size(levels, i - 1) / h
+        slope = slope_0 = (x0 - memory[0]) / r0
+        if len(memory) > 1:
+            r1 = _step_size(levels, i - 2) / h
+            curvature = (slope_0 - (memory[0] - memory[1]) / r1) / (r0 + r1)
+            slope = slope_0 + r0 * curvature
+            y = y - phi_3 * curvature
+        y = y + phi_2 * slope
+    noise_level = levels[i + 1] * math.sqrt(-math.expm1(-2 * h))
+    return y + noise_level * draw(i), (x0, *memory[:1])
+
+
+LMS_ORDER = 4
+GAUSS_POINTS = (-(3**-0.5), 3**-0.5)  # integrate polynomials of degree 3 exactly
+
+
+def _lms(levels, i, x, x0, memory, draw):
+    slopes = ((x - x0) / levels[i], *(memory or ()))[:LMS_ORDER]
+    nodes = [levels[i - k] for k in range(len(slopes))]
+    half, middle = (levels[i + 1] - levels[i]) / 2, (levels[i + 1] + levels[i]) / 2
+
+    def basis(j: int, sigma: float) -> float:
+        others = [k for k in range(len(nodes)) if k != j]
+        return math.prod((sigma - nodes[k]) / (nodes[j] - nodes[k]) for k in others)
+
+    for j, slope in enumerate(slopes):
+        x = x + half * sum(basis(j, middle + half * point) for point in GAUSS_POINTS) * slope
+    return x, slopes[: LMS_ORDER - 1]
+
+
+# ------------------------------------------------------------------ rules of two evaluations a step
+
+
+class TwoStage(NamedTuple):
+    """A rule that evaluates a second time inside each step, but in one to level 0.
+
+    Attributes:
+        middle: (levels, i) -> level of the second evaluation.
+        predict: (levels, i, x, x0, draw) -> x there.
+        correct: (levels, i, x, x0, point, x0 of point, draw) -> x at levels[i + 1].
+    """
+
+    middle: Callable[[Levels, int], float]
+    predict: Callable[..., Tensor]
+    correct: Callable[..., Tensor]
+
+
+def _mean_level(levels: Levels, i: int) -> float:
+    return math.sqrt(levels[i] * levels[i + 1])
+
+
+def _straight(levels, i, x, x0, to):
+    return x + (x - x0) / levels[i] * (to - levels[i])
+
+
+def _heun_correct(levels, i, x, x0, point, point_x0, draw):
+    slope = ((x - x0) / levels[i] + (point - point_x0) / levels[i + 1]) / 2
+    return x + slope * (levels[i + 1] - levels[i])
+
+
+HEUN = TwoStage(
+    lambda levels, i: levels[i + 1],
+    lambda levels, i, x, x0, draw: _straight(levels, i, x, x0, levels[i + 1]),
+    _heun_correct,
+)
+
+
+def _dpm2_correct(levels, i, x, x0, point, point_x0, draw):
+    return x + (point - point_x0) / _mean_level(levels, i) * (levels[i + 1] - levels[i])
+
+
+DPM2 = TwoStage(
+    _mean_level,
+    lambda levels, i, x, x0, draw: _straight(levels, i, x, x0, _mean_level(levels, i)),
+    _dpm2_correct,
+)
+
+
+def _dpm2_ancestral_middle(levels, i):
+    return math.sqrt(levels[i] * _ancestral(levels[i], levels[i + 1])[0])
+
+
+def _dpm2_ancestral_correct(levels, i, x, x0, point, point_x0, draw):
+    down, up = _ancestral(levels[i], levels[i + 1])
+    x = x + (point - point_x0) / _dpm2_ancestral_middle(levels, i) * (down - levels[i])
+    return x + up * draw(i)
+
+
+DPM2_ANCESTRAL = TwoStage(
+    _dpm2_ancestral_middle,
+    lambda levels, i, x, x0, draw: _straight(levels, i, x, x0, _dpm2_ancestral_middle(levels, i)),
+    _dpm2_ancestral_correct,
+)
+
+
+def _dpmpp_2s_size(levels, i):
+    return _log(_ancestral(levels[i], levels[i + 1])[0]) - _log(levels[i])
+
+
+DPMPP_2S = TwoStage(
+    lambda levels, i: levels[i] * math.exp(-_dpmpp_2s_size(levels, i) / 2),
+    lambda levels, i, x, x0, draw: _advance(x, x0, _dpmpp_2s_size(levels, i) / 2),
+    lambda levels, i, x, x0, point, point_x0, draw: (
+        _advance(x, point_x0, _dpmpp_2s_size(levels, i))
+        + _ancestral(levels[i], levels[i + 1])[1] * draw(i)
+    ),
+)
+
+
+def _noisy_advance(x, x0, sigma, sigma_next, noise):
+    down, up = _ancestral(sigma, sigma_next)
+    return _advance(x, x0, _log(down) - _log(sigma)) + up * noise
+
+
+DPMPP_SDE = TwoStage(
+    _mean_level,
+    lambda levels, i, x, x0, draw: _noisy_advance(
+        x, x0, levels[i], _mean_level(levels, i), draw(2 * i)
+    ),
+    lambda levels, i, x, x0, point, point_x0, draw: _noisy_advance(
+        x, point_x0, levels[i], levels[i + 1], draw(2 * i + 1)
+    ),
+)
+
+
+# ----------------------------------------------------------------------------------------- samplers
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """One sampler.
+
+    Attributes:
+        rule: how x gets from level to level.
+        schedule: what "automatic" means for it.
+        drops_level: plan one level more and drop the next-to-last.
+        spare: of samplers with diffusers' leading timesteps, whatever schedule is named: by how
+            many steps more they divide the timesteps; None: the schedule decides.
+    """
+
+    rule: Any
+    schedule: str = "uniform"
+    drops_level: bool = False
+    spare: int | None = None
+
+
+SAMPLERS = {
+    "Euler": Sampler(_euler),
+    "Euler a": Sampler(_euler_ancestral),
+    "Heun": Sampler(HEUN),
+    "DPM2": Sampler(DPM2, "Karras", drops_level=True),
+    "DPM2 a": Sampler(DPM2_ANCESTRAL, "Karras", drops_level=True),
+    "LMS": Sampler(_lms),
+    "DPM++ 2S a": Sampler(DPMPP_2S, "Karras"),
+    "DPM++ 2M": Sampler(_dpmpp_2m, "Karras"),
+    "DPM++ SDE": Sampler(DPMPP_SDE, "Karras"),
+    "DPM++ 2M SDE": Sampler(_dpmpp_2m_sde("midpoint"), "exponential"),
+    "DPM++ 2M SDE Heun": Sampler(_dpmpp_2m_sde("heun"), "exponential"),
+    "DPM++ 3M SDE": Sampler(_dpmpp_3m_sde, "exponential", drops_level=True),
+    "DDIM": Sampler(_euler, spare=0),
+    "DPM-Solver++": Sampler(_dpmpp_2m, spare=1),
+    "DPM-Solver++ SDE": Sampler(_dpmpp_2m_sde("midpoint"), spare=1),
+    "LMS diffusers": Sampler(_lms, spare=0),
+}
+SCHEDULES = (AUTOMATIC, "uniform", "Karras", "exponential", "polyexponential", "SGM uniform")
+
+
+class ColorizeScheduler(SchedulerMixin, ConfigMixin):
+    """A scheduler of diffusers that runs one of `SAMPLERS`.
+
+    Its config has the names of diffusers' schedulers, so that another one is made of it with
+    `from_config`.
+
+    Attributes:
+        timesteps: (E,) float32, where the model is evaluated; fractional.
+        sigmas: (steps + 1,) the levels.
+        level: the level of the latents where a step has ended; None inside a step.
+    """
+
+    order = 1
+
+    @register_to_config
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 0.00085,
+        beta_end: float = 0.012,
+        beta_schedule: str = "scaled_linear",
+        prediction_type: str = "v_prediction",
+        rescale_betas_zero_snr: bool = False,
+        timestep_spacing: str = "leading",
+        steps_offset: int = 1,
+        sampler: str = "DPM++ 3M SDE",
+        schedule: str = AUTOMATIC,
+    ):
+        if beta_schedule != "scaled_linear":
+            raise ValueError(f'got beta_schedule "{beta_schedule}", expected "scaled_linear"')
+        if prediction_type not in ("v_prediction", "epsilon"):
+            raise ValueError(
+                f'got prediction_type "{prediction_type}", expected v_prediction or epsilon'
+            )
+        roots = np.linspace(beta_start**0.5, beta_end**0.5, num_train_timesteps, dtype=np.float64)
+        rates = np.sqrt(np.cumprod(1.0 - roots**2))
+        if rescale_betas_zero_snr:
+            rates = (rates - rates[-1]) * rates[0] / (rates[0] - rates[-1])
+        shares = np.maximum(rates**2, SMALLEST_ALPHA)
+        self.alphas_cumprod = torch.from_numpy(rates**2).float()
+        # Published samplers round the shares to float32, which shows in the smallest level.
+        rounded = shares.astype(np.float32).astype(np.float64)
+        self._log_sigmas = 0.5 * np.log((1.0 - rounded) / rounded)
+        self._exact_sigmas = np.sqrt((1.0 - shares) / shares)
+        self.set_timesteps(20)
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int,
+        device: str | torch.device | None = None,
+        sampler: str | None = None,
+        schedule: str | None = None,
+    ) -> None:
+        """Plan a run.
+
+        Args:
+            num_inference_steps: at least 1.
+            device: of the timesteps.
+            sampler: one of `SAMPLERS`, by default the config's.
+            schedule: one of `SCHEDULES`, by default the config's.
+
+        Raises:
+            ValueError: there is no such sampler or schedule.
+        """
+        name, schedule = sampler or self.config.sampler, schedule or self.config.schedule
+        for kind, value, known in (("sampler", name, SAMPLERS), ("schedule", schedule, SCHEDULES)):
+            if value not in known:
+                raise ValueError(f'got {kind} "{value}", expected one of {", ".join(known)}')
+        self.num_inference_steps = num_inference_steps
+        self._sampler = SAMPLERS[name]
+        levels = self._plan(num_inference_steps, schedule)
+        self._levels = [float(np.float32(level)) for level in levels]
+        self.sigmas = torch.tensor(self._levels)
+        self._evaluations = self._plan_evaluations()
+        t = self._timesteps([sigma for _, _, sigma in self._evaluations])
+        self.timesteps = torch.from_numpy(t).to(device=device, dtype=torch.float32)
+        first = self._levels[0]
+        self.init_noise_sigma = (
+            math.sqrt(1 + first**2) if self._sampler.spare is not None else first
+        )
+        self._done, self._memory, self._start, self.level = 0, None, None, None
+
+    def _plan(self, steps: int, schedule: str) -> np.ndarray:
+        """(steps + 1,) levels, the last of which is 0."""
+        last, sampler = self.config.num_train_timesteps - 1, self._sampler
+        if sampler.spare is not None:
+            stride = self.config.num_train_timesteps // (steps + sampler.spare)
+            t = np.arange(sampler.spare, steps + sampler.spare) * stride + 1
+            return np.append(self._exact_sigmas[t[::-1]], 0.0)
+        count = steps + int(sampler.drops_level)
+        name = sampler.schedule if schedule == AUTOMATIC else schedule
+        ends = self._log_sigmas[[-1, 0]]
+        if name == "Karras":
+            levels = np.linspace(*np.exp(ends / KARRAS_RHO), count) ** KARRAS_RHO
+        elif name in ("exponential", "polyexponential"):
+            levels = np.exp(np.linspace(*ends, count))
+        else:
+            t = np.linspace(last, 0, count)
+            if name == "SGM uniform":
+                t = np.linspace(last, 0, count + 1)[:-1]
+            levels = np.exp(np.interp(t, np.arange(last + 1), self._log_sigmas))
+        return np.append(levels[:steps], 0.0)
+
+    def _plan_evaluations(self) -> list[tuple[int, int, float]]:
+        """(step, stage, level) of every evaluation of the model."""
+        rule, plan = self._sampler.rule, []
+        for i in range(len(self._levels) - 1):
+            plan.append((i, 0, self._levels[i]))
+            if isinstance(rule, TwoStage) and self._levels[i + 1] > 0:
+                plan.append((i, 1, rule.middle(self._levels, i)))
+        return plan
+
+    def _timesteps(self, sigmas: Levels) -> np.ndarray:
+        """Fractional timesteps of levels: linear in log sigma."""
+        steps = np.arange(self.config.num_train_timesteps)
+        return np.interp(np.log(np.asarray(sigmas)), self._log_sigmas, steps)
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
+        """Bring x to the scale of training."""
+        sigma = self._evaluations[self._done][2]
+        return sample / math.sqrt(sigma**2 + 1)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: Any,
+        sample: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        noise: Draw | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """Go from one evaluation to the next.
+
+        Args:
+            model_output: (B, C, h, w) prediction at `timestep`.
+            timestep: the next of `timesteps`; they are taken in their order.
+            sample: (B, C, h, w) x there.
+            generator: of the noise that stochastic samplers add.
+            noise: number of the draw -> (B, C, h, w), in its place.
+        """
+        i, stage, sigma = self._evaluations[self._done]
+        x, output = sample.float(), model_output.float()
+        if self.config.prediction_type == "epsilon":
+            x0 = x - sigma * output
+        else:
+            x0 = x / (sigma**2 + 1) - output * sigma / math.sqrt(sigma**2 + 1)
+
+        def draw(number: int) -> Tensor:
+            if noise is not None:
+                return noise(number).to(x)
+            return randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+        levels, rule = self._levels, self._sampler.rule
+        self._done += 1
+        self.level = levels[i + 1]
+        if not isinstance(rule, TwoStage):
+            y, self._memory = rule(levels, i, x, x0, self._memory, draw)
+        elif levels[i + 1] == 0:
+            y = x0
+        elif stage == 0:
+            y, self._start, self.level = rule.predict(levels, i, x, x0, draw), (x, x0), None
+        else:
+            y = rule.correct(levels, i, *self._start, x, x0, draw)
+        y = y.to(sample.dtype)
+        return SchedulerOutput(prev_sample=y) if return_dict else (y,)
+
+    @property
+    def step_index(self) -> int:
+        """The number of the step that is in work."""
+        return self._evaluations[min(self._done, len(self._evaluations) - 1)][0]
+
+    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Noisy latents of training, at integer timesteps (B,)."""
+        share = self.alphas_cumprod.to(original_samples.device)[timesteps].to(original_samples)
+        share = share.view(-1, *[1] * (original_samples.ndim - 1))
+        return share.sqrt() * original_samples + (1 - share).sqrt() * noise
+
+    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The target of v-prediction, at integer timesteps (B,)."""
+        share = self.alphas_cumprod.to(sample.device)[timesteps].to(sample)
+        share = share.view(-1, *[1] * (sample.ndim - 1))
+        return share.sqrt() * noise - (1 - share).sqrt() * sample
+
+    def __len__(self) -> int:
+        return self.config.num_train_timesteps
