@@ -58,7 +58,7 @@ INTERRUPTED_STATUS = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and evaluate; returns the exit status."""
-    args = _parser().parse_args(arguments)
+    args = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     for line in platform.configure():
         print(line)
@@ -184,7 +184,8 @@ def print_summary(summary: Mapping[str, Any]) -> None:
         print(f"unusable: {name}: {problem}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         allow_abbrev=False,

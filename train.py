@@ -27,6 +27,7 @@ from colorize_jax.errors import USER_ERROR_STATUS, UserError
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
+from colorize_jax.io.runs.saved_steps import check_saved
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.setup import datasets, distributed, platform, sharding_report
 from colorize_jax.setup.held_out import make_monitoring, make_sampler
@@ -103,7 +104,7 @@ def train(
         The number of the signal that stopped the run; 0 where it came to its end.
 
     Raises:
-        UserError: bad input, or a loss that is not finite.
+        UserError: bad input, a loss that is not finite, or a last step that could not be saved.
     """
     # --------------------------------------------------------------- devices, model and data
     watch = Stopwatch()
@@ -241,6 +242,8 @@ def train(
                 meter.reset()
             if stop.number and not ends:
                 break
+    if first < config.total_steps:
+        check_saved(workdir, done, checkpoints.saved or first)
     if stop.number and not ends:
         logger.info("saved step %d; the same command goes on from there", done)
         return stop.number

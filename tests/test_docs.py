@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import eval as evaluation
 import train
 from colorize_jax.commands import cli
 from colorize_jax.commands.option_flags import add_option_flags, options_from_flags
-from colorize_jax.config.load import load_config
+from colorize_jax.config.load import load_config, read_grid
+from colorize_jax.evaluation.protocols.ablation import cells
 from colorize_jax.inference.options import InferenceOptions
 from data.check import __main__ as check
 from data.prepare import __main__ as prepare
@@ -20,7 +22,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CHECK = ["python", "-m", "data.check"]
 PREPARE = ["python", "-m", "data.prepare"]
-PACKAGE, TRAIN = ["python", "-m", "colorize_jax"], ["python", "train.py"]
+PACKAGE = ["python", "-m", "colorize_jax"]
+TRAIN, EVAL = ["python", "train.py"], ["python", "eval.py"]
 
 
 def commands(page):
@@ -43,7 +46,10 @@ def test_commands_are_understood(page, monkeypatch):
         if words[:3] == PACKAGE:
             args, rest = cli.build_parser().parse_known_args(words[3:])
             assert not rest or hasattr(args, "overrides"), words
-            if getattr(args, "config", None):
+            if args.command == "ablate":
+                grid = read_grid(args.config)
+                cells(grid, ROOT, args.arms.split(",") if args.arms else ())
+            elif getattr(args, "config", None):
                 load_config(args.config, rest)
             if args.command == "colorize":
                 InferenceOptions.from_dict(options_from_flags(args))
@@ -51,6 +57,8 @@ def test_commands_are_understood(page, monkeypatch):
             check.parse_arguments(words[3:])
         elif words[:3] == PREPARE:
             prepare.parse_arguments(words[3:])
+        elif words[:2] == EVAL:
+            options_from_flags(evaluation.build_parser().parse_args(words[2:]))
         elif words[:2] == TRAIN:
             options, overrides = train.parse_arguments(words[2:])
             # What a shell's variable stands for is not known here.

@@ -99,7 +99,9 @@ def test_loss_that_is_no_number_stops_with_its_step_and_keeps_the_last_checkpoin
 
     monkeypatch.setattr(datasets, "step_record", poisoned)
     assert run(tmp_path) == 2
-    assert "got loss nan at step 3 (of record " in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "got loss nan at step 3 (of record " in error
+    assert "look at these pictures, lower optimizer.learning_rate" in error
     assert RunWeights(tmp_path).step == 2
 
 

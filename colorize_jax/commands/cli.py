@@ -16,6 +16,7 @@ from colorize_jax.errors import USER_ERROR_STATUS, UserError
 COMMANDS = {
     "colorize": "colorize",
     "look": "look",
+    "ablate": "ablate",
     "tags": "tags",
     "import": "import_weights",
     "export": "export_weights",
