@@ -42,6 +42,7 @@ from colorize_jax.sharding import (
     state_shardings,
     with_shardings,
 )
+from colorize_jax.training.monitoring.gram_watch import GramWatch
 from colorize_jax.training.monitoring.history import MetricsHistory
 from colorize_jax.training.monitoring.run_writer import Writer
 from colorize_jax.training.monitoring.skipped import SkippedPictures
@@ -159,6 +160,7 @@ def train(
     programs = Programs(jit_step(system, mesh, shardings), count_flops, mesh, find_stored)
     draw_samples = make_sampler(system, source, mesh)
     monitoring = make_monitoring(system, source, rows, mesh, key)
+    gram_watch = GramWatch()
     history = MetricsHistory(config.optimizer.max_skipped_updates, batches.names)
     meter = Meter(config.data.batch_size)
 
@@ -224,6 +226,8 @@ def train(
                         rates |= measure(state)
                     meter.reset()
                 writer.write(done, means | rates)
+                for line in gram_watch.look(means):
+                    logger.warning("%s", line)
                 if number > first and rates["data_wait_share"] > INPUT_BOUND:
                     logger.warning(INPUT_BOUND_TEXT, 100 * rates["data_wait_share"])
                 bar.set_postfix_str(summary(means, rates))
