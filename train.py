@@ -27,6 +27,7 @@ from colorize_jax.errors import USER_ERROR_STATUS, UserError
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
+from colorize_jax.io.runs.saved_steps import check_saved
 from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.setup import datasets, distributed, platform, sharding_report
 from colorize_jax.setup.held_out import make_monitoring, make_sampler
@@ -41,6 +42,7 @@ from colorize_jax.sharding import (
     state_shardings,
     with_shardings,
 )
+from colorize_jax.training.monitoring.gram_watch import GramWatch
 from colorize_jax.training.monitoring.history import MetricsHistory
 from colorize_jax.training.monitoring.run_writer import Writer
 from colorize_jax.training.monitoring.skipped import SkippedPictures
@@ -102,7 +104,7 @@ def train(
         The number of the signal that stopped the run; 0 where it came to its end.
 
     Raises:
-        UserError: bad input, or a loss that is not finite.
+        UserError: bad input, a loss that is not finite, or a last step that could not be saved.
     """
     # --------------------------------------------------------------- devices, model and data
     watch = Stopwatch()
@@ -158,6 +160,7 @@ def train(
     programs = Programs(jit_step(system, mesh, shardings), count_flops, mesh, find_stored)
     draw_samples = make_sampler(system, source, mesh)
     monitoring = make_monitoring(system, source, rows, mesh, key)
+    gram_watch = GramWatch()
     history = MetricsHistory(config.optimizer.max_skipped_updates, batches.names)
     meter = Meter(config.data.batch_size)
 
@@ -223,6 +226,8 @@ def train(
                         rates |= measure(state)
                     meter.reset()
                 writer.write(done, means | rates)
+                for line in gram_watch.look(means):
+                    logger.warning("%s", line)
                 if number > first and rates["data_wait_share"] > INPUT_BOUND:
                     logger.warning(INPUT_BOUND_TEXT, 100 * rates["data_wait_share"])
                 bar.set_postfix_str(summary(means, rates))
@@ -237,6 +242,8 @@ def train(
                 meter.reset()
             if stop.number and not ends:
                 break
+    if first < config.total_steps:
+        check_saved(workdir, done, checkpoints.saved or first)
     if stop.number and not ends:
         logger.info("saved step %d; the same command goes on from there", done)
         return stop.number

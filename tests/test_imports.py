@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "data.cache": {"data.records"},
     "data.transforms": {"data.errors", "data.pictures", "data.records"},
     "data.loader": {"data.buckets", "data.errors", "data.records"},
-    "data.prepare": {"data.errors", "data.pictures", "data.sources"},
+    "data.prepare.models": {"data.errors"},
+    "data.prepare": {"data.errors", "data.pictures", "data.prepare.models", "data.sources"},
     "data.check": DATA - {"data.cache", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows
     "errors": set(),
