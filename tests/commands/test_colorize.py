@@ -274,6 +274,19 @@ def test_tags(published, files, capsys):
     assert cli.main([*map(str, words), "--threshold", "1"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
 
+    table = files / "tags.jsonl"
+    words = ["tags", files / "references", "--checkpoint", published["tagger"], "--labels", labels]
+    words += ["--threshold", "0", "--output", table]
+    assert cli.main(list(map(str, words))) == 0
+    whole = table.read_bytes()
+    rows = {row["image_path"]: row for row in map(json.loads, whole.splitlines())}
+    assert set(rows) == {path.name for path in (files / "references").iterdir()}
+    assert len(rows["a.png"]["tags"]) == 5 and not rows["a.png"]["characters"]
+    table.write_bytes(whole[: len(whole) // 2])  # a start that was killed
+    assert cli.main(list(map(str, words))) == 0
+    assert table.read_bytes() == whole
+    capsys.readouterr()
+
     labels.write_text("name\nonly\n")
     assert cli.main(list(map(str, words))) == 2
     assert "got 1 labels" in capsys.readouterr().err
