@@ -1,6 +1,7 @@
 """How runs go on: after failed starts, moves, changes, from other runs, and one at a time."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -61,6 +63,22 @@ def test_a_start_that_failed_leaves_the_workdir_to_the_corrected_command(
     assert json.loads((workdir / "config.json").read_text())["config"]["model"]["init_from"]
     assert run(workdir, *folder_flags(pictures)) == 0
     assert RunWeights(workdir).step == 4
+
+
+def test_a_last_step_that_could_not_be_saved_is_no_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    one = ("--config.total_steps=1", *SHORT)
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.AsyncCheckpointer, "save", full)
+        assert run(tmp_path, *one) == 2
+    error = error_of(capsys)
+    assert "no checkpoint of step 1" in error and "newest is that of step 0" in error
+    assert run(tmp_path, *one) == 0
+    assert RunWeights(tmp_path).step == 1
 
 
 def test_where_things_lie_is_no_part_of_a_run_and_what_they_are_is(

@@ -18,6 +18,7 @@ COMMANDS = {
     "look": "look",
     "ablate": "ablate",
     "tags": "tags",
+    "encode": "encode",
     "import": "weights.import_weights",
     "export": "weights.export_weights",
     "inspect": "weights.inspect_weights",

@@ -20,8 +20,11 @@ from PIL import Image, ImageCms, features
 
 from data.errors import PictureError
 
-# Pillow's own limit; more is a decompression bomb or a mistake.
-MAX_PIXELS = 178_956_970
+# A picture of so many takes less than 1 GB of memory while it is read; 8192 x 8192.
+MAX_PIXELS = 2**26
+MAX_PIXELS_COPIED = 2**25  # where a decoder, or the way to 8 bits, holds several copies
+_COPYING_FORMATS = frozenset(("WEBP", "AVIF", "HEIF"))
+_COPIED_MODES = frozenset(("I", "F"))
 
 # Formats that Pillow reads by starting another program, or that hold no picture of their own.
 REFUSED_FORMATS = frozenset(("EPS", "WMF", "MPEG", "FITS", "HDF5", "GRIB", "BUFR"))
@@ -40,7 +43,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 SIDEWAYS = 5  # from this orientation on rows become columns
-_ROWS = 1024  # that deep greys are scaled at a time
+_ROWS = 1024  # that are copied, or whose deep greys are scaled, at a time
 
 # Neither large scans nor odd tags are a reason to worry the reader. For good: what filters warnings
 # for a while does so for all threads.
@@ -93,7 +96,8 @@ def read_picture(source: PictureSource, name: str | None = None, *, mask: bool =
         mask: whether it is a mask, see `levels`.
 
     Raises:
-        PictureError: it is missing, unreadable, truncated, empty or of more than `MAX_PIXELS`.
+        PictureError: it is missing, unreadable, truncated, empty or of more than `MAX_PIXELS`
+            (`MAX_PIXELS_COPIED`).
     """
     if isinstance(source, np.ndarray):
         return _from_array(source, name or "the array")
@@ -106,7 +110,7 @@ def read_picture(source: PictureSource, name: str | None = None, *, mask: bool =
         )
     name = name or str(source)
     with opened(read_file(Path(source), name), name) as image:
-        return _whole(image, name, mask)
+        return _whole(image, name, mask, own=True)
 
 
 def read_file(path: Path, name: str) -> bytes:
@@ -159,8 +163,10 @@ def suffixes() -> frozenset[str]:
 
 def check_size(image: Image.Image, name: str) -> None:
     """Raise PictureError where a picture has no pixels, too many, or is refused."""
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(name, image.size)
+    copied = image.format in _COPYING_FORMATS or image.mode in _COPIED_MODES
+    limit = MAX_PIXELS_COPIED if copied else MAX_PIXELS
+    if image.width * image.height > limit:
+        raise _too_large(name, image.size, limit)
     if not image.width or not image.height:
         raise PictureError(
             f"got {name} of {image.width}x{image.height} px, expected some pixels; remove it"
@@ -209,7 +215,7 @@ def levels(
     """
     profile = image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image)
+        values = _array(image)
         limits = _limits(values, mask)
         grey = Image.fromarray(_to_bytes(values, limits, name))
         transparent = image.info.get("transparency")
@@ -250,15 +256,29 @@ def on_paper(colors: Image.Image, alpha: Image.Image | None, paper: int) -> Imag
     return sheet
 
 
-def _whole(image: Image.Image, name: str, mask: bool) -> Picture:
+def _whole(image: Image.Image, name: str, mask: bool, own: bool = False) -> Picture:
+    """Decode a picture; its pixels are dropped early where it is our `own`."""
     check_size(image, name)
     with _damage_reported(name):
         image.load()
         turn = orientation(image)
         colors, alpha = in_srgb(*levels(image, name, mask=mask))
-        colors = np.asarray(turned(colors, turn))
-        alpha = None if alpha is None else np.asarray(turned(alpha, turn))
+        if own and colors is not image:
+            image.close()
+        colors = _array(turned(colors, turn))
+        alpha = None if alpha is None else _array(turned(alpha, turn))
     return Picture(colors, None if alpha is None or alpha.min() == 255 else alpha, name)
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    """The values of a picture, copied by rows: at once, Pillow would hold them twice."""
+    width, height = image.size
+    first = np.asarray(image.crop((0, 0, width, 1)))
+    values = np.empty((height, *first.shape[1:]), first.dtype)
+    for start in range(0, height, _ROWS):
+        rows = (0, start, width, min(start + _ROWS, height))
+        values[start : start + _ROWS] = np.asarray(image.crop(rows))
+    return values
 
 
 @contextlib.contextmanager
@@ -359,8 +379,11 @@ def _from_array(values: np.ndarray, name: str) -> Picture:
     )
 
 
-def _too_large(name: str, size: tuple[int, int] | None = None) -> PictureError:
+def _too_large(
+    name: str, size: tuple[int, int] | None = None, limit: int | None = None
+) -> PictureError:
     detail = f" of {size[0]}x{size[1]} px" if size else " of too many pixels"
     return PictureError(
-        f"got {name}{detail}, expected at most {MAX_PIXELS // 10**6} megapixels; scale it down"
+        f"got {name}{detail}, expected at most {(limit or MAX_PIXELS) // 10**6} megapixels; scale "
+        "it down"
     )

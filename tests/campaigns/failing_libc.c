@@ -1,7 +1,7 @@
 /* Makes the n-th write below a folder fail, whoever makes it: Python, TensorStore, another library.
  *
- * Preloaded (LD_PRELOAD); a process says by fail_set what shall fail, and asks by fail_count how
- * many writes it has made. Names that cannot be made fail by any error, bytes only by full disks.
+ * Preloaded (LD_PRELOAD); a process says by fail_set what shall fail, asks by fail_count how many
+ * writes it has made, and gets by fail_log a line for the path of each. Names that cannot be made fail by any error, bytes only by full disks.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,7 +18,7 @@
 
 static char folder[PATH_MAX];
 static long number, count;
-static int error_number, also_bytes;
+static int error_number, also_bytes, log_file = -1;
 
 void fail_set(const char *below, long which, int error) {
     strncpy(folder, below, PATH_MAX - 1);
@@ -30,8 +30,11 @@ void fail_set(const char *below, long which, int error) {
 
 long fail_count(void) { return count; }
 
+void fail_log(int file) { log_file = file; }
+
 static int meets(const char *path) {
     if (!folder[0] || !path || strncmp(path, folder, strlen(folder))) return 0;
+    if (log_file >= 0) dprintf(log_file, "%s\n", path);
     if (__sync_add_and_fetch(&count, 1) != number) return 0;
     errno = error_number;
     return 1;

@@ -1,6 +1,11 @@
 """Every write of a command fails once, by each error; nothing may be half-written or lost.
 
+    python -m tests.campaigns.failing_writes --results failing.jsonl
     python -m tests.campaigns.failing_writes --command colorize
+
+The writes that fail are of every file and folder that a command makes the first, a middle and the
+last one: a new name by each error, bytes by a full disk. Reports are lines of a file: started
+again, the campaign does the commands that the file lacks.
 
 A library that is compiled here (cc) and preloaded makes the n-th write below a folder fail, be it
 of Python or of TensorStore: a file opened to write, a folder, a new name, bytes, their way to the
@@ -15,20 +20,22 @@ import errno
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.campaigns import kill_runs
 from tests.campaigns.kill_commands import command, make_runs
-from tests.campaigns.processes import Note, lines_of, prepare, run, start
+from tests.campaigns.processes import Note, lines_of, prepare, read, run, start
 
 ERRORS = {
     "disk full": errno.ENOSPC,
@@ -39,6 +46,24 @@ ERRORS = {
 SHIM = Path(__file__).with_name("failing_libc.c")
 SMALL = ("--config.evaluation.num_pairs=2", "--config.evaluation.batch_size=2")
 STEPS = 4
+NEVER = 10**9
+
+
+@dataclass(frozen=True)
+class Fails:
+    """Which write fails.
+
+    Attributes:
+        folder: below which they are counted.
+        number: of the write, from 1.
+        error: by which it fails.
+        listed: file for the paths of all writes.
+    """
+
+    folder: str
+    number: int = 0
+    error: int = 0
+    listed: str = ""
 
 
 def make_commands(folder: Path, note: Note) -> None:
@@ -70,7 +95,7 @@ def words(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def call(given: list[str], fails: tuple[str, int, int], note: Note) -> None:
+def call(given: list[str], fails: Fails, note: Note) -> None:
     """Run a command while a write fails; note how many writes it has made, and its status."""
     if given[0] == "eval":
         import eval as evaluation
@@ -86,11 +111,14 @@ def call(given: list[str], fails: tuple[str, int, int], note: Note) -> None:
     failing(act, fails, note)
 
 
-def failing(act: Callable[[], int], fails: tuple[str, int, int], note: Note) -> None:
+def failing(act: Callable[[], int], fails: Fails, note: Note) -> None:
+    """Do something while a write fails, or while the path of every write is listed."""
     library = ctypes.CDLL(None)
     library.fail_count.restype = ctypes.c_long
-    folder, number, error = fails
-    library.fail_set(os.fsencode(folder), ctypes.c_long(number), ctypes.c_int(error))
+    if fails.listed:
+        library.fail_log(os.open(fails.listed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+    folder = os.fsencode(fails.folder)
+    library.fail_set(folder, ctypes.c_long(fails.number), ctypes.c_int(fails.error))
     try:
         status = act()
     finally:
@@ -98,6 +126,37 @@ def failing(act: Callable[[], int], fails: tuple[str, int, int], note: Note) -> 
         library.fail_set(b"", ctypes.c_long(0), ctypes.c_int(0))
     note(f"writes {count}")
     note(f"status {status}")
+
+
+def chosen(measure: Callable[[Fails], None], fails: Fails) -> tuple[int, list[Fails]]:
+    """Which writes shall fail, and of how many: of each output the first, a middle, the last.
+
+    Args:
+        measure: does what shall fail while the paths of its writes are listed.
+        fails: below which folder, and where they are listed.
+    """
+    points, num_writes = [], 0
+    for errors in (["disk full"], ["permission", "read-only", "name too long"]):
+        measure(replace(fails, number=NEVER, error=ERRORS[errors[0]]))
+        paths = Path(fails.listed).read_text().splitlines()
+        numbers = defaultdict(list)
+        for number, path in enumerate(paths, 1):
+            numbers[output_of(path)].append(number)
+        own = {
+            n for group in numbers.values() for n in (group[0], group[len(group) // 2], group[-1])
+        }
+        points += [
+            replace(fails, number=n, error=ERRORS[e], listed="") for e in errors for n in own
+        ]
+        num_writes += len(paths) * len(errors)
+    return num_writes, sorted(points, key=lambda one: (one.error, one.number))
+
+
+def output_of(path: str) -> str:
+    """What a path is one of, without what differs from one start to the next, or by the step."""
+    path = re.sub(r"(\.colorize-jax-tmp-\w+-\w+)-\d+", r"\1", path.rstrip("/"))
+    path = re.sub(r"[0-9a-f]{16,}|(?<=-tmp-)\d+", "#", path)
+    return re.sub(r"(?<=/checkpoints/)\d+", "STEP", path)
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -125,28 +184,31 @@ def commands(name: str, rng: random.Random, most: int, folder: Path) -> dict[str
     if name == "eval":
         shutil.copytree(folder / "a", out / "run")
     given = words(folder)[name]
-    run(partial(call, given, (str(out), 0, 0)), report)
+    nothing = Fails(str(out))
+    run(partial(call, given, nothing), report)
     before = snapshot(out)
-    points = []
-    for error in ERRORS.values():
-        run(partial(call, given, (str(out), 10**9, error)), report)
-        points += [(number + 1, error) for number in range(outcome(report)[1])]
-    chosen = points if len(points) <= most else rng.sample(points, most)
+    listed = replace(nothing, listed=str(folder / "listed"))
+    writes, points = chosen(lambda fails: run(partial(call, given, fails), report), listed)
     outcomes, failures = Counter(), []
-    for number, error in chosen:
-        os.waitpid(start(partial(call, given, (str(out), number, error)), report), 0)
+    points = points if len(points) <= most else rng.sample(points, most)
+    for fails in points:
+        os.waitpid(start(partial(call, given, fails), report), 0)
         status, _, said = outcome(report)
         wrong = judge(name, status, said, before, snapshot(out))
-        failures += [f"write {number} by {errno.errorcode[error]}: {fault}" for fault in wrong]
+        failures += [f"{where(fails)}: {fault}" for fault in wrong]
         outcomes[f"status {status}"] += 1
         if wrong:
             shutil.rmtree(out)
             out.mkdir()
             if name == "eval":
                 shutil.copytree(folder / "a", out / "run")
-            run(partial(call, given, (str(out), 0, 0)), report)
+            run(partial(call, given, nothing), report)
         before = snapshot(out)
-    return {"writes": len(points), "failed": len(chosen)} | dict(outcomes) | {"failures": failures}
+    return {"writes": writes, "failed": len(points)} | dict(outcomes) | {"failures": failures}
+
+
+def where(fails: Fails) -> str:
+    return f"write {fails.number} by {errno.errorcode[fails.error]}"
 
 
 def judge(
@@ -178,37 +240,37 @@ def training(_: str, rng: random.Random, most: int, folder: Path) -> dict[str, A
     def arguments(workdir: Path) -> list[str]:
         return [*kill_runs.OPTIONS, f"--config.total_steps={STEPS}", f"--workdir={workdir}"]
 
-    run(partial(train, arguments(template), (str(folder), 0, 0)), report)
+    def measure(fails: Fails) -> None:
+        shutil.rmtree(work, ignore_errors=True)
+        run(partial(train, arguments(work), fails), report)
+
+    run(partial(train, arguments(template), Fails(str(folder))), report)
     expected = hashes(report)
-    outcomes, failures, writes = Counter(), [], {}
-    for error in (errno.ENOSPC, errno.EACCES):
+    outcomes, failures = Counter(), []
+    writes, points = chosen(measure, Fails(str(work), listed=str(folder / "listed")))
+    points = points if len(points) <= most else rng.sample(points, most)
+    for fails in points:
         shutil.rmtree(work, ignore_errors=True)
-        run(partial(train, arguments(work), (str(work), 10**9, error)), report)
-        writes[error] = outcome(report)[1]
-    for _ in range(most):
-        error = rng.choice(list(ERRORS.values()))
-        number = rng.randint(1, writes[error if error == errno.ENOSPC else errno.EACCES])
-        shutil.rmtree(work, ignore_errors=True)
-        fails = (str(work), number, error)
         os.waitpid(start(partial(train, arguments(work), fails), report), 0)
         status, _, said = outcome(report)
         errors = [line for line in said.splitlines() if line.startswith("error: ")]
         told = "WARNING" in said or status == 2
         outcomes[f"status {status}{'' if told else ', nothing said'}"] += 1
-        where = f"write {number} by {errno.errorcode[error]}"
         if status not in (0, 2) or len(errors) != (status == 2) or "Traceback" in said:
-            failures.append(f"{where}: {status} {said[-700:]}")
-        os.waitpid(start(partial(train, arguments(work), (str(work), 0, 0)), report), 0)
+            failures.append(f"{where(fails)}: {status} {said[-700:]}")
+        os.waitpid(start(partial(train, arguments(work), Fails(str(work))), report), 0)
         if outcome(report)[0] != 0 or hashes(report) != expected:
-            failures.append(f"{where}: then {outcome(report)[0]} {outcome(report)[2][-700:]}")
-    return {"writes": writes[errno.ENOSPC]} | dict(outcomes) | {"failures": failures}
+            failures.append(
+                f"{where(fails)}: then {outcome(report)[0]} {outcome(report)[2][-700:]}"
+            )
+    return {"writes": writes, "failed": len(points)} | dict(outcomes) | {"failures": failures}
 
 
 def hashes(report: Path) -> list[str]:
     return [line for line in lines_of(report) if line.startswith("hash")][-1:]
 
 
-def train(arguments: list[str], fails: tuple[str, int, int], note: Note) -> None:
+def train(arguments: list[str], fails: Fails, note: Note) -> None:
     """Run train.py while a write fails."""
     notes: list[str] = []
     failing(lambda: kill_runs.train(arguments, STEPS, notes.append), fails, note)
@@ -217,11 +279,20 @@ def train(arguments: list[str], fails: tuple[str, int, int], note: Note) -> None
             note(text)
 
 
+def piece(name: str, rng: random.Random, most: int, folder: Path) -> dict[str, Any]:
+    """Run the campaign of one command; returns its report."""
+    folder.mkdir()
+    began = time.monotonic()
+    report = (training if name == "train" else commands)(name, rng, most, folder)
+    return {"command": name, **report, "seconds": round(time.monotonic() - began)}
+
+
 def main() -> int:
-    """Run the campaign of one command; 1 where anything went wrong."""
+    """Run the campaign of one command, or of all; 1 where anything went wrong."""
     names = [*words(Path()), "train"]
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--command", choices=names, required=True)
+    parser.add_argument("--results", type=Path, metavar="FILE", help="of all commands")
+    parser.add_argument("--command", choices=names, help="only this one")
     parser.add_argument("--most", type=int, default=10**6, metavar="N", help="failures, drawn")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the drawing")
     options = parser.parse_args()
@@ -232,16 +303,20 @@ def main() -> int:
             subprocess.run(build, check=True)
             again = [sys.executable, "-m", "tests.campaigns.failing_writes", *sys.argv[1:]]
             return subprocess.call(again, env=os.environ | {"LD_PRELOAD": library})
+    reports = read(options.results) if options.results else []
+    done = {report["command"] for report in reports}
     with tempfile.TemporaryDirectory() as name:
         prepare(Path(name))
-        folder = Path(name) / "work"
-        folder.mkdir()
-        act = training if options.command == "train" else commands
-        began = time.monotonic()
-        report = act(options.command, random.Random(options.seed), options.most, folder)
-    seconds = round(time.monotonic() - began)
-    print(json.dumps({"command": options.command, **report, "seconds": seconds}, indent=1))
-    return 1 if report["failures"] else 0
+        for command_ in [options.command] if options.command else names:
+            if command_ in done:
+                continue
+            rng = random.Random(options.seed)
+            reports.append(piece(command_, rng, options.most, Path(name) / command_))
+            if options.results:
+                with options.results.open("a") as file:
+                    print(json.dumps(reports[-1]), file=file)
+    print(json.dumps(reports[0] if options.command else reports, indent=1))
+    return 1 if any(report["failures"] for report in reports) else 0
 
 
 if __name__ == "__main__":

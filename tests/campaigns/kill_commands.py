@@ -1,6 +1,7 @@
 """Kills of commands that write: export in its three forms, import, colorize on a folder."""
 
 import hashlib
+import os
 import random
 import shutil
 import time
@@ -12,6 +13,7 @@ from typing import Any
 from tests.campaigns.processes import Note, kill, lines_of, run, start, wait_for
 
 NUM_SKETCHES = 12
+TEMPORARY = ".colorize-jax-tmp*"
 FORMS = {
     "file": ("out.safetensors",),
     "shards": ("shards", "--max-shard-size", "500KB"),
@@ -107,9 +109,11 @@ def replaced(
 
     whole, lasts = {}, {}
     for (form, name), given in words.items():
-        started = time.monotonic()
-        run(partial(command, given), report)
-        lasts[form] = time.monotonic() - started
+        child, started = start(partial(command, given), report), time.monotonic()
+        begun = _wait_for_output(outputs, report)
+        os.waitpid(child, 0)
+        ended = time.monotonic()
+        lasts[form] = begun - started, ended - begun
         whole[form, name] = content(_target(given))
     phases, failures, kills, deadline = Counter(), [], 0, time.monotonic() + seconds
     while kills < count and time.monotonic() < deadline and not failures:
@@ -117,8 +121,13 @@ def replaced(
         target = _target(words[form, name])
         before = digest(target)
         child = start(partial(command, words[form, name]), report)
-        wait_for(report, "begin")
-        moment = rng.random() * lasts[form]
+        # Most are killed while they write.
+        writes = rng.random() < 0.8
+        if writes:
+            _wait_for_output(outputs, report)
+        else:
+            wait_for(report, "begin")
+        moment = rng.random() * lasts[form][writes]
         time.sleep(moment)
         killed = kill(child)
         kills += killed
@@ -127,19 +136,29 @@ def replaced(
         changed = digest(target) != before
         if changed and content(target) != whole[form, name]:
             failures.append(f"{form} of {name}, killed after {moment:.3f} s, left something else")
-        halves = list(outputs.glob(".colorize-jax-tmp*"))
+        halves = list(outputs.glob(TEMPORARY))
         phases[f"{form}{', temporary files left' if halves else ''}"] += killed
     for (form, name), given in words.items():
         run(partial(command, given), report)
         if content(_target(given)) != whole[form, name]:
             failures.append(f"{form} of {name} ends as something else")
-    failures += [f"{path.name} is left" for path in outputs.glob(".colorize-jax-tmp*")]
+    failures += [f"{path.name} is left" for path in outputs.glob(TEMPORARY)]
     return {
         "kills": kills,
         "killed_after": dict(phases),
         "failures": failures,
         "identical_ends": len(words),
     }
+
+
+def _wait_for_output(folder: Path, report: Path) -> float:
+    """Wait until there is a temporary output, or the child has ended; returns the time."""
+    before = set(folder.glob(TEMPORARY)) if folder.exists() else set()
+    while set(folder.glob(TEMPORARY)) <= before and not any(
+        line.startswith(("failed", "ended")) for line in lines_of(report)
+    ):
+        time.sleep(0.001)
+    return time.monotonic()
 
 
 def _target(words: list[str]) -> Path:
@@ -163,18 +182,17 @@ def colorize(count: int, rng: random.Random, seconds: float, folder: Path) -> di
     shutil.rmtree(output)
     phases, failures, kills, ends = Counter(), [], 0, 0
     deadline = time.monotonic() + seconds
-    while kills < count and time.monotonic() < deadline and not failures:
+    while not failures and (
+        (goes_on := kills < count and time.monotonic() < deadline) or output.exists()
+    ):
         child = start(partial(command, words), report)
-        left = NUM_SKETCHES - sum(name in whole for name in _names(output))
-        if rng.random() < 0.85:
-            wait_for(report, "write", rng.randint(1, max(1, min(4, left))))
-            time.sleep(0.03 * rng.random())
+        if goes_on:
+            _wait_for_moment(rng, report, NUM_SKETCHES - sum(n in whole for n in _names(output)))
+            kills += kill(child)
         else:
-            wait_for(report, "begin")
-            time.sleep(3 * rng.random())
-        kills += kill(child)
+            os.waitpid(child, 0)
         lines = lines_of(report)
-        phases[lines[-1].split()[0] if lines else "start"] += 1
+        phases[lines[-1].split()[0] if lines else "start"] += goes_on
         failures += [line for line in lines if line.startswith("failed")]
         found = results() if output.exists() else {}
         found = {n: content for n, content in found.items() if not n.startswith(".colorize-jax")}
@@ -183,14 +201,27 @@ def colorize(count: int, rng: random.Random, seconds: float, folder: Path) -> di
             run(partial(command, words), report)  # there is nothing to do, and that is said
             if "nothing to do" not in report.with_suffix(".out").read_text():
                 failures.append("a folder that is done was done again")
+            failures += [f"{n} is left" for n in _names(output) if n not in whole]
             ends += 1
             shutil.rmtree(output)
+        elif not goes_on:
+            failures.append(f"the folder is not done: {lines[-3:]}")
     return {
         "kills": kills,
         "killed_after": dict(phases),
         "failures": failures,
         "identical_ends": ends,
     }
+
+
+def _wait_for_moment(rng: random.Random, report: Path, left: int) -> None:
+    """Wait for the moment of a kill: most come while the `left` pictures are written."""
+    if rng.random() < 0.85:
+        wait_for(report, "write", rng.randint(1, max(1, min(4, left))))
+        time.sleep(0.03 * rng.random())
+    else:
+        wait_for(report, "begin")
+        time.sleep(3 * rng.random())
 
 
 def _names(folder: Path) -> list[str]:

@@ -12,11 +12,16 @@ from typing import Any
 
 from tests.campaigns.kill_saves import complete_step
 from tests.campaigns.processes import Note, kill, lines_of, start, wait_for
+from tests.campaigns.stored_programs import stored
 
 CONFIG = Path(__file__).parents[1] / "configs" / "smallest.py"
-TOTAL = 12  # steps; the Gram branch runs in the second half
+TOTAL = 12  # steps
 OPTIONS = (
     f"--config={CONFIG}",
+    # One program for all steps, and a smaller one: loading it takes most of a start.
+    "--config.gram.zero_share=0",
+    "--config.model.transformer_depth=(0,0,1)",
+    "--config.gram.blocks=(1,)",
     "--config.checkpoint.every_steps=1",
     "--config.logging.samples_every=0",
     "--config.logging.tracker=none",
@@ -66,6 +71,8 @@ def train(arguments: Sequence[str], total: int, note: Note) -> int:
             return started
 
     program.Checkpoints = Noting
+    program.jit_step = stored(program.jit_step)
+    program.step_flops = lambda *_, **__: 1  # traces the step once more, for a figure of the log
     note("take")
     return program.main(arguments)
 
@@ -93,6 +100,15 @@ class Run:
         pairs = zip(own, self.reports, strict=True)
         return [start(partial(run_whole, each), report) for each, report in pairs]
 
+    def finish(self) -> None:
+        """Run to the end, with nobody killed."""
+        children = self.start()
+        # A process that fails alone would leave the other waiting for it.
+        for report in self.reports:
+            wait_for(report, "ended", seconds=1200)
+        for child in children:
+            kill(child)
+
     def ended(self) -> bool:
         return all("ended 0" in lines_of(report) for report in self.reports)
 
@@ -101,41 +117,46 @@ class Run:
         return [[x for x in lines_of(r) if x.startswith("hash")][-1:] for r in self.reports]
 
 
-def undisturbed(folder: Path, processes: int) -> list[list[str]]:
-    """The hashes of a run that nobody stops."""
-    whole = Run(folder, "undisturbed", processes)
-    children = whole.start()
-    for report in whole.reports:
-        wait_for(report, "ended", seconds=600)
-    for child in children:
-        kill(child)
-    if not whole.ended():
-        said = [report.with_suffix(".out").read_text()[-500:] for report in whole.reports]
-        raise RuntimeError(f"the undisturbed run failed: {said}")
-    return whole.hashes()
+def moment(rng: random.Random) -> tuple[str, int, float]:
+    """Which line, the how manieth, a kill waits for, and how long then; most come during saves."""
+    seconds = rng.random() * rng.choice((0.05, 0.5, 2.0))
+    if rng.random() < 0.6:
+        return "save", rng.randint(1, 4), seconds
+    return rng.choice(("resumed", "resumed", "take")), 1, seconds
 
 
 def campaign(
     count: int, rng: random.Random, seconds: float, folder: Path, processes: int = 1
 ) -> dict[str, Any]:
-    """Kill runs at random moments, starting each again to its end; see `kill_saves.campaign`."""
-    expected = undisturbed(folder, processes)
+    """Kill runs at random moments, starting each again to its end; see `kill_saves.campaign`.
+
+    What was killed is compared at its end with a run that nobody stops, the last one too.
+    """
+    whole = Run(folder, "undisturbed", processes)
+    whole.finish()
+    if not whole.ended():
+        said = [report.with_suffix(".out").read_text()[-500:] for report in whole.reports]
+        raise RuntimeError(f"the undisturbed run failed: {said}")
+    expected = whole.hashes()
     phases, failures = Counter(), []
     deadline, kills, ends, at_least = time.monotonic() + seconds, 0, 0, 0
     run = Run(folder, "killed-0", processes)
-    while kills < count and time.monotonic() < deadline and not failures:
-        children = run.start()
+    while not failures and ((goes_on := kills < count and time.monotonic() < deadline) or at_least):
         # Which one is killed first; what the other does without it must not count as a step.
         first = rng.randrange(processes)
-        wait_for(run.reports[first], "resumed" if rng.random() < 0.85 else "take")
-        time.sleep(rng.random() * rng.choice((0.3, 2.0, 6.0)))
-        kills += kill(children.pop(first))
-        if children:
-            time.sleep(2 * rng.random())
-        for child in children:
-            kill(child)
+        if goes_on:
+            word, number, pause = moment(rng)
+            children = run.start()
+            wait_for(run.reports[first], word, number)
+            time.sleep(pause)
+            kills += kill(children.pop(first))
+            for child in children:
+                time.sleep(2 * rng.random())
+                kill(child)
+        else:
+            run.finish()
         lines = lines_of(run.reports[first])
-        phases[lines[-1].split()[0] if lines else "start"] += 1
+        phases[lines[-1].split()[0] if lines else "start"] += goes_on
         for line in lines:
             if line.startswith("resumed") and int(line.split()[1]) < at_least:
                 failures.append(f"{line}, at least {at_least} was saved")
@@ -147,6 +168,8 @@ def campaign(
             if run.hashes() != expected:
                 failures.append(f"{run.workdir.name} ends as {run.hashes()}, not {expected}")
             run, at_least = Run(folder, f"killed-{ends}", processes), 0
+        elif not goes_on:
+            failures.append(f"{run.workdir.name} does not end: {lines[-3:]}")
     return {
         "kills": kills,
         "killed_after": dict(phases),

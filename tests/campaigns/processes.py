@@ -4,12 +4,16 @@ A forked process costs no imports; its parent must not touch JAX's devices, whos
 would not have. A child notes what it does, line by line, in a file that its parent reads.
 """
 
+import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from tests.campaigns.stored_programs import FOLDER
 
 Note = Callable[[str], None]
 
@@ -23,6 +27,8 @@ def prepare(folder: Path) -> None:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "xla"))
+    os.environ[FOLDER] = str(folder / "steps")
+    Path(os.environ[FOLDER]).mkdir(exist_ok=True)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -90,7 +96,7 @@ def lines_of(report: Path) -> list[str]:
     return report.read_text().splitlines() if report.exists() else []
 
 
-def wait_for(report: Path, word: str, count: int = 1, seconds: float = 120.0) -> None:
+def wait_for(report: Path, word: str, count: int = 1, seconds: float = 1200.0) -> None:
     """Wait until a child has noted so many lines that begin with a word, has failed or ended."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -100,3 +106,9 @@ def wait_for(report: Path, word: str, count: int = 1, seconds: float = 120.0) ->
         if any(line.startswith(("failed", "ended")) for line in lines):
             return
         time.sleep(0.002)
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The reports of a campaign's pieces, a line each, that are there already."""
+    lines = results.read_text().splitlines() if results.exists() else []
+    return [json.loads(line) for line in lines]

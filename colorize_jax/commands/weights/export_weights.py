@@ -6,6 +6,7 @@ from typing import Any
 HELP = "write weights as safetensors under their published names, or for PyTorch programs"
 DTYPES = ("float32", "float16", "bfloat16")
 EIGHT_BITS = ("float8_e4m3fn", "int8")
+PIPELINES = ("pipeline", "comfyui")  # formats of whole systems
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,10 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--format",
-        choices=["safetensors", "diffusers", "pipeline"],
+        choices=["safetensors", "diffusers", "pipeline", "comfyui"],
         default="safetensors",
         help="diffusers: UNet and VAE for UNet2DConditionModel and AutoencoderKL; pipeline: a "
-        "folder that colours with diffusers and transformers alone",
+        "folder that colours with diffusers and transformers alone; comfyui: a pack of nodes on it",
     )
     parser.add_argument(
         "--only",
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from colorize_jax.io.formats.atomic import Reads, check_output
     from colorize_jax.io.formats.safetensors_writer import SHARDS
     from colorize_jax.io.open_weights import open_weights, weights_paths
-    from colorize_jax.io.pipelines import write
+    from colorize_jax.io.pipelines import comfyui, write
     from colorize_jax.io.published import diffusers_folder
     from colorize_jax.io.published.export import PluginAlone, export_diffusers, export_safetensors
 
@@ -76,13 +77,14 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     max_shard_bytes = None if args.max_shard_size is None else parse_size(args.max_shard_size)
     kind = None if max_shard_bytes is None else SHARDS
-    kind = {"diffusers": diffusers_folder.KIND, "pipeline": write.KIND}.get(args.format, kind)
+    folders = {"diffusers": diffusers_folder.KIND, "pipeline": write.KIND, "comfyui": comfyui.KIND}
+    kind = folders.get(args.format, kind)
     read = [path for one in args.checkpoint for path in weights_paths(one)]
     reads = Reads({"checkpoint": read, "picture": [args.picture]})
     place = {"overwrite": args.overwrite, "reads": reads}
     check_output(args.output, kind=kind, **place)
     options = {"dtype": args.dtype, "max_shard_bytes": max_shard_bytes, **place}
-    if args.format == "pipeline":
+    if args.format in PIPELINES:
         return _export_pipeline(args, options)
     weights = open_weights(args.checkpoint[0], raw=args.raw)
     if args.only:
@@ -100,7 +102,7 @@ def _check(args: argparse.Namespace) -> None:
     """Raise UserError for options of another format than the one that was asked for."""
     from colorize_jax.errors import UserError
 
-    if args.format == "pipeline":
+    if args.format in PIPELINES:
         if args.only:
             raise UserError(
                 "got --only plugin for a pipeline, expected whole networks; leave it out, and name "
@@ -122,6 +124,7 @@ def _check(args: argparse.Namespace) -> None:
 def _export_pipeline(args: argparse.Namespace, options: dict[str, Any]) -> int:
     from pathlib import Path
 
+    from colorize_jax.io.pipelines.comfyui import write_comfyui
     from colorize_jax.io.pipelines.write import write_pipeline
     from colorize_jax.setup.exporting import describe_system, open_system
 
@@ -134,7 +137,8 @@ def _export_pipeline(args: argparse.Namespace, options: dict[str, Any]) -> int:
         base_model=args.base_model,
         picture=args.picture,
     )
-    sizes = write_pipeline(joined, args.output, suggestions, card, **options)
+    export = write_comfyui if args.format == "comfyui" else write_pipeline
+    sizes = export(joined, args.output, suggestions, card, **options)
     total = sum(sizes.values()) / 1e9
     print(f"wrote {', '.join(sizes)} ({total:.2f} GB) to {args.output}")
     return 0

@@ -83,41 +83,63 @@ def write_pipeline(
             not in this dtype), or the output cannot be written.
     """
     check(weights)
-    own = weights.metadata.configs
-    networks = [name for name in names.FOLDERS if name in weights.abstract]
-    tensors = {name: list(folder_tensors(weights, name, dtype)) for name in networks}
-    sizes = {name: sum(tensor.nbytes for tensor in part) for name, part in tensors.items()}
-    scaling_factor = weights.metadata.scaling_factor or SCALING_FACTOR
-    components = [names.FOLDERS[name] for name in networks] + [*PROCESSORS, "scheduler"]
+    tensors = all_tensors(weights, dtype)
     place = {"kind": KIND, "overwrite": overwrite, "reads": reads}
-    with atomic_output(output, nbytes=sum(sizes.values()), **place) as folder:
-        for component in components:
-            (folder / component).mkdir()
-            copy_code(configs.CLASSES[component][0], folder / component)
-        for name, part in tensors.items():
-            content = configs.network_json(
-                name,
-                own[name],
-                size=weights.metadata.size,
-                vae=own["vae"],
-                scaling_factor=scaling_factor,
-                quantization=_quantization(name, dtype),
-            )
-            target = folder / names.FOLDERS[name]
-            write_json(target / "config.json", content)
-            _write_weights(target, name, part, file_metadata(weights, [name]), max_shard_bytes)
-        for component, name in PROCESSORS.items():
-            content = configs.processor_json(name, own[name])
-            write_json(folder / component / "preprocessor_config.json", content)
-        metadata = weights.metadata
-        scheduler = configs.scheduler_json(
-            metadata.prediction_type, metadata.schedule, suggestions.sampling
+    with atomic_output(output, nbytes=total_bytes(tensors), **place) as folder:
+        return write_into(folder, weights, tensors, suggestions, about, dtype, max_shard_bytes)
+
+
+def all_tensors(weights: Weights, dtype: str | None) -> dict[str, list[LazyTensor]]:
+    """Network -> its tensors under their names in the folder, in the folder's order."""
+    networks = [name for name in names.FOLDERS if name in weights.abstract]
+    return {name: folder_tensors(weights, name, dtype) for name in networks}
+
+
+def total_bytes(tensors: Mapping[str, list[LazyTensor]]) -> int:
+    """The size of tensors of all networks."""
+    return sum(tensor.nbytes for part in tensors.values() for tensor in part)
+
+
+def write_into(
+    folder: Path,
+    weights: Weights,
+    tensors: Mapping[str, list[LazyTensor]],
+    suggestions: Suggestions,
+    about: card.Card,
+    dtype: str | None,
+    max_shard_bytes: int | None,
+) -> dict[str, int]:
+    """Write into an existing folder what `write_pipeline` describes; `tensors` of `all_tensors`."""
+    own, metadata = weights.metadata.configs, weights.metadata
+    sizes = {name: sum(tensor.nbytes for tensor in part) for name, part in tensors.items()}
+    scaling_factor = metadata.scaling_factor or SCALING_FACTOR
+    components = [names.FOLDERS[name] for name in tensors] + [*PROCESSORS, "scheduler"]
+    for component in components:
+        (folder / component).mkdir()
+        copy_code(configs.CLASSES[component][0], folder / component)
+    for name, part in tensors.items():
+        content = configs.network_json(
+            name,
+            own[name],
+            size=metadata.size,
+            vae=own["vae"],
+            scaling_factor=scaling_factor,
+            quantization=_quantization(name, dtype),
         )
-        write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
-        index = configs.model_index(components, suggestions.limits, suggestions.defaults)
-        write_json(folder / "model_index.json", index)
-        copy_code("pipeline", folder)
-        card.write(folder, about, sizes, dtype)
+        target = folder / names.FOLDERS[name]
+        write_json(target / "config.json", content)
+        _write_weights(target, name, part, file_metadata(weights, [name]), max_shard_bytes)
+    for component, name in PROCESSORS.items():
+        content = configs.processor_json(name, own[name])
+        write_json(folder / component / "preprocessor_config.json", content)
+    scheduler = configs.scheduler_json(
+        metadata.prediction_type, metadata.schedule, suggestions.sampling
+    )
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+    index = configs.model_index(components, suggestions.limits, suggestions.defaults)
+    write_json(folder / "model_index.json", index)
+    copy_code("pipeline", folder)
+    card.write(folder, about, sizes, dtype)
     return sizes
 
 

@@ -73,7 +73,11 @@ class _Items(ocp.args.Composite):
 
 
 class Checkpoints:
-    """The checkpoints of a run; every process of it makes one and calls it at the same steps."""
+    """The checkpoints of a run; every process of it makes one and calls it at the same steps.
+
+    Attributes:
+        saved: the newest step that was saved here and is complete; None before the first.
+    """
 
     def __init__(
         self,
@@ -101,6 +105,7 @@ class Checkpoints:
         self._fresh = False  # nothing was ever saved: what is frozen may be of another start
         self._checkpointer = ocp.AsyncCheckpointer(_Handler())
         self._saving: int | None = None
+        self.saved: int | None = None
         if not reads_only:
             self._clear()
         _barrier("clear")
@@ -151,6 +156,7 @@ class Checkpoints:
         except STORAGE_ERRORS as error:
             self._failed(step, error)
         else:
+            self.saved = step
             self._prune()
 
     def close(self) -> None:

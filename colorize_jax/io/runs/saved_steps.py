@@ -36,6 +36,20 @@ def find_steps(workdir: PathLike) -> tuple[list[int], dict[int, str]]:
     return sorted(complete), dict(sorted(damaged.items()))
 
 
+def check_saved(workdir: PathLike, step: int, newest: int) -> None:
+    """Make sure that a run's last step is its newest checkpoint.
+
+    Raises:
+        UserError: it could not be saved.
+    """
+    if newest != step:
+        raise UserError(
+            f"got no checkpoint of step {step}, which could not be saved, expected the last one to "
+            f"be; the newest is that of step {newest}: make sure that {workdir} can be written and "
+            "has room, and give the same command again"
+        )
+
+
 def check_architecture(path: epath.Path, trees: Mapping[str, Any]) -> None:
     """Compare a checkpoint's shapes with those of trees by item; a damaged one is for its reader.
 

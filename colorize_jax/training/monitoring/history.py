@@ -65,9 +65,11 @@ class MetricsHistory:
     ) -> UserError:
         named = ", ".join(self._names(rows)) if self._names and len(rows) else ""
         pictures = f" (of {named})" if named else ""
+        data = "these pictures" if named else "the data"
         skipped = f" after {self._max_skipped} skipped updates" if self._max_skipped else ""
         return UserError(
             f"got {name} {float(metrics[name])} at step {step + 1}{pictures}{skipped}, expected a "
-            "finite number; the checkpoints before it are kept: lower optimizer.learning_rate, set "
-            "optimizer.clip_norm or raise optimizer.max_skipped_updates, and start again"
+            f"finite number; the checkpoints before it are kept: look at {data}, lower "
+            "optimizer.learning_rate, set optimizer.clip_norm or raise "
+            "optimizer.max_skipped_updates, and start again"
         )

@@ -2,7 +2,10 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,6 +269,33 @@ def test_limit_of_pixels_whatever_the_source(tmp_path, monkeypatch):
     for source in (image, np.asarray(image), _write(tmp_path / "a.png", image)):
         with pytest.raises(PictureError, match="10x10 px"):
             read_picture(source)
+
+
+def test_pictures_whose_reading_copies_them_have_a_lower_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "MAX_PIXELS_COPIED", 99)
+    image = Image.new("RGB", (10, 10))
+    image.save(tmp_path / "a.webp")
+    Image.new("F", (10, 10)).save(tmp_path / "a.tif")
+    for name in ("a.webp", "a.tif"):
+        with pytest.raises(
+            PictureError, match=f"{name} of 10x10 px, expected at most 0 megapixels"
+        ):
+            read_picture(tmp_path / name)
+    assert read_picture(_write(tmp_path / "a.png", image)).width == 10
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks Linux for the memory")
+def test_the_largest_picture_takes_less_than_a_gigabyte(tmp_path):
+    Image.new("RGBA", (8192, 8192), (1, 2, 3, 4)).save(tmp_path / "a.png", compress_level=1)
+    program = (
+        "import resource, sys; from data.pictures.reading import read_picture; "
+        "print(read_picture(sys.argv[1]).width, "
+        "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "a.png"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    width, megabytes = map(int, said.split())
+    assert width == 8192 and megabytes < 1000
 
 
 @settings(max_examples=80, deadline=None)

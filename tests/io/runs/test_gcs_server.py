@@ -23,7 +23,9 @@ from colorize_jax.training.state import create_state
 
 WORKDIR = "gs://bucket/run"
 optimizer = optim.make_optimizer(optim.learning_rate(0.1, 10), clip_norm=1.0)
-params = {"unet": {"kernel": jnp.arange(100.0)}, "vae": {"kernel": jnp.ones((4, 4))}}
+# So many that one manifest is written by several at a time.
+unet = {f"kernel_{i}": jnp.arange(100.0 + i) for i in range(40)}
+params = {"unet": unet, "vae": {"kernel": jnp.ones((4, 4))}}
 state = create_state(params, optimizer, trainable=("^unet/",))
 with Owner(WORKDIR) as owner:
     owner.take()
@@ -55,7 +57,7 @@ def bucket(tmp_path, monkeypatch):
     options = [f"--port={port}", "--host=127.0.0.1", "--in-memory", "--default-bucket=bucket"]
     with log.open("w") as file:
         server = subprocess.Popen(
-            [sys.executable, "-m", "gcp_storage_emulator", "start", *options],
+            [sys.executable, Path(__file__).with_name("gcs_server.py"), "start", *options],
             stdout=file,
             stderr=file,
         )
