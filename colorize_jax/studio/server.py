@@ -1,6 +1,7 @@
 """The process that serves: until SIGTERM or Ctrl-C, then what is queued, then the end."""
 
 import signal
+import socket
 from types import FrameType
 from typing import Any
 
@@ -37,12 +38,23 @@ def serve(app: Any, host: str, port: int, *, drain_seconds: float = 30.0) -> Non
             f"got {host}:{port}, which cannot be listened at, expected a free port; choose another "
             "with --port"
         ) from error
-    address = listening.getsockname()
-    print(f"serving at http://{host}:{address[1]} (API: /docs; Ctrl-C ends it)", flush=True)
     # uvicorn raises the signal again when it has ended well, which is no failure here.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _ended)
-    uvicorn.Server(config).run(sockets=[listening])
+    name = f"[{host}]" if ":" in host else host
+    _Server(config, f"http://{name}:{listening.getsockname()[1]}").run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Says where it serves, once it does."""
+
+    def __init__(self, config: uvicorn.Config, url: str):
+        super().__init__(config)
+        self._url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(f"serving at {self._url} (API: /docs; Ctrl-C ends it)", flush=True)
 
 
 def _ended(number: int, frame: FrameType | None) -> None:
