@@ -143,6 +143,7 @@ ALLOWED: dict[str, set[str]] = {
     # ---------------------------------------------------------------------------- over the network
     "client": set(),
     "studio": BASICS | READING | INFERENCE | {"config", "diffusion.samplers", "io.formats"},
+    "studio.page": BASICS | READING | INFERENCE | {"config", "io.formats", "studio"},
     "commands": BASICS
     | INFERENCE
     | IO
@@ -155,6 +156,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "setup",
         "studio",
+        "studio.page",
         "verify",
     },
     "commands.weights": BASICS | IO | {"commands", "setup"},

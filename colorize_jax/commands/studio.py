@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument(
         "--rate", type=int, metavar="N", help="requests a minute and client (default beyond: 120)"
     )
+    network.add_argument("--no-page", action="store_true", help="the HTTP API alone")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-mib", type=int, default=64, help="MiB of a request (default: 64)")
     limits.add_argument(
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    _check_extra()
+    _check_extra(page=not args.no_page)
     from colorize_jax.setup import platform
     from colorize_jax.setup.checkpoints import open_pipeline
     from colorize_jax.studio.app import create_app
@@ -76,26 +77,31 @@ def run(args: argparse.Namespace) -> int:
     )
     journal = Journal(args.outputs, args.keep)
     limits = ServiceLimits(args.queue, args.batch_size, args.batch_window / 1000)
+    service = Service(pipeline, journal, limits)
     app = create_app(
-        Service(pipeline, journal, limits),
+        service,
         access,
         num_pixels=args.max_megapixels * 10**6,
         drain_seconds=args.drain,
     )
+    if not args.no_page:
+        from colorize_jax.studio.page.mounting import mount_page
+
+        app = mount_page(app, service, access)
     serve(app, args.host, args.port, drain_seconds=args.drain)
     return 0
 
 
-def _check_extra() -> None:
+def _check_extra(page: bool) -> None:
+    """Raise UserError where the server's libraries are not installed."""
+    from importlib.util import find_spec
+
     from colorize_jax.errors import UserError
 
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import python_multipart  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise UserError(f"got no {error.name}, expected the extra studio; {EXTRA}") from error
+    needed = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    lacking = [name for name in (*needed, *["gradio"] * page) if find_spec(name) is None]
+    if lacking:
+        raise UserError(f"got no {', '.join(lacking)}, expected the extra studio; {EXTRA}")
 
 
 def _access(args: argparse.Namespace) -> Any:

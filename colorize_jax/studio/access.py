@@ -23,8 +23,18 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
-# What anybody may see: whether the server lives, and how it is to be asked.
-OPEN_PATHS = frozenset(("/healthz", "/docs", "/openapi.json"))
+# What needs a key. Others are open (whether the server lives, how it is to be asked), or the page,
+# which asks for a name and its key itself.
+KEY_PATHS = ("/v1/", "/metrics")
+# Browsers show nothing here that comes from another machine, and no other page frames this one.
+HEADERS = (
+    (
+        b"content-security-policy",
+        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+)
 NAME = re.compile(r"[\w.@-]{1,64}")
 MIN_KEY_LENGTH = 16
 MAX_CLIENTS = 10_000  # whose rates are remembered
@@ -97,6 +107,10 @@ class Access:
         found = [name for known, name in self.keys.items() if hmac.compare_digest(known, digest)]
         return found[0] if found else None
 
+    def knows(self, name: str, key: str) -> bool:
+        """Whether a key is the one of this name."""
+        return (self.keys or {}).get(_digest(key)) == name
+
 
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
@@ -155,7 +169,7 @@ class Guard:
             self._refused(status)
             await JSONResponse({"error": message}, status, more)(scope, receive, send)
             return
-        await self._app(scope, self._bounded(receive), send)
+        await self._app(scope, self._bounded(receive), _with_headers(send))
 
     def _refusal(
         self, scope: Scope, headers: Headers
@@ -168,7 +182,8 @@ class Guard:
         if origin is not None and not self._may(origin, host):
             return 403, f"got origin {origin[:100]!r}, which is not allowed here", None
         owner = access.owner(headers)
-        if owner is None and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
+        locked = scope["path"].startswith(KEY_PATHS) and scope["method"] != "OPTIONS"
+        if owner is None and locked:
             more = {"WWW-Authenticate": "Bearer"}
             return 401, "got no key that is known here, expected Authorization: Bearer KEY", more
         scope.setdefault("state", {})["owner"] = owner or ""
@@ -204,6 +219,17 @@ class Guard:
             return message
 
         return bounded
+
+
+def _with_headers(send: Send) -> Send:
+    """Add HEADERS to the answer."""
+
+    async def adding(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+        await send(message)
+
+    return adding
 
 
 def _name(host: str) -> str:

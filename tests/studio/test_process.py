@@ -38,7 +38,7 @@ def start(folder):
         process = subprocess.Popen(
             [sys.executable, "-m", "colorize_jax", "studio", "--port", "0"]
             + ["--checkpoint", str(folder / "run"), "--outputs", str(folder / "outputs")]
-            + ["--keys", str(folder / "keys"), "--batch-size", "1"],
+            + ["--keys", str(folder / "keys"), "--batch-size", "1", "--no-page"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
@@ -114,7 +114,7 @@ def test_sigterm_ends_it_well_and_a_cancelled_job_ends_at_once(folder, start):
 )
 def test_what_is_not_served(flags, expected, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["studio", "--checkpoint", "nowhere", *flags]) == 2
+    assert main(["studio", "--checkpoint", "nowhere", "--no-page", *flags]) == 2
     assert expected in capsys.readouterr().err
 
 
