@@ -171,6 +171,8 @@ def test_mixtures(tmp_path):
 def test_what_is_no_whole_set_is_one_line(tmp_path):
     with pytest.raises(DataError, match=r"without a manifest\.json of"):
         EncodedSource(tmp_path)
+    with pytest.raises(DataError, match="got encodings at gs://set, expected a folder on a disk"):
+        EncodedSource("gs://set")
     parts = write_set(tmp_path / "set")
     with pytest.raises(DataError, match="without pictures that are held out"):
         EncodedSource(tmp_path / "set", shards.HELD_OUT)
