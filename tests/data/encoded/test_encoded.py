@@ -55,11 +55,11 @@ def test_int8_has_a_scale_a_token():
         parts = record[name].reshape(*record[name].shape[:-1], groups, -1)
         step = np.abs(parts).max(axis=-1, keepdims=True) / 127
         difference = np.abs(found[name].reshape(parts.shape) - parts)
-        assert (difference <= 0.501 * step).all()
+        assert (difference <= 0.57 * step).all()  # half a step, and 127 roundings of the scale
     assert record_bytes(SHAPES, "int8") == {
-        "moments": 4 * 6 * (8 + 2 * 4),
-        "clip_tokens": 5 * (12 + 4),
-        "tagger_tokens": 4 * (16 + 4),
+        "moments": 4 * 6 * (8 + 2 * 2),
+        "clip_tokens": 5 * (12 + 2),
+        "tagger_tokens": 4 * (16 + 2),
     }
 
 
