@@ -105,7 +105,9 @@ def kernel_distance(
     _check(features_a, features_b, rows=max(2, subset_size), remedy="lower subset_size, or ")
     random = np.random.RandomState(seed)
     distances = []
-    for _ in range(num_subsets):
+    # Where each subset is the whole set, one says all.
+    whole = subset_size == len(features_a) == len(features_b)
+    for _ in range(1 if whole else num_subsets):
         a, b = (
             np.asarray(set_[random.choice(len(set_), subset_size, replace=False)], np.float64)
             for set_ in (features_a, features_b)
