@@ -23,6 +23,7 @@ DRAWING = {"data.illustrations.canvas", "data.illustrations.parts"}
 DATA = READING | {
     "data.buckets",
     "data.cache",
+    "data.encoded",
     "data.illustrations",
     "data.loader",
     "data.records",
@@ -44,8 +45,10 @@ ALLOWED: dict[str, set[str]] = {
     "data.cache": {"data.records"},
     "data.transforms": {"data.errors", "data.pictures", "data.records"},
     "data.loader": {"data.buckets", "data.errors", "data.records"},
-    "data.prepare": {"data.errors", "data.pictures", "data.sources"},
-    "data.check": DATA - {"data.cache", "data.illustrations", "data.loader"},
+    "data.encoded": {"data.errors", "data.loader", "data.records", "data.sources"},
+    "data.prepare.models": {"data.errors"},
+    "data.prepare": {"data.errors", "data.pictures", "data.prepare.models", "data.sources"},
+    "data.check": DATA - {"data.cache", "data.encoded", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows
     "errors": set(),
     "types": set(),
@@ -157,7 +160,8 @@ ALLOWED: dict[str, set[str]] = {
 INFERENCE_LAYERS = (
     ("options", "denoiser"),
     ("system",),
-    ("sampling", "inputs"),
+    ("sampling", "scenes"),
+    ("inputs",),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),
     ("looking", "metadata"),

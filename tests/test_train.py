@@ -51,6 +51,9 @@ def test_run_leaves_metrics_events_samples_and_checkpoints(finished: Path) -> No
     assert [line["step"] for line in metrics] == [1, 2, 3, 4]
     assert [line["gram_weight"] > 0 for line in metrics] == [False, False, True, True]
     assert all(line["gram_loss"] > 0 for line in metrics[2:])
+    for block in (2, 5):
+        assert [f"gram_contrast/{block}" in line for line in metrics] == [False, False, True, True]
+        assert all(line[f"gram_contrast/{block}"] > 0 for line in metrics[2:])
     assert list(finished.glob("events.out.tfevents.*"))
     assert [path.name for path in (finished / "samples").iterdir()] == ["samples-0000004.png"]
     assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["2", "4"]

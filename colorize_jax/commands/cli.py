@@ -18,6 +18,7 @@ COMMANDS = {
     "look": "look",
     "ablate": "ablate",
     "tags": "tags",
+    "encode": "encode",
     "import": "import_weights",
     "export": "export_weights",
     "inspect": "inspect_weights",

@@ -26,6 +26,7 @@ from colorize_jax.inference.inputs import (
     PictureInputs,
     PictureLike,
     ReferenceInputs,
+    ReferenceLike,
 )
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
@@ -82,7 +83,7 @@ class ColorizePipeline:
     def __call__(
         self,
         sketch: PictureLike | Sequence[PictureLike],
-        reference: PictureLike | Sequence[PictureLike] | None = None,
+        reference: ReferenceLike | Sequence[ReferenceLike] | None = None,
         options: InferenceOptions | None = None,
         *,
         sketch_mask: PictureLike | Sequence[PictureLike] | None = None,
@@ -95,7 +96,8 @@ class ColorizePipeline:
         Args:
             sketch: a path, PIL picture or array, or a sequence of them (also one array with a
                 leading axis).
-            reference: likewise; one serves all sketches, and one sketch serves all references.
+            reference: likewise; one serves all sketches, and one sketch serves all references. A
+                `Scene` is several references of one picture.
             options: every control; by default what the checkpoint suggests.
             sketch_mask: foreground of the sketch, for each where there are several.
             reference_mask: foreground of the reference, likewise.
@@ -136,7 +138,7 @@ class ColorizePipeline:
 
     def read_reference(
         self,
-        reference: PictureLike | None,
+        reference: ReferenceLike | None,
         options: InferenceOptions,
         mask: PictureLike | None = None,
         background: PictureLike | None = None,
@@ -255,13 +257,19 @@ class ColorizePipeline:
         if pictures[0].reference is None:
             return inputs
         references = host.unique_references(pictures)
+        found = host.latent_weights(pictures, system.cell)
+        if found is not None:
+            inputs = inputs.replace(region_weights=found[0], region_strengths=found[1])
         inputs = inputs.replace(context=self._context(references, options, batch))
         return self._with_latents(inputs, references, options, sketches.shape[1:3])
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
     ) -> Array:
-        """(B, S, C) tokens of references; where attention is split, then of their backgrounds."""
+        """(B, S, C) tokens of references, those of a scene one after another, then of backgrounds.
+
+        Where pictures have different numbers of references, the last is repeated: nothing reads it.
+        """
         encoders, directions = self.system.encoders, self._directions(options)
         params = self.networks.params("clip_vision", "tagger", "reference_projection")
 
@@ -270,7 +278,11 @@ class ColorizePipeline:
             resized = (host.at_side(images, side) for side in sides)
             return programs.encode_references(self.system, params, *resized, directions)
 
-        context = encode([reference.image for reference in references])
+        count = max(len(reference.all_images) for reference in references)
+        images = [reference.all_images for reference in references]
+        context = jnp.concatenate(
+            [encode([own[min(k, len(own) - 1)] for own in images]) for k in range(count)], axis=1
+        )
         if options.splits_context:
             backgrounds = [reference.background.image for reference in references]
             context = jnp.concatenate([context, encode(backgrounds)], axis=1)

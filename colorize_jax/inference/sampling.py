@@ -61,8 +61,10 @@ class SamplingInputs:
         vector: (B, E) size embedding.
         hints: of the sketch, finest first.
         blank_hints: of a sheet without lines, batch 1; where the sketch guides.
-        context: (B, S, C) reference tokens, foreground's first where attention is split; None: no
-            reference.
+        context: (B, S, C) tokens of the references, one after another, and behind them of the
+            background where attention is split; None: no reference.
+        region_weights: (P, B, h, w, 1) how far each of several references counts; None: one.
+        region_strengths: (P, B) factors of their attentions.
         sketch_mask: (B, h, w, 1) foreground, where something asks for it.
         bank: decoder stack -> (L, B, M, C) normed tokens of the background, for the plugin.
         foreground: (B, h, w, C) latents of the reference's foreground, for the plugin.
@@ -75,6 +77,8 @@ class SamplingInputs:
     hints: tuple[Array, ...]
     blank_hints: tuple[Array, ...] | None = None
     context: Array | None = None
+    region_weights: Array | None = None
+    region_strengths: Array | None = None
     sketch_mask: Array | None = None
     bank: dict[str, Array] | None = None
     foreground: Array | None = None
@@ -193,6 +197,10 @@ def make_controls(
             traced.foreground_strength,
             traced.background_strength,
             traced.merge,
+        )
+    if inputs.region_weights is not None:
+        regions = (regions or Regions()).replace(
+            weights=rows(inputs.region_weights, 1), strengths=rows(inputs.region_strengths, 1)
         )
     if inputs.bank is not None:
         projected = _unet(system, params, inputs.bank, method="project_banks")

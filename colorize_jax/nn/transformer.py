@@ -21,6 +21,8 @@ from colorize_jax.types import Array
 
 # Features that a block can return: what its attentions read and put out, and its own output.
 FEATURES = ("norm1", "attn1", "norm2", "attn2", "ff")
+# Beside them: how large the cross-attention's output is against the block's, (B,) float32.
+CROSS_SHARE = "attn2_share"
 
 
 class GEGLU(nn.Module):
@@ -219,7 +221,7 @@ class SpatialTransformer(nn.Module):
             strength: (L,) factor of every block's cross-attention.
             shares: factors of the context's parts for every query; see `cross_attention`.
             lora_scales: label -> scale.
-            collect: names of `FEATURES` to return, of every block that runs.
+            collect: names of `FEATURES`, or `CROSS_SHARE`, to return of every block that runs.
             begun: number of blocks that have run already, and the tokens (B, N, C) after them.
             stop: number of the block to stop after.
 
@@ -246,7 +248,7 @@ class SpatialTransformer(nn.Module):
             params = constrain_params(params)
             tokens, features = block.apply({"params": params}, tokens, kv, own, **cross)
             tokens, features = constrain_batch((tokens, features))
-            return tokens, {name: features[name] for name in collect}
+            return tokens, {name: _feature(features, name) for name in collect}
 
         last = self.num_stacked if stop is None else stop
         loops = last - first != 1
@@ -279,3 +281,12 @@ class SpatialTransformer(nn.Module):
             return None, features
         stacked = [features["norm1"]] if "norm1" in features else []
         return None, features | {"norm1": jnp.concatenate([*stacked, normed])}
+
+
+def _feature(features: Mapping[str, Array], name: str) -> Array:
+    """A block's feature, or what is computed of them: no gradient flows into that."""
+    if name != CROSS_SHARE:
+        return features[name]
+    cross, output = (jax.lax.stop_gradient(features[part]) for part in ("attn2", "ff"))
+    squares = [jnp.sum(jnp.square(x.astype(jnp.float32)), axis=(1, 2)) for x in (cross, output)]
+    return jnp.sqrt(squares[0] / jnp.maximum(squares[1], 1e-24))

@@ -24,7 +24,7 @@ def run_branches(
     other_context: Array,
     gram_blocks: GramBlocks,
     controls: Controls | None = None,
-) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+) -> tuple[Array, dict[str, Array], dict[str, Array], dict[str, Array]]:
     """Run both branches after their common prefix, up to the last Gram block as one batch.
 
     One pass over the parameters instead of two: kernels are gathered and read once, the program is
@@ -40,7 +40,8 @@ def run_branches(
         controls: what steers both, batch B.
 
     Returns:
-        The aligned branch's prediction; its features, and those of the misaligned one.
+        The aligned branch's prediction; its features, and those of the misaligned one; and its
+        cross-attention's share of the Gram blocks' outputs.
     """
     hints = conditions.hints
     contexts = pair_rows(conditions.context, other_context)
@@ -51,14 +52,15 @@ def run_branches(
         keys_values,
         pair_rows(hints, hints),
         controls=_twice(controls),
-        collect=gram_blocks.collect,
+        collect=gram_blocks.collect + gram_blocks.collect_shares,
         until=gram_blocks.last,
     )
     own = colorizer.project_context(params, conditions.context)
     own[gram_blocks.last[0]], _ = split_pairs(keys_values[gram_blocks.last[0]], axis=1)
     unet_state, _ = split_pairs(unet_states)
     prediction, _ = colorizer.body(params, unet_state, own, hints, controls=controls)
-    return prediction, *split_pairs(gram_blocks.select(features))
+    shares, _ = split_pairs(gram_blocks.select_shares(features))
+    return prediction, *split_pairs(gram_blocks.select(features)), shares
 
 
 def _twice(controls: Controls | None) -> Controls | None:

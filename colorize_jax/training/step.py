@@ -39,7 +39,7 @@ from colorize_jax.training import augment, refinement, trees
 from colorize_jax.training.augment import StepRandomness
 from colorize_jax.training.branches import anchor_features, run_branches
 from colorize_jax.training.encoding import encode_parts
-from colorize_jax.training.gram_blocks import GramBlocks
+from colorize_jax.training.gram_blocks import GramBlocks, gram_metrics
 from colorize_jax.training.losses.diffusion import diffusion_loss
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.optim import accumulate
@@ -134,7 +134,8 @@ def train_step(
         dual: static; `is_dual` of the state's step.
 
     Returns:
-        The state after the update, and float32 scalars: losses, norms, Gram weight, learning rate.
+        The state after the update, and float32 scalars: losses, norms, Gram weight, learning rate;
+        with both branches `gram_metrics`.
     """
     inputs = prepare(system, state.frozen, augment.to_batch(record), key, state.step)
     config = system.config
@@ -176,7 +177,8 @@ def jit_step(system: TrainSystem, mesh: Mesh, shardings: Any, **options: bool) -
 def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step: Array) -> Inputs:
     """Encode a batch and draw its random numbers, all for the global batch."""
     options = system.config.diffusion
-    batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
+    if batch.reference is not None:  # tokens were computed of references that had been painted
+        batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
     background, count = None, system.config.optimizer.accumulation
     if system.background_encoder is not None:
         cut = refinement.cut(
@@ -292,9 +294,10 @@ def total_loss(
         other = augment.drop_context(other, inputs.other_kept)
         other = other if gram.context_gradient else jax.lax.stop_gradient(other)
         gram_blocks = GramBlocks(colorizer, gram)
-        prediction, aligned, misaligned = run_branches(
+        prediction, aligned, misaligned, shares = run_branches(
             colorizer, networks, unet_state, conditions, other, gram_blocks, controls
         )
+        monitored = gram_metrics(misaligned, aligned, shares, gram)
     else:
         keys_values = colorizer.project_context(networks, conditions.context)
         arguments = keys_values, conditions.hints
@@ -333,7 +336,8 @@ def total_loss(
         **gram.loss_options(),
     )
     total = loss + weight * gram_total
-    return total, {"loss": total, "diffusion_loss": loss, "gram_loss": gram_total}
+    losses = {"loss": total, "diffusion_loss": loss, "gram_loss": gram_total}
+    return total, losses | monitored
 
 
 def embed(colorizer: Colorizer, params: Params, inputs: Inputs) -> Conditions:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from data.errors import DataError
 from data.pictures.lines import STYLES
+from data.prepare.beam import prepare_by_beam
 from data.prepare.options import BUILT_IN_MASKS, DUPLICATES, LAYOUTS, SPLITS, Options
 from data.prepare.pipeline import prepare
 
@@ -56,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     add("--splits", choices=SPLITS, default="none", help="one table, or the published ones")
     add("--heldout-share", type=float, default=0.0, metavar="X", help="of pictures set apart")
     add("--processes", type=int, default=os.cpu_count() or 1, metavar="N", help="of this machine")
+    add(
+        "--beam", metavar="OPTIONS",
+        help='run on Apache Beam, with its own options: --beam="--runner=DirectRunner"',
+    )  # fmt: skip
     add("--threads", type=int, default=1, metavar="N", help="of one process, or of models")
     return made
 
@@ -79,7 +84,12 @@ def options_of(arguments: argparse.Namespace) -> Options:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare a folder; returns the exit status."""
     try:
-        prepare(options_of(parse_arguments(arguments)))
+        parsed = parse_arguments(arguments)
+        options = options_of(parsed)
+        if parsed.beam is None:
+            prepare(options)
+        else:
+            prepare_by_beam(options, parsed.beam)
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR_STATUS

@@ -86,7 +86,7 @@ class Metadata:
             )
         values = table[name].to_pylist()
         rows = (self._row(location) for location in locations)
-        return [None if i is None or values[i] is None else str(values[i]) for i in rows]
+        return [None if i is None else _text(values[i]) for i in rows]
 
     def _row(self, location: str) -> int | None:
         name = key(location)
@@ -160,6 +160,13 @@ def _tables(table: pa.Table, taken: np.ndarray, splits: str) -> dict[str, pa.Tab
             if len(rows):
                 found[name] = rows
     return found
+
+
+def _text(value: Any) -> str | None:
+    """A value of a user's column, lists joined; None where there is none."""
+    if isinstance(value, list):
+        return ", ".join(sorted(map(str, value))) or None
+    return None if value is None else str(value)
 
 
 def _joined(*lists: str | None) -> str | None:

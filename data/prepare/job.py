@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,14 +24,15 @@ from data.sources.store import Listing, list_folder
 
 VERSION = 1
 FOLDER = ".prepare"
+_HALF = ".tmp"  # how names of files end that are being written
 SURVEY_SIZE = 1000  # pictures that are looked at between two marks
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write a file that is there whole or not at all."""
+    """Write a file that is there whole or not at all, whoever else writes the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_HALF}")
     try:
         with temporary.open("wb") as file:
             yield file
@@ -42,10 +44,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write Parquet that is the same for the same table."""
+def write_table(path: Path, table: pa.Table, group: int | None = None) -> None:
+    """Write Parquet that is the same for the same table, so many rows to a group."""
     with replacing(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        pq.write_table(table, file, compression="zstd", row_group_size=group)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -104,7 +106,15 @@ def claimed(options: Options, listing: Listing) -> Iterator[Path]:
                 "for it"
             ) from None
         _check_owner(notes / "job.json", options, listing)
+        _clear(output)
         yield notes
+        _clear(output)
+
+
+def _clear(output: Path) -> None:
+    """Remove what killed writers have left."""
+    for path in output.rglob(f".*{_HALF}"):
+        path.unlink(missing_ok=True)
 
 
 def _check_owner(path: Path, options: Options, listing: Listing) -> None:

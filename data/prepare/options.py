@@ -1,7 +1,6 @@
 """What to make of a folder of pictures."""
 
 import hashlib
-import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from data.errors import DataError
 from data.pictures.lines import STYLES
 from data.pictures.looks import MAX_BITS
+from data.prepare.models.description import read_description
 
 LAYOUTS = ("zip", "tar", "folder")
 DUPLICATES = ("alike", "exact", "keep")
@@ -130,10 +130,11 @@ def _digest(path: Path) -> str:
     """Of a file; with the description of a model, of the model too."""
     found = hashlib.sha256(path.read_bytes())
     if is_description(path.name):
-        try:
-            model = json.loads(path.read_bytes()).get("model", "")
-            with (path.parent / model).open("rb") as file:
-                found.update(hashlib.file_digest(file, "sha256").digest())
-        except (OSError, ValueError, AttributeError, TypeError):
-            pass  # opening it as a model says what is wrong with it
+        described = read_description(str(path))
+        files = (described.model, described.labels)
+        for file in (Path(file) for file in files if file and Path(file).is_file()):
+            with file.open("rb") as content:
+                found.update(hashlib.file_digest(content, "sha256").digest())
+        if described.features:
+            found.update(_digest(Path(described.features)).encode())
     return found.hexdigest()[:16]

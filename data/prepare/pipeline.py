@@ -18,7 +18,8 @@ from data.errors import DataError
 from data.prepare import characters, job, plan, survey
 from data.prepare.duplicates import COPY_REASONS, without_duplicates
 from data.prepare.index import Metadata, write_index
-from data.prepare.options import Options
+from data.prepare.models.uses import check_model
+from data.prepare.options import Options, is_description
 from data.prepare.products import sketch_kinds
 from data.prepare.units import make_unit
 from data.prepare.workers import Mapper, workers
@@ -61,13 +62,27 @@ def check(options: Options) -> None:
         has_tags=bool(options.tagger) or metadata.has_tags,
         has_embeddings=bool(options.embeddings),
     )
+    for use, paths in (
+        ("lines", filter(is_description, options.lines)),
+        ("masks", filter(is_description, options.masks)),
+        ("tagger", filter(None, [options.tagger])),
+        ("embeddings", filter(None, [options.embeddings])),
+        ("score", filter(None, [options.score])),
+    ):
+        for path in paths:
+            check_model(use, path)
+
+
+def parts_left(notes: Path, parts: Sequence[Any]) -> list[Any]:
+    """The parts that were not looked at yet."""
+    return [part for part in parts if not survey.path_of(notes, part[0]).exists()]
 
 
 def _surveyed(
     options: Options, notes: Path, parts: Sequence[Any], mapper: Mapper, tell: Told
 ) -> pa.Table:
     """Look at the pictures that were not looked at yet; all that was seen."""
-    left = [part for part in parts if not survey.path_of(notes, part[0]).exists()]
+    left = parts_left(notes, parts)
     started, count = time.monotonic(), sum(len(places) for _, places in left)
     with tqdm(total=count, desc="look", unit="picture", dynamic_ncols=True) as bar:
         for part in left:
@@ -88,21 +103,26 @@ def plan_of(options: Options, notes: Path, seen: pa.Table, tell: Told) -> pa.Tab
     """Leave out copies, name the rest, and see whether there is room for it."""
     known = without_duplicates(seen, options.duplicates, options.alike_bits)
     planned = plan.planned(known, options)
-    done = {unit for unit in range(plan.num_units(planned)) if plan.made_path(notes, unit).exists()}
-    left = plan.estimate(planned, options, done)
+    left = plan.estimate(planned, options, units_left(notes, planned))
     tell(f"{len(planned)} of {len(seen)} pictures are taken; about {left / 1e9:.2f} GB to write")
     job.check_room(Path(options.output), left)
+    plan.write_plan(notes, planned, options)
     return planned
 
 
-def _made(options: Options, notes: Path, planned: pa.Table, mapper: Mapper, tell: Told) -> None:
+def units_left(notes: Path, planned: pa.Table) -> list[int]:
+    """The archives that are not there yet."""
     units = range(plan.num_units(planned))
-    left = [unit for unit in units if not plan.made_path(notes, unit).exists()]
-    work = [(unit, plan.rows_of(planned, unit, options)) for unit in left]
-    started, count = time.monotonic(), sum(len(rows) for _, rows in work)
+    return [unit for unit in units if not plan.made_path(notes, unit).exists()]
+
+
+def _made(options: Options, notes: Path, planned: pa.Table, mapper: Mapper, tell: Told) -> None:
+    left = units_left(notes, planned)
+    count = pc.sum(pc.is_in(planned["unit"], pa.array(left, pa.int32()))).as_py() or 0
+    started = time.monotonic()
     with tqdm(total=count, desc="make", unit="picture", dynamic_ncols=True) as bar:
-        for unit, rows in work:
-            make_unit(options, notes, unit, rows, counting(mapper, bar))
+        for unit in left:
+            make_unit(options, notes, unit, plan.rows_of(notes, unit), counting(mapper, bar))
     tell(_rate("made", count, started))
 
 

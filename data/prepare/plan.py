@@ -1,13 +1,16 @@
 """Which pictures are taken, what they are called, and which archive each goes to."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from data.errors import DataError
 from data.prepare.duplicates import COPY_REASONS
+from data.prepare.job import write_table
 from data.prepare.options import Options
 from data.sources.names import key, stem, suffix
 
@@ -67,16 +70,24 @@ def num_units(plan: pa.Table) -> int:
     return plan["unit"][-1].as_py() + 1
 
 
-def rows_of(plan: pa.Table, unit: int, options: Options) -> list[dict[str, Any]]:
+def write_plan(notes: Path, plan: pa.Table, options: Options) -> None:
+    """Note a plan, so that who makes an archive reads no more of it than that."""
+    write_table(_plan_path(notes), plan, options.archive_size)
+
+
+def rows_of(notes: Path, unit: int) -> list[dict[str, Any]]:
     """The pictures of an archive."""
-    return plan.slice(unit * options.archive_size, options.archive_size).to_pylist()
+    with pq.ParquetFile(_plan_path(notes)) as plan:
+        return plan.read_row_group(unit).to_pylist()
 
 
-def estimate(plan: pa.Table, options: Options, done: set[int] = frozenset()) -> float:
-    """Bytes that the archives of a plan will take which are not done."""
-    left = plan
-    if done:
-        left = plan.filter(pc.invert(pc.is_in(plan["unit"], pa.array(sorted(done), pa.int32()))))
+def _plan_path(notes: Path) -> Path:
+    return notes / "plan.parquet"
+
+
+def estimate(plan: pa.Table, options: Options, units: Sequence[int]) -> float:
+    """Bytes that some archives of a plan will take."""
+    left = plan.filter(pc.is_in(plan["unit"], pa.array(units, pa.int32())))
     if not len(left):
         return 0.0
     pixels = pc.sum(pc.multiply(left["height"].cast("int64"), left["width"])).as_py()

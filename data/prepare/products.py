@@ -14,7 +14,8 @@ from data.pictures.lines import STYLES, extract_styles
 from data.pictures.masks import estimate_foreground, has_solid_alpha
 from data.pictures.reading import Picture, opened, read_picture
 from data.pictures.stored import StoredPicture
-from data.prepare.options import Options
+from data.prepare.models.uses import draw_lines, embed, score, segment, tag
+from data.prepare.options import Options, is_description
 from data.sources.names import key, stem
 from data.sources.store import Listing, Place, list_folder, read_place
 
@@ -74,7 +75,22 @@ def make(options: Options, row: dict[str, Any]) -> Product:
             mask, product.facts["mask"] = found
             product.files["mask"] = ".png", png(mask)
             product.facts["foreground"] = float(np.asarray(mask).mean(dtype=np.float64) / 255)
+    product.facts |= told(shown, options)
     return product
+
+
+def told(shown: Image.Image, options: Options) -> dict[str, Any]:
+    """What models say of a picture, by names of `units.FACTS`."""
+    facts: dict[str, Any] = {}
+    if options.tagger:
+        tags = tag(shown, options.tagger, options.threads)
+        facts |= {"tags": ", ".join(tags.names), "characters": tags.characters}
+    if options.embeddings:
+        embedding = embed(shown, options.embeddings, options.threads)
+        facts["embedding"] = embedding.astype(np.float16)
+    if options.score:
+        facts["aesthetic_score"] = score(shown, options.score, options.threads)
+    return facts
 
 
 def png(grey: Image.Image) -> bytes:
@@ -92,6 +108,9 @@ def drawn_lines(shown: Image.Image, options: Options) -> dict[str, Image.Image]:
     kinds = sketch_kinds(options)
     built_in = [style for style in options.lines if style in STYLES]
     drawn = built_in_lines(shown, built_in)
+    for line, style in zip(options.lines, options.styles, strict=True):
+        if is_description(line):
+            drawn[style] = draw_lines(shown, line, options.threads)
     return {kinds[style]: drawn[style] for style in options.styles}
 
 
@@ -125,6 +144,8 @@ def find_mask(
         elif by == "estimate":
             inside = estimate_foreground(shown)
             mask = Image.fromarray((inside * 255).astype(np.uint8))
+        elif is_description(by):
+            mask = segment(shown, by, options.threads)
         else:
             mask = given_mask(by, place.location, shown.size)
         if mask is not None:

@@ -111,6 +111,50 @@ def test_micro_batches_of_two_branches_are_two_full_forwards(params, inputs, dua
     assert_close(grads, expected)
 
 
+def test_what_the_gram_blocks_still_say(params, inputs, dual):
+    """Contrast, difference and cross-attention's share, against two forwards' own features."""
+    system = make_train_system()
+    unet = system.colorizer.unet
+    places = {block: unet.locate(block) for block in system.config.gram.blocks}
+    collect = tuple((s, f) for s, _ in places.values() for f in ("attn2", "ff"))
+
+    @jax.jit
+    def run(context):
+        conditions = embed(system.colorizer, params, inputs)
+        random = inputs.random
+        noisy = diffusion.corrupt(system.schedule, inputs.latents, random.noise, random.timesteps)
+        _, features = unet.apply(
+            {"params": params["unet"]},
+            noisy,
+            random.timesteps,
+            context,
+            conditions.hints,
+            conditions.vector,
+            collect=collect,
+        )
+        return features
+
+    context = system.colorizer.context(params, *inputs.tokens[0])
+    context = augment.drop_context(context, inputs.random.keep_reference)
+    aligned, misaligned = run(context), run(jnp.roll(context, 1, axis=0))
+    metrics = dual[100.0][1]
+    for block, (stack, index) in places.items():
+        cross, output = (np.float64(aligned[stack, f][index]) for f in ("attn2", "ff"))
+        lengths = [np.linalg.norm(x.reshape(len(x), -1), axis=1) for x in (cross, output)]
+        share = (lengths[0] / lengths[1]).mean()
+        assert metrics[f"gram_cross_share/{block}"] == pytest.approx(share, rel=1e-4)
+        grams = []
+        for features in (output, np.float64(misaligned[stack, "ff"][index])):
+            unit = features / np.linalg.norm(features, axis=-1, keepdims=True)
+            grams.append(unit @ unit.transpose(0, 2, 1))
+        contrast = grams[0].std(axis=(1, 2)).mean()
+        assert metrics[f"gram_mean/{block}"] == pytest.approx(grams[0].mean(), rel=1e-3)
+        assert metrics[f"gram_contrast/{block}"] == pytest.approx(contrast, rel=1e-2)
+        # Micro-batches' own ratios are averaged: near the ratio of the whole batch.
+        relative = np.sqrt(np.mean((grams[0] - grams[1]) ** 2)) / contrast
+        assert metrics[f"gram_relative/{block}"] == pytest.approx(relative, rel=0.3)
+
+
 def test_gradient_through_the_other_reference_is_an_option(params, inputs, dual):
     def projection(gradients, weight):
         return gradients[weight][0]["reference_projection"]
@@ -262,8 +306,10 @@ def test_precomputed_moments_and_tokens_take_the_place_of_pictures():
         "tagger_tokens": tagger,
     }
     assert_close(inputs_of(stored), inputs_of(record), rtol=1e-5)
-    with pytest.raises(ValueError, match="inpaint rate"):
-        prepare(make_train_system(), {}, augment.to_batch(stored), jax.random.key(0), jnp.int32(3))
+    # Tokens are of references that were painted, or not, before they were encoded.
+    painting = make_train_system(diffusion={"inpaint_rate": 1.0})
+    found = prepare(painting, {}, augment.to_batch(stored), jax.random.key(0), jnp.int32(3))
+    assert_close(found, inputs_of(record), rtol=1e-5)
 
 
 def test_the_ramp_says_when_there_are_two_branches():

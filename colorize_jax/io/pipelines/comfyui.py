@@ -32,7 +32,7 @@ INIT = """\"\"\"Nodes that colour sketches by references.\"\"\"
 
 from .colorize_nodes import comfy_entrypoint
 """
-REQUIREMENTS = "diffusers>=0.35\ntransformers>=5.0\nsafetensors\n"
+REQUIREMENTS = "diffusers>=0.42\ntransformers>=5.0\nsafetensors\n"
 README = """# Nodes that colour sketches by references
 
 Copy this folder into ComfyUI's `custom_nodes`, install `requirements.txt`, and load a workflow of

@@ -19,6 +19,7 @@ SIZE = 299  # px, side of a preprocessed picture
 MIN_SIZE = 75  # px, side from which there is something left to average
 PUBLISHED_WIDTH = 32  # of the first convolution, to which all widths below refer
 EPSILON = 1e-3  # of the norms
+EXACT = jax.lax.Precision.HIGHEST  # as published figures are: TPUs and GPUs round by default
 
 
 def preprocess_fid(images: Array) -> Array:
@@ -118,6 +119,7 @@ class ConvUnit(nn.Module):
             padding="VALID" if self.stride > 1 else self.padding,
             use_bias=False,
             dtype=self.dtype,
+            precision=EXACT,
             name="conv",
         )(x)
         return nn.relu(StoredNorm(name="bn")(x))

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from colorize_jax.errors import UserError
-from colorize_jax.nn.layers import Conv
 from colorize_jax.types import Array
 
 # Subtracted from RGB in [-1, 1], and what the rest is divided by: ImageNet's mean and deviation.
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPSILON = 1e-10  # added to the lengths of features
+EXACT = jax.lax.Precision.HIGHEST  # as published figures are: TPUs and GPUs round by default
 MIN_SIZE = 32  # px, from which every depth has a pixel
 
 
@@ -99,12 +100,13 @@ class Lpips(nn.Module):
         for layer in self.trunk:
             if layer.pool:
                 x = nn.max_pool(x, (layer.pool, layer.pool), (2, 2))
-            x = Conv(
+            x = nn.Conv(
                 self.channels[layer.depth],
-                layer.kernel,
+                (layer.kernel, layer.kernel),
                 layer.stride,
-                (layer.padding, layer.padding),
+                layer.padding,
                 dtype=self.dtype,
+                precision=EXACT,
                 name=f"features_{layer.number}",
             )(x)
             x = depths[layer.depth] = nn.relu(x)  # the last of a depth stays
@@ -116,7 +118,8 @@ class Head(nn.Module):
 
     @nn.compact
     def __call__(self, differences: Array) -> Array:
-        weighted = Conv(1, kernel_size=1, use_bias=False, name="model_1")(differences)
+        head = nn.Conv(1, (1, 1), use_bias=False, precision=EXACT, name="model_1")
+        weighted = head(differences)
         return jnp.mean(weighted, axis=(1, 2, 3))
 
 

@@ -113,6 +113,26 @@ def gram_matrix(x: Array) -> Array:
     return jnp.einsum("bic,bjc->bij", x, x, precision=PRECISION)
 
 
+def gram_contrast(features: Array, *, standardize: bool = False) -> tuple[Array, Array]:
+    """Mean and deviation of the entries of Gram matrices, each a mean over the batch.
+
+    Args:
+        features: (B, N, C) of any float dtype.
+        standardize: as of `gram_loss`.
+
+    Returns:
+        () float32 each: 1 and 0 where all tokens are parallel.
+    """
+    x = unit_tokens(features, standardize)
+    num_tokens, channels = x.shape[1:]
+    # No N x N matrix where C x C does.
+    axes = "bnc,bnd->bcd" if num_tokens > channels else "bic,bjc->bij"
+    products = jnp.einsum(axes, x, x, precision=PRECISION)
+    means = jnp.sum(jnp.square(jnp.mean(x, axis=1)), axis=-1)
+    variances = jnp.sum(jnp.square(products), axis=(1, 2)) / num_tokens**2 - jnp.square(means)
+    return jnp.mean(means), jnp.mean(jnp.sqrt(jnp.maximum(variances, 0.0)))
+
+
 def token_mask(mask: Array, num_tokens: int, threshold: float) -> Array:
     """Return which tokens of a grid are inside a mask of the picture.
 

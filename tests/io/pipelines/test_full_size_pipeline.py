@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.interop]
+pytestmark = pytest.mark.slow
 
 ROOM = 3e9  # bytes that writing or loading may need beside the folder's size
 
@@ -94,6 +94,8 @@ def test_the_published_sizes_written_and_loaded(tmp_path):
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"folder: {size / 1e9:.2f} GB")
     assert peak <= size + ROOM, f"writing took {peak / 1e9:.2f} GB"
-    pytest.importorskip("accelerate", reason="without it diffusers makes every module twice")
+    # Without accelerate, diffusers makes every module at random first, beside what it reads.
+    for library in ("torch", "diffusers", "transformers", "accelerate"):
+        pytest.importorskip(library)
     peak = _measured(LOAD, folder)
     assert peak <= size + ROOM, f"loading took {peak / 1e9:.2f} GB"

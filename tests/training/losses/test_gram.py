@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from colorize_jax.training.losses import gram
-from colorize_jax.training.losses.gram import gram_loss, gram_weight, token_mask, unit_tokens
+from colorize_jax.training.losses.gram import (
+    gram_contrast,
+    gram_loss,
+    gram_matrix,
+    gram_weight,
+    token_mask,
+    unit_tokens,
+)
 
 
 def features(seed, batch=2, tokens=24, channels=8, dtype=np.float32):
@@ -166,3 +173,22 @@ def test_ramp_by_hand():
     assert gram_weight(75, 100, zero_share=0.5, maximum=2.0) == pytest.approx(1.0)
     assert gram_weight(0, 100, zero_share=0.0) == 0
     assert gram_weight(100, 100, zero_share=1.0) == 0
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize(("tokens", "channels"), [(24, 8), (8, 24)])
+def test_contrast_is_the_deviation_of_the_matrix(tokens, channels, standardize):
+    """In both forms, and with features that have a direction in common."""
+    x = jnp.asarray(features(0, tokens=tokens, channels=channels) + 0.5)
+    matrices = np.asarray(gram_matrix(unit_tokens(x, standardize)), np.float64)
+    mean, contrast = gram_contrast(x, standardize=standardize)
+    assert mean == pytest.approx(matrices.mean(), abs=1e-5)
+    assert contrast == pytest.approx(matrices.std(axis=(1, 2)).mean(), rel=1e-4)
+
+
+def test_parallel_tokens_have_no_contrast():
+    lengths = jnp.arange(1.0, 7)[None, :, None]
+    for channels in (3, 12):
+        mean, contrast = gram_contrast(lengths * jnp.ones((1, 6, channels)))
+        assert mean == pytest.approx(1)
+        assert contrast == pytest.approx(0, abs=1e-3)

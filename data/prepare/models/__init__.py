@@ -1,0 +1,1 @@
+"""Learned models from ONNX files that users give, each with a small description beside it."""
