@@ -34,6 +34,7 @@ OUT_OF_MEMORY = (
     "width, or turn on tiled_decode or low_memory"
 )
 STEP_SECONDS = 60.0  # that a step, or its compilation, is waited for at the end
+UNWRITABLE = "the server cannot write its outputs, its disk may be full; tell who runs it"
 INTERNAL = "the server failed at this picture ({}); its log says why"
 
 
@@ -150,7 +151,11 @@ class Service:
                 raise BusyError(
                     f"got a full queue ({len(self._queue)} pictures wait); send it again later"
                 )
-            self.journal.add(record)
+            try:
+                self.journal.add(record)
+            except UserError as error:
+                logger.error("%s", error)
+                raise BusyError(UNWRITABLE) from error
             self._jobs[record.id] = job
             self._queue.append(job)
             self._changed.notify_all()
@@ -290,8 +295,9 @@ class Service:
                 continue
             try:
                 self.journal.save(job.record, image, PictureMetadata(job.options))
-            except UserError as error:  # a full disk
-                self._fail([job], str(error), journal.INTERNAL)
+            except UserError as error:
+                logger.error("%s", error)
+                self._fail([job], UNWRITABLE, journal.INTERNAL)
                 continue
             with self._changed:
                 self._finish(job, status=journal.DONE)
@@ -305,16 +311,16 @@ class Service:
 
     def _update(self, job: Job, **changes: Any) -> None:
         job.record = job.record.change(**changes)
-        self.journal.write(job.record)
+        try:
+            self.journal.write(job.record)
+        except UserError as error:  # clients are told all the same, as long as the process lives
+            logger.error("%s", error)
 
     def _finish(self, job: Job, **changes: Any) -> None:
         """Say what became of a job, unless that is said already."""
         if job.record.id not in self._jobs:
             return
-        try:
-            self._update(job, finished=time.time(), **changes)
-        except UserError:
-            logger.exception("the record of job %s could not be written", job.record.id)
+        self._update(job, finished=time.time(), **changes)
         del self._jobs[job.record.id]
         self.metrics.jobs.labels(job.record.status).inc()
         job.finished.set_result(job.record)
