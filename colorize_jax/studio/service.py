@@ -54,11 +54,13 @@ class ServiceLimits:
         queue: most jobs that wait.
         batch: most pictures at a time.
         window: how long the first one waits for company, seconds.
+        num_pixels: most pixels of a result.
     """
 
     queue: int = 64
     batch: int = 4
     window: float = 0.005
+    num_pixels: int = 8 * 10**6
 
 
 @dataclass(eq=False)
@@ -131,6 +133,7 @@ class Service:
         if "sketch" not in pictures:
             raise UserError("got no sketch, expected one; send a picture under that name")
         options = options.with_seed()
+        self._check_size(pictures["sketch"], options)
         # Strengths and steps that the model does not have.
         make_traced_options(self.pipeline.system, options)
         reference = self.pipeline.read_reference(
@@ -160,6 +163,16 @@ class Service:
             self._queue.append(job)
             self._changed.notify_all()
         return job
+
+    def _check_size(self, sketch: Picture, options: InferenceOptions) -> None:
+        """Raise UserError before anything of a size is allocated that is too large."""
+        sizes = self.pipeline.system.limits
+        height, width = options.output_size(sketch.height, sketch.width, sizes)
+        if height * width > self._limits.num_pixels:
+            raise UserError(
+                f"got a size of {width}x{height} px, expected at most {self._limits.num_pixels} "
+                "pixels; lower height or width"
+            )
 
     def find(self, job_id: str, owner: str = "") -> JobRecord | None:
         """Return a job's record; None: the owner has no such job."""

@@ -192,6 +192,7 @@ BAD = {
     "reserved name": (form({"self": 1}), 'unknown option "self"'),
     "plugin": (form({"background_plugin": True}), "no background encoder"),
     "size": (form({"height": 30}), "got height 30"),
+    "result": (form({"height": 60000, "width": 60000}), "60000x60000 px, expected at most 8000000"),
     "unknown field": (form(other="1"), 'unknown field "other"'),
     "wait": (form(wait="maybe"), "expected true or false"),
     "options": ({**form(), "data": {"options": "{"}}, "options that is no JSON"),

@@ -92,8 +92,12 @@ def told(page, pattern):
 
 def upload(page, pictures):
     for name in ("sketch", "reference"):
-        page.locator(f"#{name} input[type=file]").set_input_files(pictures / f"{name}.png")
-        page.wait_for_timeout(1500)
+        editor = page.locator(f"#{name}")
+        editor.locator("input[type=file]").set_input_files(pictures / f"{name}.png")
+        empty = editor.get_by_text("Upload an image")
+        sync_api.expect(empty).to_be_hidden(timeout=WAIT)
+    page.wait_for_timeout(2000)  # the editor tells nobody when it has drawn
+    page.wait_for_load_state("networkidle")
 
 
 def number(page, name):
