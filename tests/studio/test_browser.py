@@ -96,8 +96,7 @@ def upload(page, pictures):
         editor.locator("input[type=file]").set_input_files(pictures / f"{name}.png")
         empty = editor.get_by_text("Upload an image")
         sync_api.expect(empty).to_be_hidden(timeout=WAIT)
-    page.wait_for_timeout(2000)  # the editor tells nobody when it has drawn
-    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(3000)  # the editor tells nobody when it has drawn
 
 
 def number(page, name):
