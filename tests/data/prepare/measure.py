@@ -23,9 +23,9 @@ from scipy import ndimage
 from colorize_jax.evaluation.metrics import line_f1
 from data.illustrations import render
 from data.pictures.lines import STYLES, extract_styles
-from data.prepare import products, survey
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
 from data.prepare.pipeline import prepare
+from data.prepare.stages import products, survey
 from data.sources.store import Place
 
 SIZE = 512  # px, of pictures whose lines are judged
