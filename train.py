@@ -32,7 +32,7 @@ from colorize_jax.io.runs.workdir import claim_workdir
 from colorize_jax.setup import datasets, distributed, platform, sharding_report
 from colorize_jax.setup.held_out import make_monitoring, make_sampler
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
-from colorize_jax.setup.networks import build_train_system, weights_metadata
+from colorize_jax.setup.networks import build_train_system, needs_encoders, weights_metadata
 from colorize_jax.setup.programs import Programs
 from colorize_jax.sharding import (
     check_batch,
@@ -111,7 +111,7 @@ def train(
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
     system = build_train_system(config)
-    source = datasets.make_source(config.data)
+    source = datasets.make_source(config)
     sampler = datasets.make_bucket_sampler(config.data, source)
     rows = local_rows(mesh, config.data.batch_size)
     batches = datasets.make_batches(config, source, rows, sampler)
@@ -145,6 +145,8 @@ def train(
     tracker = {"tracker": config.logging.tracker, "config": config.to_dict()}
     writer = Writer(workdir, resumed_step=first, **tracker)
     seen = datasets.describe(source)
+    if config.logging.samples_every and not needs_encoders(config):
+        seen.append("  no samples are drawn: this run has no encoders")
     for line in seen:
         logger.info("%s", line)
     writer.write_lines("data.txt", seen)
@@ -158,7 +160,8 @@ def train(
         find_stored = functools.partial(for_arguments, program)
     count_flops = functools.partial(step_flops, system)
     programs = Programs(jit_step(system, mesh, shardings), count_flops, mesh, find_stored)
-    draw_samples = make_sampler(system, source, mesh)
+    draws_every = config.logging.samples_every if needs_encoders(config) else 0
+    draw_samples = make_sampler(system, source, mesh) if draws_every else None
     monitoring = make_monitoring(system, source, rows, mesh, key)
     gram_watch = GramWatch()
     history = MetricsHistory(config.optimizer.max_skipped_updates, batches.names)
@@ -235,7 +238,6 @@ def train(
                 owner.check()
                 with watch.timing("checkpoints"):
                     checkpoints.save(done, state, batches)
-            draws_every = config.logging.samples_every
             if draws_every and (ends or done % draws_every == 0):
                 with watch.timing("samples"):
                     writer.write_picture(done, "samples", draw_samples(state))

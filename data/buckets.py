@@ -83,6 +83,8 @@ class BucketSampler:
         seed: of the shuffling.
         buckets: sizes to choose from.
         block_batches: batches' worth of pictures in a block.
+        joins: whether what does not fill a batch joins another bucket; else it is left out of the
+            epoch.
 
     Raises:
         DataError: when the pictures do not fill a batch, or there is no bucket.
@@ -95,14 +97,16 @@ class BucketSampler:
         seed: int,
         buckets: Sequence[Bucket] = BUCKETS,
         block_batches: int = 16,
+        joins: bool = True,
     ) -> None:
         self._shapes = shapes
         if not buckets:
             raise DataError("got no buckets, expected at least one; give (height, width) pairs")
         self.batch_size, self.seed = batch_size, seed
         self.buckets, self.block_batches = tuple(buckets), block_batches
+        self.joins = joins
         self._prepare()
-        if not 1 <= batch_size <= self._count:
+        if not 1 <= batch_size <= self._count or not len(self):
             raise DataError(
                 f"got {self._count} pictures for batches of {batch_size}, expected at least "
                 "one full batch; lower the batch size"
@@ -129,7 +133,7 @@ class BucketSampler:
         )
 
     def __getstate__(self) -> dict:
-        names = ("_shapes", "batch_size", "seed", "buckets", "block_batches")
+        names = ("_shapes", "batch_size", "seed", "buckets", "block_batches", "joins")
         return {name: vars(self)[name] for name in names}
 
     def __setstate__(self, state: dict) -> None:
@@ -138,7 +142,9 @@ class BucketSampler:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return self._count // self.batch_size
+        if self.joins:
+            return self._count // self.batch_size
+        return int((np.diff(self._edges) // self.batch_size).sum())
 
     def counts(self) -> dict[Bucket, int]:
         """How many pictures each bucket has."""
@@ -183,6 +189,11 @@ class BucketSampler:
 
     def _steps(self, rng: np.random.Generator) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs of a bucket and the pictures that wait for it, the most elongated first."""
+        if not self.joins:
+            yield from (
+                (number, self._shuffled(rng, number)) for number in range(len(self.buckets))
+            )
+            return
         stretch = [math.log(w / h) for h, w in self.buckets]
         elongated = sorted(range(len(stretch)), key=lambda n: -abs(stretch[n]))
         least = elongated.pop()

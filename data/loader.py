@@ -101,27 +101,35 @@ class _Records:
         skipped = []
         for _ in range(ATTEMPTS):
             try:
-                return {**self._record(place), _SKIPPED: skipped, _INDEX: place.index}
+                record = make_record(self.source, self.transforms, self.seed, place)
+                return {**record, _SKIPPED: skipped, _INDEX: place.index}
             except PictureError as error:
-                skipped.append(Skipped(_name(self.source, place.index), str(error)))
+                skipped.append(Skipped(name_of(self.source, place.index), str(error)))
                 place = place._replace(index=self.order.other(place, rng))
         raise DataError(
             f"got {ATTEMPTS} pictures in a row that cannot be used, the last one for this: "
             f"{skipped[-1].reason}"
         )
 
-    def _record(self, place: Place) -> Record:
-        draw = getattr(self.source, "draw", None)
-        stream = (self.seed, place.epoch, place.index)
-        if draw is None:
-            record = self.source[place.index]
-        else:
-            record = draw(place.index, np.random.default_rng((*stream, _DRAW)))
-        if place.bucket is not None:
-            record = {**record, "bucket": np.array(place.bucket, np.int64)}
-        for number, transform in enumerate(self.transforms):
-            record = transform(np.random.default_rng((*stream, number)), record)
-        return record
+
+def make_record(source: Source, transforms: Sequence[Transform], seed: int, place: Place) -> Record:
+    """The record of one place, from the source through the transforms.
+
+    Raises:
+        PictureError: its picture cannot be used.
+    """
+    stream = (seed, place.epoch, place.index)
+    if hasattr(source, "of_epoch"):
+        record = source.of_epoch(place.index, place.epoch)
+    elif hasattr(source, "draw"):
+        record = source.draw(place.index, np.random.default_rng((*stream, _DRAW)))
+    else:
+        record = source[place.index]
+    if place.bucket is not None:
+        record = {**record, "bucket": np.array(place.bucket, np.int64)}
+    for number, transform in enumerate(transforms):
+        record = transform(np.random.default_rng((*stream, number)), record)
+    return record
 
 
 @cache
@@ -137,7 +145,8 @@ def _end_with_parent() -> None:
         threading.Thread(target=watch, name="end with parent", daemon=True).start()
 
 
-def _name(source: Source, index: int) -> str:
+def name_of(source: Source, index: int) -> str:
+    """What a source calls a record."""
     name = getattr(source, "name", None)
     return f"record {index}" if name is None else name(index)
 
@@ -194,7 +203,7 @@ class Loader(Iterator[Record]):
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """What the source calls its records."""
-        return [_name(self._records.source, index) for index in indices]
+        return [name_of(self._records.source, index) for index in indices]
 
     def take_skipped(self) -> list[Skipped]:
         """What batches had to go without since this was last asked."""
@@ -273,7 +282,8 @@ def make_loader(
 
     Args:
         source: random access to records; equal shapes under equal names, after the transforms. One
-            with a method `draw(index, rng)` is asked by that, for a record of one epoch.
+            with a method `draw(index, rng)` or `of_epoch(index, epoch)` is asked by that, for a
+            record of one epoch.
         batch_size: global batch size B.
         seed: orders the examples (anew in each epoch) and feeds the transforms.
         sampler: forms the batches instead, each of one bucket, for `transforms.BucketCrop`; its

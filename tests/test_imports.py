@@ -24,6 +24,7 @@ PREPARING = {"data.errors", "data.prepare.jobs", "data.prepare.models", "data.so
 DATA = READING | {
     "data.buckets",
     "data.cache",
+    "data.encoded",
     "data.illustrations",
     "data.loader",
     "data.records",
@@ -35,21 +36,24 @@ DATA = READING | {
 ALLOWED: dict[str, set[str]] = {
     # ------------------------------------------------- records and pictures: neither JAX nor ours
     "data.errors": set(),
+    "data.outputs": {"data.errors"},
     "data.records": set(),
     "data.pictures": {"data.errors"},
     "data.illustrations.canvas": set(),
     "data.illustrations.parts": {"data.illustrations.canvas"},
-    "data.illustrations": {"data.errors", "data.records", *DRAWING},
+    "data.illustrations": {"data.errors", "data.outputs", "data.records", *DRAWING},
     "data.sources": {"data.errors", "data.pictures", "data.records"},
     "data.buckets": {"data.errors"},
     "data.cache": {"data.records"},
     "data.transforms": {"data.errors", "data.pictures", "data.records"},
     "data.loader": {"data.buckets", "data.errors", "data.records"},
+    "data.encoded": {"data.errors", "data.loader", "data.records", "data.sources"},
     "data.prepare.models": {"data.errors"},
     "data.prepare.jobs": {"data.errors", "data.pictures", "data.prepare.models", "data.sources"},
     "data.prepare.stages": PREPARING | {"data.pictures"},
     "data.prepare": PREPARING | {"data.pictures", "data.prepare.stages"},
-    "data.check": DATA - {"data.cache", "data.illustrations", "data.loader"},
+    "data.check": (DATA | {"data.outputs"})
+    - {"data.cache", "data.encoded", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows
     "errors": set(),
     "types": set(),
@@ -141,6 +145,10 @@ ALLOWED: dict[str, set[str]] = {
         "setup",
         "sharding",
     },
+    # ---------------------------------------------------------------------------- over the network
+    "client": set(),
+    "studio": BASICS | READING | INFERENCE | {"config", "diffusion.samplers", "io.formats"},
+    "studio.page": BASICS | READING | INFERENCE | {"config", "io.formats", "studio"},
     "commands": BASICS
     | INFERENCE
     | IO
@@ -152,8 +160,11 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation.protocols",
         "models",
         "setup",
+        "studio",
+        "studio.page",
         "verify",
     },
+    "commands.weights": BASICS | IO | {"commands", "setup"},
     "__main__": {"commands"},
 }
 
@@ -161,7 +172,8 @@ ALLOWED: dict[str, set[str]] = {
 INFERENCE_LAYERS = (
     ("options", "denoiser"),
     ("system",),
-    ("sampling", "inputs"),
+    ("sampling", "scenes"),
+    ("inputs",),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),
     ("looking", "metadata"),

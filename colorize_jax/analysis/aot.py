@@ -30,8 +30,9 @@ from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import atomic_output, check_output
 from colorize_jax.nn import attention
+from colorize_jax.setup.encoders import abstract_encodings
 from colorize_jax.setup.initialize import abstract_state
-from colorize_jax.setup.networks import build_train_system
+from colorize_jax.setup.networks import build_train_system, needs_encoders
 from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import TrainSystem, jit_step
 
@@ -243,6 +244,9 @@ def abstract_record(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
         name: jax.ShapeDtypeStruct((batch, *sizes[name], channels), jnp.uint8)
         for name, channels in PICTURES.items()
     }
+    if not needs_encoders(config):
+        own = {name: record[name] for name in ("sketch", "sketch_mask")}
+        record = own | abstract_encodings(config)
     numbers = {"size": (), "aesthetic_score": ()}
     if data.whole_reference:
         numbers["crop"] = (4,)

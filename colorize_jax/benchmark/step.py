@@ -130,7 +130,7 @@ def synthetic_record(config: Config, mesh: Mesh) -> dict[str, Array]:
         if leaf.dtype == jnp.uint8:
             random = np.random.default_rng(int(rows[0]))
             return random.integers(0, 256, (len(rows), *leaf.shape[1:]), np.uint8)
-        return np.full(len(rows), 5, leaf.dtype)
+        return np.full((len(rows), *leaf.shape[1:]), 5 if leaf.ndim == 1 else 0, leaf.dtype)
 
     return global_batch(mesh, {name: draw(x) for name, x in abstract_record(config).items()})
 

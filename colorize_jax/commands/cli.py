@@ -18,11 +18,13 @@ COMMANDS = {
     "look": "look",
     "ablate": "ablate",
     "tags": "tags",
-    "import": "import_weights",
-    "export": "export_weights",
-    "inspect": "inspect_weights",
+    "encode": "encode",
+    "import": "weights.import_weights",
+    "export": "weights.export_weights",
+    "inspect": "weights.inspect_weights",
     "verify": "verify",
     "benchmark": "benchmark",
+    "studio": "studio",
 }
 
 INTERRUPTED_STATUS = 130

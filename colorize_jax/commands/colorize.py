@@ -30,7 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--sketch", metavar="PATH", help="picture, or folder of them")
     parser.add_argument(
-        "--reference", metavar="PATH", help="picture for all sketches, or folder with their names"
+        "--reference",
+        action="append",
+        metavar="PATH[:MASK]",
+        help="picture for all sketches, or folder with their names; repeat it for several "
+        "references of one picture, each where its mask of the sketch is white",
+    )
+    parser.add_argument(
+        "--scene",
+        metavar="FILE",
+        help="YAML with several references, their masks, weights and strengths",
     )
     parser.add_argument("--output", required=True, metavar="PATH", help="PNG, or folder")
     parser.add_argument(
@@ -117,7 +126,11 @@ def run(args: argparse.Namespace) -> int:
             batch_size=args.batch_size,
             overwrite=args.overwrite,
             reads=reads,
-            extra={"checkpoints": args.checkpoint, "tokenizer": args.tokenizer},
+            extra={
+                "checkpoints": args.checkpoint,
+                "tokenizer": args.tokenizer,
+                **({} if args.scene is None else {"scene": args.scene.to_dict()}),
+            },
             progress=progress,
         )
     if not Path(args.sketch).is_dir():
@@ -144,13 +157,17 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
     from colorize_jax.errors import UserError
     from colorize_jax.inference.metadata import read_metadata
     from colorize_jax.inference.options import InferenceOptions, read_options
+    from colorize_jax.inference.scenes import Scene
 
     given: dict[str, Any] = {}
+    args.reference, args.scene = _references(args)
     if args.from_image:
         remembered = read_metadata(args.from_image)
         given |= remembered.options.to_dict()
+        if args.scene is None and args.reference is None and "scene" in remembered.extra:
+            args.scene = Scene.from_dict(remembered.extra["scene"])
         for role, path in remembered.inputs.items():
-            if getattr(args, role, path) is None:
+            if getattr(args, role, path) is None and not (role == "reference" and args.scene):
                 setattr(args, role, path)
         args.checkpoint = args.checkpoint or remembered.extra.get("checkpoints")
         args.tokenizer = args.tokenizer or remembered.extra.get("tokenizer")
@@ -164,12 +181,38 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
     return given
 
 
+def _references(args: argparse.Namespace) -> tuple[str | None, Any]:
+    """The one reference, or several as a scene."""
+    from colorize_jax.errors import UserError
+    from colorize_jax.inference.scenes import RegionReference, Scene
+
+    if args.scene is not None and args.reference:
+        raise UserError(
+            f"got --reference and --scene {args.scene}, expected one of them: a scene names all of "
+            "its references; drop the other"
+        )
+    if args.scene is not None:
+        return None, Scene.read(args.scene)
+    if not args.reference:
+        return None, None
+    parts = [_split_mask(text) for text in args.reference]
+    if len(parts) == 1 and parts[0][1] is None:
+        return parts[0][0], None
+    return None, Scene(tuple(RegionReference(picture, mask) for picture, mask in parts))
+
+
+def _split_mask(text: str) -> tuple[str, str | None]:
+    """PATH or PATH:MASK; a path that has a colon itself is one where it exists."""
+    path, colon, mask = text.rpartition(":")
+    return (path, mask) if colon and path and mask and not Path(text).exists() else (text, None)
+
+
 def _all_jobs(args: argparse.Namespace) -> list[Any]:
     from colorize_jax.inference.jobs import PARTNERS, plan_jobs
 
     roles = ("sketch", "output", *PARTNERS)
     paths = {role: Path(path) for role in roles if (path := getattr(args, role)) is not None}
-    return plan_jobs(**paths)
+    return plan_jobs(scene=args.scene, **paths)
 
 
 def _reads(args: argparse.Namespace, jobs: list[Any]) -> Any:
@@ -181,6 +224,8 @@ def _reads(args: argparse.Namespace, jobs: list[Any]) -> Any:
     pictures = {role: [getattr(job, role) for job in jobs] for role in ("sketch", *PARTNERS)}
     checkpoints = [path for name in args.checkpoint for path in weights_paths(name)]
     files = {"checkpoint": checkpoints, "options": [args.options], "picture": [args.from_image]}
+    if args.scene is not None:
+        pictures["reference"] = args.scene.files()
     return Reads({**pictures, **files, "tokenizer": [args.tokenizer]})
 
 
@@ -213,7 +258,7 @@ def _write_sheet(args: argparse.Namespace, reads: Any) -> None:
     from colorize_jax.inference.pictures.arrays import read_picture
     from colorize_jax.io.formats.atomic import atomic_output
 
-    def thumbnail(path: Path | None) -> Any:
+    def thumbnail(path: Path | str | None) -> Any:
         if path is None:
             return None
         picture = read_picture(path).on(255)
@@ -223,7 +268,11 @@ def _write_sheet(args: argparse.Namespace, reads: Any) -> None:
     made = [job for job in _all_jobs(args) if job.output.exists()][:MAX_SHEET_ROWS]
     if not made:
         return
-    rows = [[thumbnail(path) for path in (j.sketch, j.reference, j.output)] for j in made]
+
+    def reference(job: Any) -> Any:
+        return job.reference if job.scene is None else job.scene.files()[0]
+
+    rows = [[thumbnail(path) for path in (j.sketch, reference(j), j.output)] for j in made]
     sheet = contact_sheet(rows, COLUMNS, [job.output.name for job in made])
     nbytes = sheet.width * sheet.height * 3
     options = {"overwrite": args.overwrite, "reads": reads}

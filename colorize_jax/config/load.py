@@ -223,6 +223,7 @@ def check_config(config: Config) -> None:
     _check_gram(config)
     _check_refine(config)
     _check_batch(config)
+    _check_encoded(config)
 
 
 def _check_networks(config: Config) -> None:
@@ -355,3 +356,19 @@ def _check_batch(config: Config) -> None:
     sizes = {"data": mesh.data, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
     if [*sizes.values()].count(-1) > 1:
         raise UserError(f"got mesh = {sizes}, expected -1 on one axis at most; give numbers")
+
+
+def _check_encoded(config: Config) -> None:
+    """Raise UserError where encodings are to do what needs pictures."""
+    if config.data.source != "encoded":
+        return
+    if config.refine.enabled:
+        raise UserError(
+            "got refine.enabled with data.source = 'encoded', expected pictures: the second stage "
+            "cuts figures out of them; name a folder of pictures"
+        )
+    if config.evaluation.every_steps:
+        raise UserError(
+            "got evaluation.every_steps with data.source = 'encoded', expected 0: a run from "
+            "encodings has no encoders to colour with; measure its checkpoints by eval.py"
+        )

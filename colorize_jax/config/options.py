@@ -41,9 +41,10 @@ STEPS = Whole(1, 10**8)
 _STEPS_OR_OFF = Whole(0, 10**8)
 _BATCH = Whole(1, 2**16)
 _DEVICES = Either((Whole(1, 2**16), Whole(-1, -1)))
-_DRAWN, _FOLDER = {"source": "illustrations"}, {"source": "folder"}
-_READ = {"source": ("tfds", "folder")}
-_CHOSEN = {"source": ("illustrations", "folder")}
+# Of encodings, what pictures they were made of is compared with what a run says of them.
+_DRAWN, _FOLDER = {"source": ("illustrations", "encoded")}, {"source": ("folder", "encoded")}
+_READ = {"source": ("tfds", "folder", "encoded")}
+_CHOSEN = {"source": ("illustrations", "folder", "encoded")}
 
 
 def sampler_name(name: str) -> str:
@@ -69,10 +70,12 @@ class DataConfig(Options):
 
     source: str = option(
         "illustrations",
-        Choice(("illustrations", "tfds", "folder")),
-        "drawn on the fly, the same stored, or a folder of pictures",
+        Choice(("illustrations", "tfds", "folder", "encoded")),
+        "drawn on the fly, the same stored, a folder of pictures, or the encodings of any of them",
     )
-    path: str = option("", Location(empty=True), "of a stored data set or a folder", only=_READ)
+    path: str = option(
+        "", Location(empty=True), "of a stored data set, a folder or encodings", only=_READ
+    )
     sources: tuple[tuple[str, float], ...] = option(
         (),
         Items(Pair(Location(), Real(1e-6, 1e6)), empty=True),

@@ -1,7 +1,7 @@
 """The host's part of a picture: files -> arrays of fixed shapes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from PIL import Image
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.arrays import Picture, PictureSource, read_picture
-from colorize_jax.inference.pictures.masks import ForegroundExtractor, dilate_mask
+from colorize_jax.inference.pictures.masks import ForegroundExtractor, dilate_mask, resize_mask
 from colorize_jax.inference.pictures.preprocess import (
     PreparedSketch,
     paint_out,
@@ -21,11 +21,13 @@ from colorize_jax.inference.pictures.preprocess import (
     sketch_mask,
 )
 from colorize_jax.inference.pictures.sizes import Box
+from colorize_jax.inference.scenes import RegionReference, Scene, mask_of, region_weights
 from colorize_jax.inference.system import System
 from colorize_jax.nn.resize import resize_antialiased, resize_bicubic
 from data.pictures.lines import LineExtractor, extract_lines
 
 PictureLike = PictureSource | Picture
+ReferenceLike = PictureLike | Scene
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,20 @@ class ReferenceInputs:
         image: (h, w, 3) float32 in [-1, 1], as the encoders read it.
         mask: (h, w) float32 foreground; None where nothing asks for it.
         background: None where nothing asks for it.
+        scene: of several references; `image` is the first one's.
+        images: (h, w, 3) of every reference of the scene.
     """
 
     image: np.ndarray
     mask: np.ndarray | None = None
     background: BackgroundInputs | None = None
+    scene: Scene | None = None
+    images: tuple[np.ndarray, ...] = ()
+
+    @property
+    def all_images(self) -> tuple[np.ndarray, ...]:
+        """Pictures whose tokens are the context: one, or those of the scene."""
+        return self.images or (self.image,)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +92,7 @@ class PictureInputs:
         mask: (H, W) float32 foreground at the size of the sketch's tensor; None where nothing asks
             for it.
         reference: None: without one.
+        weights: (P, H, W) how far each reference of a scene counts; None: there is one.
         doubt: what looks wrong with the sketch, in one line.
     """
 
@@ -88,6 +100,7 @@ class PictureInputs:
     mask: np.ndarray | None
     reference: ReferenceInputs | None
     doubt: str | None = None
+    weights: np.ndarray | None = None
 
 
 def as_picture(source: PictureLike, *, mask: bool = False) -> Picture:
@@ -96,7 +109,7 @@ def as_picture(source: PictureLike, *, mask: bool = False) -> Picture:
 
 
 def read_reference(
-    source: PictureLike,
+    source: ReferenceLike,
     options: InferenceOptions,
     mask: PictureLike | None = None,
     extractors: Extractors = BUILT_IN,
@@ -105,7 +118,7 @@ def read_reference(
     """Read a reference, and find foreground and background where options ask for them.
 
     Args:
-        source: the reference.
+        source: the reference, or several.
         options: the controls.
         mask: of its foreground.
         extractors: what finds a mask that is not given.
@@ -119,6 +132,8 @@ def read_reference(
             "got a background that nothing takes, expected background_plugin (or split_attention) "
             "with it; turn it on or drop the background"
         )
+    if isinstance(source, Scene):
+        return _read_scene(source, options, mask, extractors, background)
     picture = as_picture(source)
     image = prepare_reference(picture)
     removed = "foreground" if options.remove_foreground else "background"
@@ -142,6 +157,32 @@ def read_reference(
             own = _read_background(background, options, extractors)
         behind = _without_figure(own, options)
     return ReferenceInputs(image, found, behind)
+
+
+def _read_scene(
+    scene: Scene,
+    options: InferenceOptions,
+    mask: PictureLike | None,
+    extractors: Extractors,
+    background: PictureLike | None,
+) -> ReferenceInputs:
+    """Read every reference of a scene; the first one is read as if it were alone."""
+    first, *others = scene.references
+    whole = read_reference(_masked(first), options, mask, extractors, background)
+    plain = options.replace(background_plugin=False, split_attention=False)
+    read = [read_reference(_masked(other), plain, None, extractors).image for other in others]
+    return replace(whole, scene=scene, images=(whole.image, *read))
+
+
+def _masked(reference: RegionReference) -> Picture:
+    """A reference with what lies outside of its own mask painted white."""
+    picture = as_picture(reference.picture)
+    if reference.own_mask is None:
+        return picture
+    inside = resize_mask(mask_of(reference.own_mask, picture), picture.height, picture.width) >= 0.5
+    # What is cut away is not there: transparency is white wherever a reference is read.
+    alpha = np.where(inside, 255 if picture.alpha is None else picture.alpha, 0).astype(np.uint8)
+    return replace(picture, alpha=alpha)
 
 
 def _read_background(
@@ -191,7 +232,11 @@ def read_sketch(
             options.mask_source,
             extractors.foreground,
         )
-    return PictureInputs(sketch, found, reference, sketch.doubt())
+    scene = None if reference is None else reference.scene
+    weights = None
+    if scene is not None:
+        weights = region_weights(scene, picture, sketch, options.region_softness)
+    return PictureInputs(sketch, found, reference, sketch.doubt(), weights)
 
 
 # ----------------------------------------------------------------------------- references, resized
@@ -243,6 +288,38 @@ def crop_shares(image: np.ndarray, height: int, width: int) -> np.ndarray:
     own_height, own_width = image.shape[:2]
     _, _, height, width = cover_box(own_height, own_width, height, width)
     return np.array((0, 0, height / own_height, width / own_width), np.float32)
+
+
+def latent_weights(
+    pictures: Sequence[PictureInputs], cell: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """How far each reference counts at the latents' resolution, where a picture has several.
+
+    Returns:
+        (P, B, H/cell, W/cell, 1) means of the cells, and (P, B) factors of the references'
+        attentions, -1 where a picture has fewer than P references.
+    """
+    if all(picture.weights is None for picture in pictures):
+        return None
+    height, width = pictures[0].sketch.tensor.shape[:2]
+    count = max(num_references(picture) for picture in pictures)
+    weights = np.zeros((count, len(pictures), height, width), np.float32)
+    strengths = np.full((count, len(pictures)), -1, np.float32)
+    for i, picture in enumerate(pictures):
+        own = num_references(picture)
+        weights[:own, i] = 1.0 if picture.weights is None else picture.weights
+        strengths[:own, i] = 1.0
+        if picture.weights is not None:
+            strengths[:own, i] = [one.strength for one in picture.reference.scene.references]
+    cells = weights.reshape(count, len(pictures), height // cell, cell, width // cell, cell).mean(
+        axis=(3, 5)
+    )
+    return cells[..., None], strengths
+
+
+def num_references(picture: PictureInputs) -> int:
+    """How many references a picture has: of a scene, or one."""
+    return 1 if picture.weights is None else len(picture.weights)
 
 
 def latent_mask(mask: np.ndarray, cell: int) -> np.ndarray:

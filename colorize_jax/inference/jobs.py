@@ -9,6 +9,7 @@ from colorize_jax.inference.inputs import PictureInputs, ReferenceInputs
 from colorize_jax.inference.metadata import PictureMetadata, save_png
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
+from colorize_jax.inference.scenes import Scene
 from colorize_jax.io.formats.atomic import NOTHING, Reads
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm")
@@ -24,12 +25,14 @@ class Job:
         sketch: its file.
         output: PNG to write.
         reference: file, or None: without one.
+        scene: several references in its place.
         sketch_mask, reference_mask, background: files, or None.
     """
 
     sketch: Path
     output: Path
     reference: Path | None = None
+    scene: Scene | None = None
     sketch_mask: Path | None = None
     reference_mask: Path | None = None
     background: Path | None = None
@@ -57,6 +60,8 @@ class Report:
 def plan_jobs(
     sketch: Path,
     output: Path,
+    *,
+    scene: Scene | None = None,
     **partners: Path,
 ) -> list[Job]:
     """Match files: a sketch or a folder of them, with one reference for all or those of its name.
@@ -64,6 +69,7 @@ def plan_jobs(
     Args:
         sketch: file or folder.
         output: PNG to write, or the folder for results where `sketch` is one.
+        scene: several references, of every sketch.
         partners: of `PARTNERS`, a file for all, or a folder whose files are matched by name without
             suffix; sketches without a partner are made without it, where that is allowed.
 
@@ -90,7 +96,7 @@ def plan_jobs(
     matched = {role: _partners(path, sketches) for role, path in partners.items()}
     _check_distinct(sketches, outputs)
     return [
-        Job(path, outputs[i], **{role: found[i] for role, found in matched.items()})
+        Job(path, outputs[i], scene=scene, **{role: found[i] for role, found in matched.items()})
         for i, path in enumerate(sketches)
     ]
 
@@ -166,10 +172,10 @@ class _Reader:
         self._last: tuple[object, ReferenceInputs | None] | None = None
 
     def read(self, job: Job) -> PictureInputs:
-        key = job.reference, job.reference_mask, job.background
+        key = job.reference, job.scene, job.reference_mask, job.background
         if self._last is None or self._last[0] != key:
             reference = self._pipeline.read_reference(
-                job.reference, self._options, job.reference_mask, job.background
+                job.scene or job.reference, self._options, job.reference_mask, job.background
             )
             self._last = key, reference
         return self._pipeline.read_sketch(job.sketch, self._last[1], self._options, job.sketch_mask)

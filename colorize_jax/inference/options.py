@@ -95,6 +95,10 @@ class InferenceOptions(Options):
         "further factors of its four levels, finest first",
     )
 
+    region_softness: float = option(
+        0.01, Real(0, 0.5), "of the borders between several references, share of the shorter side"
+    )
+
     # ----------------------------------------------------------------------------------- text
     text: tuple[TextManipulation, ...] = option(
         (),

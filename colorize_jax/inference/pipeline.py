@@ -7,7 +7,7 @@ Preprocess, encode, denoise, decode: the host prepares arrays (`inputs`), and th
 compiled programs (`programs`), which this module calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.config.options import SEED
+from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
 from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
@@ -26,6 +27,7 @@ from colorize_jax.inference.inputs import (
     PictureInputs,
     PictureLike,
     ReferenceInputs,
+    ReferenceLike,
 )
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
@@ -52,6 +54,8 @@ ENCODERS = (
     "background_encoder",
     "vae",
 )
+# (evaluations of the UNet done, latents (B, h, w, C) so far, how many in all, if known) -> nothing
+Watch = Callable[[int, Array, int | None], None]
 # What tells a colorizer from another one; the encoders belong to it.
 MADE_BY = ("unet", "sketch_encoder", "reference_projection", "background_encoder")
 
@@ -82,7 +86,7 @@ class ColorizePipeline:
     def __call__(
         self,
         sketch: PictureLike | Sequence[PictureLike],
-        reference: PictureLike | Sequence[PictureLike] | None = None,
+        reference: ReferenceLike | Sequence[ReferenceLike] | None = None,
         options: InferenceOptions | None = None,
         *,
         sketch_mask: PictureLike | Sequence[PictureLike] | None = None,
@@ -95,7 +99,8 @@ class ColorizePipeline:
         Args:
             sketch: a path, PIL picture or array, or a sequence of them (also one array with a
                 leading axis).
-            reference: likewise; one serves all sketches, and one sketch serves all references.
+            reference: likewise; one serves all sketches, and one sketch serves all references. A
+                `Scene` is several references of one picture.
             options: every control; by default what the checkpoint suggests.
             sketch_mask: foreground of the sketch, for each where there are several.
             reference_mask: foreground of the reference, likewise.
@@ -136,7 +141,7 @@ class ColorizePipeline:
 
     def read_reference(
         self,
-        reference: PictureLike | None,
+        reference: ReferenceLike | None,
         options: InferenceOptions,
         mask: PictureLike | None = None,
         background: PictureLike | None = None,
@@ -204,7 +209,11 @@ class ColorizePipeline:
     # -------------------------------------------------------------------------------- colouring
 
     def color(
-        self, pictures: Sequence[PictureInputs], options: InferenceOptions, seeds: Sequence[int]
+        self,
+        pictures: Sequence[PictureInputs],
+        options: InferenceOptions,
+        seeds: Sequence[int],
+        watch: Watch | None = None,
     ) -> list[Image.Image]:
         """Colour pictures of one size.
 
@@ -212,13 +221,14 @@ class ColorizePipeline:
             pictures: read with the same options.
             options: the controls.
             seeds: one for each picture, 0..2^32 - 1.
+            watch: see `denoise`.
         """
         with self.networks.on_devices():
             inputs = self.condition(pictures, options, seeds)
             if options.low_memory:
                 inputs = jax.block_until_ready(inputs)
                 self.networks.free(*ENCODERS)
-            latents = self.denoise(inputs, options)
+            latents = self.denoise(inputs, options, watch)
             if options.low_memory:
                 latents = jax.block_until_ready(latents)
                 self.networks.free("unet")
@@ -255,13 +265,19 @@ class ColorizePipeline:
         if pictures[0].reference is None:
             return inputs
         references = host.unique_references(pictures)
+        found = host.latent_weights(pictures, system.cell)
+        if found is not None:
+            inputs = inputs.replace(region_weights=found[0], region_strengths=found[1])
         inputs = inputs.replace(context=self._context(references, options, batch))
         return self._with_latents(inputs, references, options, sketches.shape[1:3])
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
     ) -> Array:
-        """(B, S, C) tokens of references; where attention is split, then of their backgrounds."""
+        """(B, S, C) tokens of references, those of a scene one after another, then of backgrounds.
+
+        Where pictures have different numbers of references, the last is repeated: nothing reads it.
+        """
         encoders, directions = self.system.encoders, self._directions(options)
         params = self.networks.params("clip_vision", "tagger", "reference_projection")
 
@@ -270,7 +286,11 @@ class ColorizePipeline:
             resized = (host.at_side(images, side) for side in sides)
             return programs.encode_references(self.system, params, *resized, directions)
 
-        context = encode([reference.image for reference in references])
+        count = max(len(reference.all_images) for reference in references)
+        images = [reference.all_images for reference in references]
+        context = jnp.concatenate(
+            [encode([own[min(k, len(own) - 1)] for own in images]) for k in range(count)], axis=1
+        )
         if options.splits_context:
             backgrounds = [reference.background.image for reference in references]
             context = jnp.concatenate([context, encode(backgrounds)], axis=1)
@@ -346,14 +366,27 @@ class ColorizePipeline:
         )
         return inputs.replace(bank=bank)
 
-    def denoise(self, inputs: SamplingInputs, options: InferenceOptions) -> Array:
-        """Run the loop: scaled latents (B, h, w, C) of conditioned pictures."""
+    def denoise(
+        self, inputs: SamplingInputs, options: InferenceOptions, watch: Watch | None = None
+    ) -> Array:
+        """Run the loop: scaled latents (B, h, w, C) of conditioned pictures.
+
+        Args:
+            inputs: of the pictures.
+            options: the controls.
+            watch: called after every evaluation of the UNet; what it raises ends the loop there.
+        """
         traced = make_traced_options(self.system, options)
         system, params = self._unet(options)
         if options.merge_loras:
             traced = traced.replace(lora_scales={})
         static = make_static_options(self.system, options, inputs.context is not None)
-        return programs.denoise(system, static, params, inputs, traced)
+        arguments = (system, static, params, inputs, traced)
+        if watch is None:
+            return programs.denoise(*arguments)
+        evaluations = find_sampler(options.sampler).evaluations
+        total = evaluations and evaluations(options.steps)
+        return programs.denoise_by_steps(*arguments, lambda *now: watch(*now, total))
 
     def _unet(self, options: InferenceOptions) -> tuple[System, Params]:
         """The UNet as options want it: with its low-rank additions beside the kernels or inside."""

@@ -15,28 +15,58 @@ KeysValues = tuple[Array, Array]
 # Threshold of a bank's mask: in the published system it depends neither on samples nor on users.
 BANK_THRESHOLD = 0.05
 
+LEAST_WEIGHT = 1e-4  # of a reference outside of its mask
+
 
 @flax.struct.dataclass
 class Regions:
-    """Split cross-attention: a context of foreground and background tokens, halves of one length.
+    """Cross-attention in parts: a context of parts of one length, blended at every query.
+
+    The parts are the references' tokens, one after another, and behind them the background's where
+    there is a mask: sum_p share_p * attention(q, part p). Split attention (one reference and its
+    background) and several references by regions are both of this form.
 
     Attributes:
-        mask: (B, h, w, 1) foreground at the latents' resolution.
+        mask: (B, h, w, 1) foreground at the latents' resolution; None: there is no background part.
         threshold: () or (B,) what the mask is compared with; None blends both answers by the mask
             itself, as a UNet with low-rank additions was trained to.
         foreground_scale: () factor of the attention over foreground tokens.
         background_scale: () factor of the attention over background tokens.
         merge: () share of the background's attention in the foreground; 0 separates them.
+        weights: (P, B, h, w, 1) how far each of P references counts, not below 0; their shares are
+            normalized at every query. None: there is one.
+        strengths: (P, B) factors of the references' attentions; with `weights`. Below 0: a picture
+            has no such reference, and its tokens are never read.
     """
 
-    mask: Array
+    mask: Array | None = None
     threshold: Array | float | None = None
     foreground_scale: Array | float = 1.0
     background_scale: Array | float = 1.0
     merge: Array | float = 0.0
+    weights: Array | None = None
+    strengths: Array | None = None
 
     def shares(self, height: int, width: int) -> Array:
-        """(2, B, height * width, 1) float32 factors of the parts' answers: `split_attention`'s."""
+        """Factors of the parts' answers: (parts, B, height * width, 1) float32."""
+        if self.mask is None:
+            return self._reference_shares(height, width)
+        foreground, background = self._split(height, width)
+        if self.weights is not None:
+            foreground = foreground * self._reference_shares(height, width)
+        return jnp.concatenate([foreground, background])
+
+    def _reference_shares(self, height: int, width: int) -> Array:
+        count, batch = self.weights.shape[:2]
+        flat = self.weights.reshape(count * batch, *self.weights.shape[2:])
+        tokens = to_tokens(flat, height, width).reshape(count, batch, height * width, 1)
+        strengths = self.strengths[:, :, None, None]
+        # Where none counts, all do that are there.
+        tokens = jnp.where(strengths < 0, 0, jnp.maximum(tokens, 0) + LEAST_WEIGHT)
+        return tokens / tokens.sum(axis=0) * jnp.maximum(strengths, 0)
+
+    def _split(self, height: int, width: int) -> tuple[Array, Array]:
+        """Factors of figure and background, each (1, B, height * width, 1)."""
         inside = to_tokens(self.mask, height, width)
         if self.threshold is not None:
             threshold = jnp.reshape(jnp.asarray(self.threshold, jnp.float32), (-1, 1, 1))
@@ -46,8 +76,9 @@ class Regions:
             inside = inside.astype(jnp.float32)
         # m ((1 - merge) fg + merge bg) + (1 - m) bg, sorted by fg and bg
         foreground = inside * (1 - self.merge)
-        return jnp.stack(
-            [foreground * self.foreground_scale, (1 - foreground) * self.background_scale]
+        return (
+            (foreground * self.foreground_scale)[None],
+            ((1 - foreground) * self.background_scale)[None],
         )
 
 

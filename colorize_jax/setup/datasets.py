@@ -8,28 +8,33 @@ import numpy as np
 
 from colorize_jax.config.options import Config, DataConfig
 from colorize_jax.errors import UserError
+from colorize_jax.setup.encodings import open_encodings
 from data import transforms
 from data.buckets import BucketSampler, scaled_buckets
 from data.cache import CachedSource
+from data.encoded.arrays import ENCODINGS
+from data.encoded.shards import HELD_OUT
 from data.errors import DataError, PictureError
 from data.illustrations import CrossPairSource, IllustrationSource
 from data.loader import ATTEMPTS, Loader, make_loader
 from data.records import RECORD_KEYS, Record, Source
-from data.sources.array_records import ArrayRecordSource, open_pictures
-from data.sources.folders import FolderSource
+from data.sources.array_records import open_pictures
 from data.sources.mixture import MixedSource
 from data.sources.selection import FolderOptions
 
 # The fields that a training step reads; records have more, some of them texts.
-STEP_KEYS = (*RECORD_KEYS, "crop", "moments", "clip_tokens", "tagger_tokens")
+STEP_KEYS = (*RECORD_KEYS, "crop", *ENCODINGS)
+_MEASURED = ("folder", "encoded")  # sources whose pictures may be of any size
+_AFTER = transforms.BlankMargins  # changes what is not encoded
 
 
-def make_source(options: DataConfig) -> Source:
+def make_source(config: Config) -> Source:
     """Open the training examples.
 
     Raises:
         UserError: they cannot be opened as the options say.
     """
+    options = config.data
     size = {"height": options.height, "width": options.width}
     reference_size = options.reference_size or None
     try:
@@ -46,6 +51,8 @@ def make_source(options: DataConfig) -> Source:
             from data.illustrations.stored import StoredSource
 
             source = StoredSource(options.path)
+        elif options.source == "encoded":
+            source = open_encodings(config)
         else:
             source = _folders(options, folder_options(options))
     except DataError as error:
@@ -100,7 +107,7 @@ def make_bucket_sampler(options: DataConfig, source: Source) -> BucketSampler | 
     Raises:
         UserError: there are too few pictures.
     """
-    if options.source != "folder" or not options.buckets:
+    if options.source not in _MEASURED or not options.buckets:
         return None
     pictures = source.source if isinstance(source, CachedSource) else source
     try:
@@ -109,6 +116,7 @@ def make_bucket_sampler(options: DataConfig, source: Source) -> BucketSampler | 
             options.batch_size,
             options.seed,
             bucket_shapes(options),
+            joins=options.source == "folder",  # what is encoded has its size
         )
     except DataError as error:
         raise UserError(str(error)) from error
@@ -120,7 +128,7 @@ def bucket_shapes(options: DataConfig) -> tuple[tuple[int, int], ...]:
     Raises:
         DataError: there is no such choice of buckets.
     """
-    if options.source != "folder" or not options.buckets:
+    if options.source not in _MEASURED or not options.buckets:
         return ((options.height, options.width),)
     return scaled_buckets(shape_side(options), count=options.num_buckets)
 
@@ -148,8 +156,7 @@ def folder_options(options: DataConfig) -> FolderOptions:
 def describe(source: Source) -> list[str]:
     """Describe the training data of a run in lines; empty for drawn pictures."""
     pictures = source.source if isinstance(source, CachedSource) else source
-    described = FolderSource | MixedSource | ArrayRecordSource
-    return pictures.describe() if isinstance(pictures, described) else []
+    return pictures.describe() if hasattr(pictures, "describe") else []
 
 
 def step_record(record: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -179,6 +186,11 @@ def held_out(config: Config, source: Source, count: int) -> Source | None:
         count: how many drawn pairs.
     """
     options = config.data
+    if options.source == "encoded":
+        try:
+            return open_encodings(config, HELD_OUT)
+        except DataError as error:
+            raise UserError(str(error)) from error
     if options.source != "folder":
         return make_pairs(config, count)
     if not options.heldout_share:
@@ -204,10 +216,20 @@ def make_validation_batches(config: Config, source: Source, rows: Sequence[int])
             "got logging.validation_every without data.heldout_share, expected some pictures held "
             "out; raise it or set logging.validation_every to 0"
         )
-    crop = [_square_crop(config.data)] if config.data.source == "folder" else []
     return make_loader(
-        pictures, size, config.data.seed, transforms=crop, rows=rows, shuffle=False, prefetch=1
+        pictures,
+        size,
+        config.data.seed,
+        transforms=validation_transforms(config.data),
+        rows=rows,
+        shuffle=False,
+        prefetch=1,
     )
+
+
+def validation_transforms(options: DataConfig) -> list[Any]:
+    """What is done to a held-out record."""
+    return [_square_crop(options)] if options.source == "folder" else []
 
 
 def sample_record(config: Config, source: Source, count: int) -> dict[str, np.ndarray]:
@@ -273,9 +295,18 @@ def stacked(records: Sequence[Record]) -> dict[str, np.ndarray]:
     return {name: np.stack([record[name] for record in records]) for name in names}
 
 
+def picture_transforms(options: DataConfig) -> list[Any]:
+    """What training does to a record's pictures before they are encoded."""
+    return [step for step in _transforms(options) if not isinstance(step, _AFTER)]
+
+
+def _unchanged(rng: np.random.Generator, record: Record) -> Record:
+    return record
+
+
 def _transforms(options: DataConfig) -> list[Any]:
     steps: list[Any] = []
-    if options.source == "folder":
+    if options.source in _MEASURED:
         size = {} if options.buckets else {"height": options.height, "width": options.width}
         steps.append(
             transforms.BucketCrop(
@@ -289,4 +320,7 @@ def _transforms(options: DataConfig) -> list[Any]:
         steps.append(transforms.AlterReferenceMask(*rates, options.mask_dilation))
     if options.margin_rate:
         steps.append(transforms.BlankMargins(options.margin_rate))
-    return steps
+    if options.source != "encoded":
+        return steps
+    # In their places, so that each of the others draws what it would draw for pictures.
+    return [step if isinstance(step, _AFTER) else _unchanged for step in steps]

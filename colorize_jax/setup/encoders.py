@@ -1,11 +1,14 @@
 """From a `Config` to its frozen encoders."""
 
+import jax
 import jax.numpy as jnp
 
 from colorize_jax.conditioning import FrozenEncoders
 from colorize_jax.config.options import Config
 from colorize_jax.models.architectures import build, published_config
 from colorize_jax.models.frozen.patch import PatchAutoencoder, PatchReferenceEncoder
+from colorize_jax.training.encoding import encodings
+from colorize_jax.types import Batch
 
 
 def build_encoders(config: Config) -> FrozenEncoders:
@@ -29,6 +32,24 @@ def build_encoders(config: Config) -> FrozenEncoders:
         clip = clip.clone(**attention)
         tagger = build("tagger", published_config("tagger"), dtype=dtype)
     return FrozenEncoders(autoencoder, clip, tagger, encoders.scaling_factor)
+
+
+def abstract_encodings(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of what the encoders make of a batch, as a source of encodings returns it."""
+    encoders, data = build_encoders(config), config.data
+    size = (data.batch_size, data.height, data.width)
+    batch = Batch(
+        sketch=jnp.zeros((1,)),
+        size=jnp.zeros((1,)),
+        aesthetic_score=jnp.zeros((1,)),
+        image=jax.ShapeDtypeStruct((*size, 3), jnp.float32),
+        reference=jax.ShapeDtypeStruct((data.batch_size, 64, 64, 3), jnp.float32),
+    )
+    params = jax.eval_shape(lambda: encoders.init(jax.random.key(0)))
+    found = jax.eval_shape(lambda p, b: encodings(encoders, p, b), params, batch)
+    dtypes = {"moments": jnp.dtype("float32")}
+    tokens = jnp.dtype(config.encoders.dtype)
+    return {name: x.update(dtype=dtypes.get(name, tokens)) for name, x in found.items()}
 
 
 def patch_encoder(config: Config) -> PatchReferenceEncoder:

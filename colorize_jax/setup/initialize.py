@@ -9,15 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.conditioning import FROZEN_NETWORKS
+from colorize_jax.conditioning import FROZEN_NETWORKS, FrozenEncoders
 from colorize_jax.config.difference import differing
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.open_weights import ShardedWeights, Weights, open_weights
 from colorize_jax.io.published import noise_schedules
 from colorize_jax.models.colorizer import TRAINED_NETWORKS
-from colorize_jax.setup.networks import random_params
-from colorize_jax.sharding import replicated, with_shardings
+from colorize_jax.setup.networks import needs_encoders, random_params
+from colorize_jax.sharding import replicated, state_shardings, with_shardings
 from colorize_jax.training import trees
 from colorize_jax.training.state import TrainState, create_state
 from colorize_jax.training.step import TrainSystem
@@ -99,20 +99,14 @@ def load_pretrained(system: TrainSystem, shardings: Any = None) -> dict[str, Par
     """
     config, expected = system.config, _kept(system, shardings)
     found: dict[str, ShardedWeights] = {}
-    for folder in config.encoders.weights:
+    for folder in config.encoders.weights if needs_encoders(config) else ():
         found |= _find(folder, [name for name in expected if name not in TRAINED_NETWORKS])
     if config.model.init_from:
         check_facts(open_weights(config.model.init_from), config, config.model.init_from)
         found |= _find(config.model.init_from, (*TRAINED_NETWORKS, PLUGIN))
     if config.refine.enabled:
         _check_colorizer(config.model.init_from, found)
-    for name, tree in expected.items():
-        needed = name not in (*TRAINED_NETWORKS, PLUGIN, ANCHOR) and jax.tree.leaves(tree)
-        if needed and name not in found:
-            raise UserError(
-                f"got no weights of {name}, expected a folder that `python -m colorize_jax import` "
-                "made; name it in config.encoders.weights"
-            )
+    _check_found(expected, found)
     anchor = _find_anchor(config.gram.anchor) if config.gram.anchor else {}
     # What does not fit is said before anything is read.
     targets = _targets(found, expected)
@@ -130,6 +124,36 @@ def load_pretrained(system: TrainSystem, shardings: Any = None) -> dict[str, Par
             encoder_from_unet(unet, expected[PLUGIN]),
         )
     return loaded
+
+
+def load_encoders(config: Config, encoders: FrozenEncoders, mesh: Mesh) -> Params:
+    """Read the frozen encoders alone, split over a mesh of this process's devices.
+
+    Raises:
+        UserError: weights that are needed are not named, or do not fit.
+    """
+    dtype = jnp.dtype(config.encoders.dtype)
+    shapes = jax.eval_shape(lambda: encoders.init(jax.random.key(0)))
+    shapes = jax.tree.map(lambda leaf: leaf.update(dtype=dtype), shapes)
+    expected = with_shardings(shapes, state_shardings(mesh, shapes))
+    found: dict[str, ShardedWeights] = {}
+    for folder in config.encoders.weights:
+        found |= _find(folder, list(expected))
+    _check_found(expected, found)
+    targets = _targets(found, expected)
+    loaded = {name: found[name].read_sharded(name, tree) for name, tree in targets.items()}
+    return {name: loaded.get(name, {}) for name in expected}
+
+
+def _check_found(expected: Mapping[str, Params], found: Mapping[str, ShardedWeights]) -> None:
+    """Raise UserError where an encoder that has parameters has no weights."""
+    for name, tree in expected.items():
+        needed = name in FROZEN_NETWORKS and jax.tree.leaves(tree)
+        if needed and name not in found:
+            raise UserError(
+                f"got no weights of {name}, expected a folder that `python -m colorize_jax import` "
+                "made; name it in config.encoders.weights"
+            )
 
 
 def _kept(system: TrainSystem, shardings: Any) -> dict[str, Params]:

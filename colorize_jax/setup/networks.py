@@ -182,7 +182,7 @@ def build_colorize(system: TrainSystem, *, plugin: bool = True) -> Colorize:
 
 
 def random_params(system: TrainSystem, key: Array) -> Params:
-    """Random parameters of every network, trained and frozen; call it in jit or `jax.eval_shape`.
+    """Random parameters of a run's networks, trained and frozen; call it in jit or `eval_shape`.
 
     Args:
         system: static.
@@ -192,7 +192,9 @@ def random_params(system: TrainSystem, key: Array) -> Params:
     tokens = jax.eval_shape(
         lambda: encoders.encode_reference(encoders.init(key), jnp.zeros((1, 64, 64, 3)))
     )
-    params = colorizer.init(key, *tokens) | encoders.init(key)
+    params = colorizer.init(key, *tokens)
+    if needs_encoders(system.config):
+        params |= encoders.init(key)
     if system.background_encoder is not None:
         module = system.background_encoder
         own = module.init(jax.random.fold_in(key, 1), *touch(module))
@@ -200,6 +202,11 @@ def random_params(system: TrainSystem, key: Array) -> Params:
     if system.config.gram.anchor:
         params["anchor"] = colorizer.init(key, *tokens)
     return params
+
+
+def needs_encoders(config: Config) -> bool:
+    """Whether a run has the frozen encoders: not where it trains from their results."""
+    return config.data.source != "encoded"
 
 
 def weights_metadata(config: Config) -> WeightsMetadata:

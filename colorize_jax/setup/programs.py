@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _OWN = ("image", "sketch", "sketch_mask")
 _REFERENCES = ("reference", "reference_mask")
+_MOMENTS = "moments"  # at the size of latents
 _CORES_EACH = 8  # host cores that one compilation keeps busy
 _MOST = 4  # concurrent compilations
 
@@ -156,9 +157,10 @@ def _resized(
 
     def change(name: str, leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         follows = name in _OWN or (name in _REFERENCES and leaf.shape[1:3] == own)
-        if not follows:
+        if not follows and name != _MOMENTS:
             return leaf
-        shape = (leaf.shape[0], *to, *leaf.shape[3:])
+        sides = (side * new // old for side, new, old in zip(leaf.shape[1:], to, own, strict=False))
+        shape = (leaf.shape[0], *sides, *leaf.shape[3:])
         return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=leaf.sharding)
 
     return {name: change(name, leaf) for name, leaf in record.items()}

@@ -25,8 +25,8 @@ def to_batch(record: Mapping[str, Array]) -> Batch:
         record: uint8 `image`, `reference` (B, H, W, 3), `sketch` (B, H, W, 1 or 3; paper 255, line
             0), `sketch_mask`, `reference_mask` (B, H, W, 1; 255 inside); float `size` (B,) in px,
             `aesthetic_score` (B,), `crop` (B, 4); and, instead of pictures, `moments`,
-            `clip_tokens` and `tagger_tokens` of any float dtype. All but sketch, size and score may
-            be missing.
+            `clip_tokens` and `tagger_tokens` of any float dtype, which tokens keep as the encoders'
+            own do. All but sketch, size and score may be missing.
 
     Returns:
         Pictures in [-1, 1] with the sketch's lines at +1, masks in [0, 1], all float32.
@@ -53,8 +53,8 @@ def to_batch(record: Mapping[str, Array]) -> Batch:
         reference_mask=mask("reference_mask"),
         crop=floats("crop"),
         moments=floats("moments"),
-        clip_tokens=floats("clip_tokens"),
-        tagger_tokens=floats("tagger_tokens"),
+        clip_tokens=record.get("clip_tokens"),
+        tagger_tokens=record.get("tagger_tokens"),
     )
 
 

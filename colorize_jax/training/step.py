@@ -177,7 +177,8 @@ def jit_step(system: TrainSystem, mesh: Mesh, shardings: Any, **options: bool) -
 def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step: Array) -> Inputs:
     """Encode a batch and draw its random numbers, all for the global batch."""
     options = system.config.diffusion
-    batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
+    if batch.reference is not None:  # tokens were computed of references that had been painted
+        batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
     background, count = None, system.config.optimizer.accumulation
     if system.background_encoder is not None:
         cut = refinement.cut(

@@ -42,7 +42,8 @@ class MixedSource:
     def __len__(self) -> int:
         return int(self._edges[-1])
 
-    def _find(self, index: SupportsIndex) -> tuple[Pictures, int]:
+    def find(self, index: SupportsIndex) -> tuple[Pictures, int]:
+        """The source that example `index` is from, and its number there."""
         index = checked_index(index, len(self))
         number = int(np.searchsorted(self._edges, index, side="right")) - 1
         source = self.sources[number]
@@ -58,17 +59,17 @@ class MixedSource:
 
     def __getitem__(self, index: SupportsIndex) -> Record:
         """The record of its source."""
-        source, place = self._find(index)
+        source, place = self.find(index)
         return source[place]
 
     def draw(self, index: int, rng: np.random.Generator) -> Record:
         """See `FolderSource.draw`."""
-        source, place = self._find(index)
+        source, place = self.find(index)
         return source.draw(place, rng)
 
     def name(self, index: SupportsIndex) -> str:
         """The picture's location, its source's folder included."""
-        source, place = self._find(operator.index(index))
+        source, place = self.find(operator.index(index))
         return f"{source.root}/{source.name(place)}"
 
     def measure(self) -> np.ndarray:

@@ -69,6 +69,41 @@ def test_one_picture_and_its_repetition(run, files, workdir):
     assert read_metadata(out).options.seed == 0
 
 
+def test_several_references_by_region_and_their_repetition(run, files):
+    sketch, *references = (
+        files / part for part in ("sketches/a.png", "references/a.png", "references/b.png")
+    )
+    height, width = pixels(sketch).shape[:2]
+    masks = files / "left.png", files / "right.png"
+    left = np.zeros((height, width), np.uint8)
+    left[:, : width // 2] = 255
+    for path, mask in zip(masks, (left, 255 - left), strict=True):
+        Image.fromarray(mask).save(path)
+    out, again, scene_out, alone = (files / f"{n}.png" for n in ("out", "again", "scene", "alone"))
+    flags = [
+        w
+        for pair in zip(references, masks, strict=True)
+        for w in ("--reference", "{}:{}".format(*pair))
+    ]
+    base = ("--sketch", sketch, "--seed", 0)
+    assert run(*base, *flags, "--output", out)[0] == 0
+    assert run(*base, "--reference", references[0], "--output", alone)[0] == 0
+    assert (pixels(out) != pixels(alone)).any()
+    assert run("--from-image", out, "--output", again, checkpoint=None)[0] == 0
+    np.testing.assert_array_equal(pixels(out), pixels(again))
+    rows = [f"- {{picture: {r.name}, mask: {m}}}" for r, m in zip(references, masks, strict=True)]
+    scene = files / "references" / "scene.yaml"
+    scene.write_text("\n".join(["references:", *rows]))
+    assert run(*base, "--scene", scene, "--output", scene_out)[0] == 0
+    np.testing.assert_array_equal(pixels(out), pixels(scene_out))
+
+    # Nothing that a scene names is ever written to.
+    status, _, error = run(*base, *flags, "--output", masks[0], "--overwrite")
+    assert status == 2 and "which is the reference" in error and error.count("\n") == 1
+    status, _, error = run(*base, *flags, "--scene", scene, "--output", alone)
+    assert status == 2 and "expected one of them" in error
+
+
 def test_folders_are_finished_whatever_is_in_them(run, files):
     out, sheet = files / "out", files / "sheet.png"
     pair = ("--sketch", files / "sketches", "--reference", files / "references", "--output", out)

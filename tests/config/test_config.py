@@ -84,7 +84,7 @@ WRONG = {
     "sampling.num_steps=600": "num_steps = 600 for Euler and 1000 timesteps, expected 1 to 500",
     "diffusion.beta_start=0.5": "beta_start = 0.5 above diffusion.beta_end",
     "data.path=pictures": "data.path = 'pictures' with data.source = 'illustrations'",
-    "data.buckets=true": "data.buckets = True with .* which does not read it .only 'folder' does",
+    "data.buckets=true": "data.buckets = True with .* not read it .only 'folder' or 'encoded' does",
     "gram.temperature=2": "gram.temperature = 2.0 with gram.loss = 'mse'",
     "mesh.tensor=0": "mesh.tensor 0, expected a whole number from 1 to 65536 or -1",
 }

@@ -37,7 +37,7 @@ def config(root, request, monkeypatch):
 
 def test_samples_are_held_out_and_coloured_by_other_pictures(config):
     one = config("--config.data.heldout_share=0.3")
-    source = datasets.make_source(one.data)
+    source = datasets.make_source(one)
     held_out = datasets.held_out(one, source, 4)
     record = datasets.sample_record(one, source, 4)
     assert record["image"].shape == (4, 32, 32, 3)
@@ -52,22 +52,22 @@ def test_samples_are_held_out_and_coloured_by_other_pictures(config):
 def test_validation_reads_the_same_batches_again(config):
     flags = ("--config.data.heldout_share=0.3", "--config.logging.validation_every=2")
     one = config(*flags)
-    batches = datasets.make_validation_batches(one, datasets.make_source(one.data), range(4))
+    batches = datasets.make_validation_batches(one, datasets.make_source(one), range(4))
     seen = []
     for _ in range(2):
         batches.set_state({"next_batch": 0})
         seen.append([next(batches)["image"] for _ in range(3)])
     np.testing.assert_array_equal(*seen)
     off = config()
-    assert datasets.make_validation_batches(off, datasets.make_source(off.data), range(4)) is None
+    assert datasets.make_validation_batches(off, datasets.make_source(off), range(4)) is None
     none = config("--config.logging.validation_every=2")
     with pytest.raises(UserError, match=r"without data.heldout_share"):
-        datasets.make_validation_batches(none, datasets.make_source(none.data), range(4))
+        datasets.make_validation_batches(none, datasets.make_source(none), range(4))
 
 
 def test_sizes_of_a_run_are_known_at_its_start(config):
     one = config("--config.data.buckets=True", "--config.data.height=96", "--config.data.width=96")
-    source = datasets.make_source(one.data)
+    source = datasets.make_source(one)
     sampler = datasets.make_bucket_sampler(one.data, source)
     shapes = datasets.shapes(one, sampler)
     assert len(shapes) == 2 and {(96, 96), (64, 128)} == set(shapes)

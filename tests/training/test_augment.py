@@ -47,7 +47,7 @@ def test_precomputed_conditioning_takes_the_place_of_pictures():
     content["clip_tokens"] = content["tagger_tokens"] = np.ones((8, 3, 5), np.float16)
     batch = augment.to_batch(content)
     assert batch.image is None and batch.reference is None
-    assert batch.moments.dtype == batch.clip_tokens.dtype == jnp.float32
+    assert batch.moments.dtype == jnp.float32 and batch.clip_tokens.dtype == jnp.float16
     with pytest.raises(ValueError, match="set the rate to 0"):
         augment.inpaint_reference(batch, jax.random.key(0), 0.1)
     assert augment.inpaint_reference(batch, jax.random.key(0), 0.0) is batch

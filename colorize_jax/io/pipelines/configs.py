@@ -136,7 +136,7 @@ def model_index(
         listed["background_encoder"] = [None, None]
     return {
         "_class_name": ["pipeline", "ColorizePipeline"],
-        "_diffusers_version": "0.35.0",
+        "_diffusers_version": "0.42.0",  # what it was written for
         **listed,
         **limits,
         "defaults": dict(defaults),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import numpy as np
@@ -201,3 +202,16 @@ def test_missing_networks_are_named(tmp_path, system, capsys):
 def test_unusual_unets_are_refused(changes, message):
     with pytest.raises(UserError, match=message):
         configs.check_unet(small_models.full_config("unet", **changes))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "or neither, expected one of them"),
+        (("cases", "--against", "folder"), "or neither, expected one of them"),
+        (("--against", "folder", "--case", "plugn"), r"got run 'plugn', expected one of .*plugin"),
+    ],
+)
+def test_verify_says_what_it_wants(capsys, words, message):
+    assert run("verify", *words) == 2
+    assert re.search(message, capsys.readouterr().err)

@@ -1,0 +1,222 @@
+"""Shards of encodings: which pictures each holds, and how one is written whole or not at all.
+
+ROOT/manifest.json               what was encoded, by what, and how
+ROOT/SPLIT-00003-of-00120.array_record   records, see `arrays`
+ROOT/SPLIT-00003-of-00120.json           their pictures' numbers, and which were left out
+
+A shard's file is there when all of it is: it is written under another name and then renamed.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from array_record.python.array_record_module import ArrayRecordWriter
+
+from data.errors import DataError
+from data.sources.files import is_remote
+
+FORMAT = "colorize-jax encodings 1"
+MANIFEST = "manifest.json"
+TRAIN, HELD_OUT = "train", "heldout"
+_SUFFIX = ".array_record"
+_WRITER = "group_size:1,uncompressed"  # one record a read; floats hardly compress
+
+
+class Shard(NamedTuple):
+    """A part of the work.
+
+    Attributes:
+        name: of its files, without a suffix.
+        variant: which of the crops a picture.
+        bucket: (height, width) of its pictures, px; None: they all have the config's own.
+        indices: of the pictures in the source, in the order of the records.
+    """
+
+    name: str
+    variant: int
+    bucket: tuple[int, int] | None
+    indices: np.ndarray
+
+
+def plan(
+    split: str,
+    members: Mapping[tuple[int, int] | None, np.ndarray],
+    num_variants: int,
+    shard_size: int,
+) -> list[Shard]:
+    """Divide pictures into shards.
+
+    Args:
+        split: which of the set's parts.
+        members: bucket -> numbers of its pictures.
+        num_variants: how often each picture is encoded.
+        shard_size: most pictures in one.
+    """
+    parts = [
+        (variant, bucket, np.sort(indices)[start : start + shard_size])
+        for variant in range(num_variants)
+        for bucket, indices in members.items()
+        for start in range(0, len(indices), shard_size)
+    ]
+    return [
+        Shard(f"{split}-{number:05}-of-{len(parts):05}", *part) for number, part in enumerate(parts)
+    ]
+
+
+def is_written(root: Path, shard: Shard) -> bool:
+    """Whether a shard is there, whole."""
+    return (root / (shard.name + _SUFFIX)).is_file()
+
+
+class ShardWriter:
+    """Writes one shard; it is there once `close` has returned, and not before.
+
+    Args:
+        root: folder of the set.
+        shard: which.
+    """
+
+    def __init__(self, root: Path, shard: Shard) -> None:
+        self._shard, self._root = shard, root
+        self._temporary = root / f".{shard.name}.tmp"
+        self._writer = ArrayRecordWriter(str(self._temporary), _WRITER)
+        self._indices: list[int] = []
+        self._names: list[str] = []
+        self._skipped: dict[str, str] = {}
+
+    def write(self, index: int, name: str, content: bytes) -> None:
+        """Add the record of picture `index`."""
+        self._writer.write(content)
+        self._indices.append(index)
+        self._names.append(name)
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note a picture that cannot be used."""
+        self._skipped[name] = reason
+
+    def close(self) -> None:
+        """Finish the shard."""
+        self._writer.close()
+        _sync(self._temporary)
+        known = {
+            "variant": self._shard.variant,
+            "bucket": self._shard.bucket,
+            "indices": self._indices,
+            "names": self._names,
+            "skipped": self._skipped,
+        }
+        write_json(self._root / f"{self._shard.name}.json", known)
+        self._temporary.replace(self._root / (self._shard.name + _SUFFIX))
+        _sync(self._root)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content))
+    _sync(temporary)
+    temporary.replace(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def local_folder(root: str | os.PathLike) -> Path:
+    """The folder of a set.
+
+    Raises:
+        DataError: it lies in a bucket.
+    """
+    if is_remote(root):
+        raise DataError(
+            f"got encodings at {root}, expected a folder on a disk, which is all that the reader "
+            "of ArrayRecord files knows; mount the bucket or copy the shards"
+        )
+    return Path(root).absolute()
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """What a set of encodings says of itself.
+
+    Raises:
+        DataError: there is none.
+    """
+    try:
+        content = json.loads((root / MANIFEST).read_text())
+    except FileNotFoundError:
+        content = {}
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"got {root / MANIFEST}, which cannot be read ({error}), expected the manifest of "
+            "encodings; run `python -m colorize_jax encode` again"
+        ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(
+            f"got {root} without a {MANIFEST} of {FORMAT!r}, expected a folder that "
+            "`python -m colorize_jax encode` wrote; check data.path"
+        )
+    return content
+
+
+@dataclass
+class Written:
+    """The shards of a split.
+
+    Attributes:
+        paths: of their files.
+        counts: records in each.
+        variants, buckets: of each.
+        indices: of all records' pictures, shard after shard.
+        names: of the same pictures.
+        num_skipped: how many pictures were left out.
+    """
+
+    paths: list[Path] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    variants: list[int] = field(default_factory=list)
+    buckets: list[tuple[int, int]] = field(default_factory=list)
+    indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    names: pa.ChunkedArray | None = None
+    num_skipped: int = 0
+
+
+def read_shards(root: Path, split: str, num_shards: int, own: tuple[int, int]) -> Written:
+    """Find the shards of a split.
+
+    Args:
+        root: folder of the set.
+        split: which part.
+        num_shards: how many there have to be.
+        own: height and width of pictures that have no bucket.
+
+    Raises:
+        DataError: some are missing.
+    """
+    paths = sorted(root.glob(f"{split}-*-of-{num_shards:05}{_SUFFIX}"))
+    if len(paths) != num_shards or not num_shards:
+        raise DataError(
+            f"got {root} with {len(paths)} of {num_shards} shards of {split}, expected all of "
+            "them; let `python -m colorize_jax encode` with the same options finish"
+        )
+    found, indices, names = Written(paths=paths), [], []
+    for path in paths:
+        known = json.loads(path.with_suffix(".json").read_text())
+        found.counts.append(len(known["indices"]))
+        found.variants.append(known["variant"])
+        found.buckets.append(tuple(known["bucket"] or own))
+        found.num_skipped += len(known["skipped"]) if known["variant"] == 0 else 0
+        indices.append(np.array(known["indices"], np.int64))
+        names.append(pa.array(known["names"], pa.large_string()))
+    found.indices, found.names = np.concatenate(indices), pa.chunked_array(names)
+    return found
