@@ -51,7 +51,8 @@ from data.records import Record, Source
 
 _EACH = 8  # pictures a device
 _LOOKED_AT = 8  # pictures whose sketches tell how large sketches are
-_ENCODED_OF = ("image", "sketch", "reference", "reference_mask", *NUMBERS)
+_REFERENCES = ("reference", "reference_mask")
+_ENCODED_OF = ("image", "sketch", *_REFERENCES, *NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,17 @@ def _encoder(config: Config, mesh: Mesh) -> Callable[..., dict[str, Array]]:
     @functools.partial(jax.jit, out_shardings=split, compiler_options=_compiler_options(mesh))
     def encode(params: Any, record: Mapping[str, Array], key: Array) -> dict[str, Array]:
         batch = augment.to_batch(record)
-        batch = augment.inpaint_reference(batch, key, config.diffusion.inpaint_rate)
+        if batch.reference is not None:
+            batch = augment.inpaint_reference(batch, key, config.diffusion.inpaint_rate)
         return encodings(encoders, params, batch)
 
     def run(record: Record, key: Array) -> dict[str, Array]:
-        return encode(params, {n: jax.device_put(x, split) for n, x in record.items()}, key)
+        # By themselves, references are one program for pictures of all sizes.
+        own = {name: x for name, x in record.items() if name not in _REFERENCES}
+        other = record | {"sketch": record["sketch"][:, :1, :1]}
+        del other["image"]
+        found = [jax.device_put(part, split) for part in (own, other)]
+        return encode(params, found[0], key) | encode(params, found[1], key)
 
     return run
 
