@@ -142,6 +142,10 @@ ALLOWED: dict[str, set[str]] = {
         "setup",
         "sharding",
     },
+    # ---------------------------------------------------------------------------- over the network
+    "client": set(),
+    "studio": BASICS | READING | INFERENCE | {"config", "diffusion.samplers", "io.formats"},
+    "studio.page": BASICS | READING | INFERENCE | {"config", "io.formats", "studio"},
     "commands": BASICS
     | INFERENCE
     | IO
@@ -153,8 +157,11 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation.protocols",
         "models",
         "setup",
+        "studio",
+        "studio.page",
         "verify",
     },
+    "commands.weights": BASICS | IO | {"commands", "setup"},
     "__main__": {"commands"},
 }
 

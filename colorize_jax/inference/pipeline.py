@@ -7,7 +7,7 @@ Preprocess, encode, denoise, decode: the host prepares arrays (`inputs`), and th
 compiled programs (`programs`), which this module calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.config.options import SEED
+from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
 from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
@@ -53,6 +54,8 @@ ENCODERS = (
     "background_encoder",
     "vae",
 )
+# (evaluations of the UNet done, latents (B, h, w, C) so far, how many in all, if known) -> nothing
+Watch = Callable[[int, Array, int | None], None]
 # What tells a colorizer from another one; the encoders belong to it.
 MADE_BY = ("unet", "sketch_encoder", "reference_projection", "background_encoder")
 
@@ -206,7 +209,11 @@ class ColorizePipeline:
     # -------------------------------------------------------------------------------- colouring
 
     def color(
-        self, pictures: Sequence[PictureInputs], options: InferenceOptions, seeds: Sequence[int]
+        self,
+        pictures: Sequence[PictureInputs],
+        options: InferenceOptions,
+        seeds: Sequence[int],
+        watch: Watch | None = None,
     ) -> list[Image.Image]:
         """Colour pictures of one size.
 
@@ -214,13 +221,14 @@ class ColorizePipeline:
             pictures: read with the same options.
             options: the controls.
             seeds: one for each picture, 0..2^32 - 1.
+            watch: see `denoise`.
         """
         with self.networks.on_devices():
             inputs = self.condition(pictures, options, seeds)
             if options.low_memory:
                 inputs = jax.block_until_ready(inputs)
                 self.networks.free(*ENCODERS)
-            latents = self.denoise(inputs, options)
+            latents = self.denoise(inputs, options, watch)
             if options.low_memory:
                 latents = jax.block_until_ready(latents)
                 self.networks.free("unet")
@@ -358,14 +366,27 @@ class ColorizePipeline:
         )
         return inputs.replace(bank=bank)
 
-    def denoise(self, inputs: SamplingInputs, options: InferenceOptions) -> Array:
-        """Run the loop: scaled latents (B, h, w, C) of conditioned pictures."""
+    def denoise(
+        self, inputs: SamplingInputs, options: InferenceOptions, watch: Watch | None = None
+    ) -> Array:
+        """Run the loop: scaled latents (B, h, w, C) of conditioned pictures.
+
+        Args:
+            inputs: of the pictures.
+            options: the controls.
+            watch: called after every evaluation of the UNet; what it raises ends the loop there.
+        """
         traced = make_traced_options(self.system, options)
         system, params = self._unet(options)
         if options.merge_loras:
             traced = traced.replace(lora_scales={})
         static = make_static_options(self.system, options, inputs.context is not None)
-        return programs.denoise(system, static, params, inputs, traced)
+        arguments = (system, static, params, inputs, traced)
+        if watch is None:
+            return programs.denoise(*arguments)
+        evaluations = find_sampler(options.sampler).evaluations
+        total = evaluations and evaluations(options.steps)
+        return programs.denoise_by_steps(*arguments, lambda *now: watch(*now, total))
 
     def _unet(self, options: InferenceOptions) -> tuple[System, Params]:
         """The UNet as options want it: with its low-rank additions beside the kernels or inside."""
