@@ -12,10 +12,11 @@ import pytest
 from drawn_folder import make
 
 from data.pictures.lines import extract_lines
-from data.prepare import job, units
 from data.prepare.__main__ import main
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
+from data.prepare.jobs.output import claimed, list_pictures
 from data.prepare.pipeline import prepare
+from data.prepare.stages import units
 from data.sources.folders import FolderSource
 
 COUNT, SIDE = 20, 112
@@ -164,7 +165,9 @@ def test_a_job_goes_on_from_wherever_it_was_killed(pictures, dataset, tmp_path, 
 
 def test_done_work_is_not_done_again(pictures, dataset, monkeypatch):
     monkeypatch.setattr(units, "make", lambda *given: pytest.fail("made again"))
-    monkeypatch.setattr("data.prepare.survey.look", lambda *given: pytest.fail("looked again"))
+    monkeypatch.setattr(
+        "data.prepare.stages.survey.look", lambda *given: pytest.fail("looked again")
+    )
     before = contents(dataset)
     prepare(options(pictures, dataset), lambda line: None)
     assert contents(dataset) == before
@@ -319,7 +322,7 @@ def test_an_output_inside_the_input(pictures, capsys):
 
 def test_another_process_at_work(pictures, tmp_path, capsys):
     given = options(pictures, tmp_path / "set")
-    with job.claimed(given, job.list_pictures(given)):
+    with claimed(given, list_pictures(given)):
         error = refused(capsys, pictures[0], f"--output={tmp_path}/set", "--archive-size", 10)
     assert "another process is at work" in error
 

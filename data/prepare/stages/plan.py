@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import DataError
-from data.prepare.duplicates import COPY_REASONS
-from data.prepare.job import write_table
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
+from data.prepare.jobs.output import write_table
+from data.prepare.stages.duplicates import COPY_REASONS
 from data.sources.names import key, stem, suffix
 
 # Bytes of output for a pixel, beside the colour pictures themselves: PNGs of drawings.
