@@ -125,7 +125,7 @@ class Page:
             label="Results",
             elem_id="results",
             columns=2,
-            height=300,
+            height=420,
             object_fit="contain",
             interactive=False,
             buttons=["download", "fullscreen"],
