@@ -70,11 +70,10 @@ def test_different_drawings_are_no_copies():
 
 
 def test_two_poses_of_a_character_are_two_pictures():
-    """Their hashes differ in three bits, and their mean colours hardly."""
-    drawn = [Image.fromarray(render(i, 6, 240, 144).image) for i in (6, 486)]
-    hashes = [looks.looks(image) for image in drawn]
-    assert (hashes[0] ^ hashes[1]).bit_count() <= 3
-    assert problems(table(drawn)) == [None, None]
+    """Whatever their hashes say: some part of them has other colours."""
+    rows = table([Image.fromarray(render(i, 6, 240, 144).image) for i in (6, 486)])
+    rows[1]["looks"] = rows[0]["looks"]
+    assert problems(rows) == [None, None]
 
 
 def test_what_is_damaged_is_nobodys_copy():
