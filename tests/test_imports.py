@@ -160,7 +160,8 @@ ALLOWED: dict[str, set[str]] = {
 INFERENCE_LAYERS = (
     ("options", "denoiser"),
     ("system",),
-    ("sampling", "scenes"),
+    ("hints", "scenes"),
+    ("sampling",),
     ("inputs",),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),

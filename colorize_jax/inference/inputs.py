@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.errors import UserError
+from colorize_jax.inference.hints import read_hints
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.arrays import Picture, PictureSource, read_picture
 from colorize_jax.inference.pictures.masks import ForegroundExtractor, dilate_mask, resize_mask
@@ -28,6 +29,7 @@ from data.pictures.lines import LineExtractor, extract_lines
 
 PictureLike = PictureSource | Picture
 ReferenceLike = PictureLike | Scene
+HintsLike = PictureLike | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class PictureInputs:
         mask: (H, W) float32 foreground at the size of the sketch's tensor; None where nothing asks
             for it.
         reference: None: without one.
+        color_hints: colours (H, W, 3) and mask (H, W) of `read_hints`, or None.
         weights: (P, H, W) how far each reference of a scene counts; None: there is one.
         doubt: what looks wrong with the sketch, in one line.
     """
@@ -101,6 +104,7 @@ class PictureInputs:
     reference: ReferenceInputs | None
     doubt: str | None = None
     weights: np.ndarray | None = None
+    color_hints: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def as_picture(source: PictureLike, *, mask: bool = False) -> Picture:
@@ -212,6 +216,7 @@ def read_sketch(
     options: InferenceOptions,
     mask: PictureLike | None = None,
     extractors: Extractors = BUILT_IN,
+    color_hints: HintsLike | None = None,
 ) -> PictureInputs:
     """Read a sketch, fit it into its canvas, and find its foreground where options ask for that.
 
@@ -236,7 +241,8 @@ def read_sketch(
     weights = None
     if scene is not None:
         weights = region_weights(scene, picture, sketch, options.region_softness)
-    return PictureInputs(sketch, found, reference, sketch.doubt(), weights)
+    hints = None if color_hints is None else read_hints(color_hints, sketch)
+    return PictureInputs(sketch, found, reference, sketch.doubt(), weights, hints)
 
 
 # ----------------------------------------------------------------------------- references, resized

@@ -20,9 +20,11 @@ from colorize_jax.config.options import SEED
 from colorize_jax.errors import UserError
 from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
+from colorize_jax.inference.hints import ColorMap, Hints, at_latents, fit_color_map
 from colorize_jax.inference.inputs import (
     BUILT_IN,
     Extractors,
+    HintsLike,
     PictureInputs,
     PictureLike,
     ReferenceInputs,
@@ -77,6 +79,7 @@ class ColorizePipeline:
         self._tokenizer_path = tokenizer
         self._tokenizer: Tokenizer | None = None
         self._embeddings: dict[str, np.ndarray] = {}
+        self._color_map: ColorMap | None = None
         self._merged: tuple[dict[str, float], Params] | None = None
         self.system, self.defaults = networks.system, networks.defaults
 
@@ -89,6 +92,7 @@ class ColorizePipeline:
         sketch_mask: PictureLike | Sequence[PictureLike] | None = None,
         reference_mask: PictureLike | Sequence[PictureLike] | None = None,
         background: PictureLike | Sequence[PictureLike] | None = None,
+        color_hints: HintsLike | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Image.Image]:
         """Colour sketches.
@@ -102,6 +106,7 @@ class ColorizePipeline:
             sketch_mask: foreground of the sketch, for each where there are several.
             reference_mask: foreground of the reference, likewise.
             background: in the place of the references' own, one for all or for each.
+            color_hints: of all sketches, see `hints.read_hints`.
             seeds: one for each picture; by default the options' seed for all.
 
         Returns:
@@ -112,7 +117,7 @@ class ColorizePipeline:
         """
         options = (options or self.defaults).with_seed()
         pictures = self._read_all(
-            sketch, reference, options, sketch_mask, reference_mask, background
+            sketch, reference, options, sketch_mask, reference_mask, background, color_hints
         )
         seeds = [options.seed] * len(pictures) if seeds is None else list(seeds)
         if len(seeds) != len(pictures) or not all(0 <= seed <= SEED.high for seed in seeds):
@@ -161,13 +166,16 @@ class ColorizePipeline:
         reference: ReferenceInputs | None,
         options: InferenceOptions,
         mask: PictureLike | None = None,
+        color_hints: HintsLike | None = None,
     ) -> PictureInputs:
         """Read a sketch that will take its colours from a reference that is read.
 
         Raises:
             UserError: it is unreadable, or its size is out of range.
         """
-        return host.read_sketch(sketch, reference, self.system, options, mask, self._extractors)
+        return host.read_sketch(
+            sketch, reference, self.system, options, mask, self._extractors, color_hints
+        )
 
     def _read_all(
         self,
@@ -177,6 +185,7 @@ class ColorizePipeline:
         mask: Any,
         reference_mask: Any,
         background: Any,
+        color_hints: HintsLike | None,
     ) -> list[PictureInputs]:
         sketches, masks = host.sequence(sketch), host.paired(mask, sketch, "sketch masks")
         references = host.sequence(reference)
@@ -199,7 +208,7 @@ class ColorizePipeline:
             sketches, masks = sketches * count, masks * count
         read = read * count if len(read) == 1 else read
         return [
-            self.read_sketch(s, r, options, m)
+            self.read_sketch(s, r, options, m, color_hints)
             for s, r, m in zip(sketches, read, masks, strict=True)
         ]
 
@@ -253,6 +262,7 @@ class ColorizePipeline:
             hints=programs.encode_sketches(system, params, sketches),
             blank_hints=blank,
             sketch_mask=masks,
+            color_hints=self._color_hints(pictures),
         )
         if pictures[0].reference is None:
             return inputs
@@ -262,6 +272,19 @@ class ColorizePipeline:
             inputs = inputs.replace(region_weights=found[0], region_strengths=found[1])
         inputs = inputs.replace(context=self._context(references, options, batch))
         return self._with_latents(inputs, references, options, sketches.shape[1:3])
+
+    def _color_hints(self, pictures: Sequence[PictureInputs]) -> Hints | None:
+        """The hints of a batch; the map of colours is fitted to the autoencoder once."""
+        if all(picture.color_hints is None for picture in pictures):
+            return None
+        if self._color_map is None:
+            params = self.networks.params("vae")
+            self._color_map = fit_color_map(
+                lambda image: programs.encode_images(self.system, params, image), self.system.cell
+            )
+        found = [picture.color_hints for picture in pictures]
+        shape = pictures[0].sketch.tensor.shape[:2]
+        return Hints(*at_latents(found, shape, self.system.cell), self._color_map)
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
