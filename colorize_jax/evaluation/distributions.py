@@ -105,7 +105,9 @@ def kernel_distance(
     _check(features_a, features_b, rows=max(2, subset_size), remedy="lower subset_size, or ")
     random = np.random.RandomState(seed)
     distances = []
-    for _ in range(num_subsets):
+    # Where each subset is the whole set, one says all.
+    whole = subset_size == len(features_a) == len(features_b)
+    for _ in range(1 if whole else num_subsets):
         a, b = (
             np.asarray(set_[random.choice(len(set_), subset_size, replace=False)], np.float64)
             for set_ in (features_a, features_b)
@@ -148,8 +150,20 @@ def _gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     covariance = np.zeros((width, width))
     for block in _blocks(features):
         covariance += (block - mean).T @ (block - mean)
-    values, vectors = linalg.eigh(covariance / (count - 1), check_finite=False)
-    return mean, np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
+    return mean, _root(covariance / (count - 1))
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """P (R, D) with P'P = covariance, of its rank R: Cholesky's root with the largest pivot first.
+
+    What is left of a covariance without full rank is rounding, and is left out.
+    """
+    factor, order, rank, info = linalg.lapack.dpstrf(covariance)
+    if info < 0:
+        raise ValueError(f"argument {-info} of the Cholesky factorization is illegal")
+    root = np.empty((rank, len(covariance)))
+    root[:, order - 1] = np.triu(factor)[:rank]
+    return root
 
 
 def _cubic_kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:

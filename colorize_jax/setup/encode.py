@@ -40,6 +40,7 @@ from data.encoded.shards import (
     Shard,
     ShardWriter,
     is_written,
+    local_folder,
     plan,
     read_manifest,
     write_json,
@@ -101,7 +102,7 @@ def encode_set(
         UserError: bad options, weights or pictures, another set in the folder, or too little disk.
     """
     try:
-        _encode_set(config, Path(output).absolute(), options, only_estimate)
+        _encode_set(config, local_folder(output), options, only_estimate)
     except DataError as error:
         raise UserError(str(error)) from error
 

@@ -23,6 +23,7 @@ PICTURES = ("sketch", "sketch_mask")
 NUMBERS = ("size", "aesthetic_score")
 _SCALE = "_scale"
 _HALVES = {MOMENTS: 2}  # means and log variances
+_LEAST = np.finfo(np.float16).tiny  # scale of a token of zeros
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "int8": 1}
 
 
@@ -76,19 +77,20 @@ def record_bytes(shapes: Mapping[str, tuple[int, ...]], precision: str) -> dict[
     for name in ENCODINGS:
         *places, channels = shapes[name]
         count = int(np.prod(places))
-        scales = 4 * count * _HALVES.get(name, 1) if precision == "int8" else 0
+        scales = 2 * count * _HALVES.get(name, 1) if precision == "int8" else 0
         sizes[name] = count * channels * _BYTES[precision] + scales
     return sizes
 
 
 def _quantize(values: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """(…, C) float32 -> int8, and (…, groups) float32 scales."""
+    """(…, C) float32 -> int8, and (…, groups) float16 scales."""
     parts = values.reshape(*values.shape[:-1], groups, -1)
-    scale = np.abs(parts).max(axis=-1, keepdims=True) / 127
-    scale = np.where(scale > 0, scale, 1).astype(np.float32)
-    return np.rint(parts / scale).astype(np.int8).reshape(values.shape), scale[..., 0]
+    scale = (np.abs(parts).max(axis=-1, keepdims=True) / 127).astype(np.float16)
+    scale = np.maximum(scale, _LEAST)
+    steps = np.rint(parts / scale.astype(np.float32)).clip(-127, 127)
+    return steps.astype(np.int8).reshape(values.shape), scale[..., 0]
 
 
 def _dequantize(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     parts = values.reshape(*values.shape[:-1], scale.shape[-1], -1)
-    return (parts * scale[..., None]).reshape(values.shape)
+    return (parts * scale[..., None].astype(np.float32)).reshape(values.shape)

@@ -19,6 +19,7 @@ import pyarrow as pa
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from data.errors import DataError
+from data.sources.files import is_remote
 
 FORMAT = "colorize-jax encodings 1"
 MANIFEST = "manifest.json"
@@ -129,6 +130,20 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def local_folder(root: str | os.PathLike) -> Path:
+    """The folder of a set.
+
+    Raises:
+        DataError: it lies in a bucket.
+    """
+    if is_remote(root):
+        raise DataError(
+            f"got encodings at {root}, expected a folder on a disk, which is all that the reader "
+            "of ArrayRecord files knows; mount the bucket or copy the shards"
+        )
+    return Path(root).absolute()
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

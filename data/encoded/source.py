@@ -10,7 +10,7 @@ import pyarrow as pa
 from grain.sources import ArrayRecordDataSource
 
 from data.encoded.arrays import unpack
-from data.encoded.shards import TRAIN, read_manifest, read_shards
+from data.encoded.shards import TRAIN, local_folder, read_manifest, read_shards
 from data.errors import DataError, PictureError
 from data.records import Record, checked_index
 from data.sources.mixture import MixedSource
@@ -42,7 +42,7 @@ class EncodedSource:
     reference_rate = 0.0
 
     def __init__(self, root: str | Path, split: str = TRAIN, token_dtype: str = "bfloat16") -> None:
-        self.root, self.split, self.token_dtype = Path(root).absolute(), split, token_dtype
+        self.root, self.split, self.token_dtype = local_folder(root), split, token_dtype
         self.manifest = read_manifest(self.root)
         self._open()
 

@@ -107,7 +107,8 @@ def read_range(path: str, start: int, length: int) -> bytes:
     if not is_remote(path):
         with open(path, "rb") as file:
             file.seek(start)
-            return file.read(length)
+            # Room for all of `length` would be made first, however short the file is.
+            return file.read(min(length, max(0, os.fstat(file.fileno()).st_size - start)))
     fs, inner = _driver(path)
     try:
         return fs.cat_file(inner, start=start, end=start + length)

@@ -39,6 +39,15 @@ def test_both_roots_of_the_covariance_agree():
     assert frechet_distance(a, b) == pytest.approx(frechet_distance(*wide), rel=1e-9)
 
 
+def test_columns_that_depend_on_each_other():
+    """Their covariance has no full rank: a column twice is one that is longer by sqrt(2)."""
+    a, b = (np.float64(x) for x in two_sets(200, 220, 12))
+    twice = [np.concatenate([x, x[:, :1], 0 * x[:, :2] + 3], axis=1) for x in (a, b)]
+    for x in (a, b):
+        x[:, 0] *= np.sqrt(2)
+    assert frechet_distance(*twice) == pytest.approx(frechet_distance(a, b), rel=1e-6)
+
+
 def test_kernel_distance_by_hand():
     """Kernels (xy + 1)^3: 1 within {0, 1}, 27 within {1, 2}, (1 + 1 + 8 + 27) / 4 across."""
     a, b = np.array([[0.0], [1]]), np.array([[1.0], [2]])

@@ -1,7 +1,9 @@
 """Pictures encoded once: by the real command, and the real train.py from what it wrote."""
 
 import json
+import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -217,15 +219,16 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(whole, tmp_path):
     root, flags = whole
     command = [sys.executable, "-m", "colorize_jax", "encode", f"--config={CONFIG}"]
     command += [f"--output={tmp_path / 'set'}", *flags, *RUN]
+    environment = os.environ | {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     rng = np.random.default_rng(0)
     for _ in range(5):
-        process = subprocess.Popen(command, cwd=ROOT)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
         while process.poll() is None and not (tmp_path / "set" / "manifest.json").exists():
             time.sleep(0.05)
         time.sleep(rng.uniform(0, 3))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+    assert subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0
     assert contents(tmp_path / "set") == contents(root)
 
 
@@ -235,6 +238,24 @@ def test_processes_take_shares_that_make_up_the_whole(whole, tmp_path, monkeypat
     for index in (1, 0):
         monkeypatch.setattr(jax, "process_index", lambda index=index: index)
         assert run(tmp_path / "set", *flags, *RUN) == 0
+    assert contents(tmp_path / "set") == contents(root)
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_whole(whole, tmp_path):
+    root, flags = whole
+    with socket.socket() as connection:
+        connection.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{connection.getsockname()[1]}"
+    command = [sys.executable, "-m", "colorize_jax", "encode", f"--config={CONFIG}", *flags, *RUN]
+    command += [f"--output={tmp_path / 'set'}", f"--coordinator={address}", "--num_processes=2"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+    environment["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+    processes = [
+        subprocess.Popen([*command, f"--process_id={i}"], cwd=ROOT, env=environment)
+        for i in range(2)
+    ]
+    assert [process.wait() for process in processes] == [0, 0]
     assert contents(tmp_path / "set") == contents(root)
 
 

@@ -55,11 +55,11 @@ def test_int8_has_a_scale_a_token():
         parts = record[name].reshape(*record[name].shape[:-1], groups, -1)
         step = np.abs(parts).max(axis=-1, keepdims=True) / 127
         difference = np.abs(found[name].reshape(parts.shape) - parts)
-        assert (difference <= 0.501 * step).all()
+        assert (difference <= 0.57 * step).all()  # half a step, and 127 roundings of the scale
     assert record_bytes(SHAPES, "int8") == {
-        "moments": 4 * 6 * (8 + 2 * 4),
-        "clip_tokens": 5 * (12 + 4),
-        "tagger_tokens": 4 * (16 + 4),
+        "moments": 4 * 6 * (8 + 2 * 2),
+        "clip_tokens": 5 * (12 + 2),
+        "tagger_tokens": 4 * (16 + 2),
     }
 
 
@@ -171,6 +171,8 @@ def test_mixtures(tmp_path):
 def test_what_is_no_whole_set_is_one_line(tmp_path):
     with pytest.raises(DataError, match=r"without a manifest\.json of"):
         EncodedSource(tmp_path)
+    with pytest.raises(DataError, match="got encodings at gs://set, expected a folder on a disk"):
+        EncodedSource("gs://set")
     parts = write_set(tmp_path / "set")
     with pytest.raises(DataError, match="without pictures that are held out"):
         EncodedSource(tmp_path / "set", shards.HELD_OUT)
