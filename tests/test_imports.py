@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 BASICS = {"errors", "types"}
 NETWORKS = {"models", "models.frozen", "nn"}
-INFERENCE = {"inference", "inference.pictures", "inference.text"}
+INFERENCE = {"inference", "inference.controls", "inference.pictures", "inference.text"}
 IO = {"io", "io.formats", "io.pipelines", "io.published", "io.runs"}
 TRAINING = {"training", "training.losses", "training.monitoring"}
 READING = {"data.errors", "data.pictures"}  # colouring reads pictures as training does
@@ -83,6 +83,7 @@ ALLOWED: dict[str, set[str]] = {
     "training.monitoring": BASICS | {"training"},
     "inference.pictures": BASICS | READING,
     "inference.text": BASICS | {"config"},
+    "inference.controls": BASICS | {"config", "inference.pictures"},
     "inference": BASICS
     | NETWORKS
     | READING
@@ -91,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
         "config",
         "diffusion",
         "diffusion.samplers",
+        "inference.controls",
         "inference.pictures",
         "inference.text",
         "io.formats",
@@ -101,6 +103,7 @@ ALLOWED: dict[str, set[str]] = {
     | INFERENCE
     | DATA
     | {"config", "evaluation", "io.formats", "models.frozen"},
+    "looking": BASICS | INFERENCE | {"diffusion", "evaluation", "nn", "rng"},
     # ---------------------------------------------------------------------------- composition
     "setup": BASICS
     | NETWORKS
@@ -149,6 +152,7 @@ ALLOWED: dict[str, set[str]] = {
         "config",
         "evaluation",
         "evaluation.protocols",
+        "looking",
         "models",
         "setup",
         "verify",
@@ -160,12 +164,11 @@ ALLOWED: dict[str, set[str]] = {
 INFERENCE_LAYERS = (
     ("options", "denoiser"),
     ("system",),
-    ("hints", "scenes"),
     ("sampling",),
     ("inputs",),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),
-    ("looking", "metadata"),
+    ("metadata",),
     ("jobs",),
 )
 

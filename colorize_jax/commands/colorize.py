@@ -167,9 +167,9 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
     """
     from colorize_jax.commands.option_flags import options_from_flags
     from colorize_jax.errors import UserError
+    from colorize_jax.inference.controls.scenes import Scene
     from colorize_jax.inference.metadata import read_metadata
     from colorize_jax.inference.options import InferenceOptions, read_options
-    from colorize_jax.inference.scenes import Scene
 
     given: dict[str, Any] = {}
     args.reference, args.scene = _references(args)
@@ -198,7 +198,7 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
 def _references(args: argparse.Namespace) -> tuple[str | None, Any]:
     """The one reference, or several as a scene."""
     from colorize_jax.errors import UserError
-    from colorize_jax.inference.scenes import RegionReference, Scene
+    from colorize_jax.inference.controls.scenes import RegionReference, Scene
 
     if args.hint and args.hints:
         raise UserError(

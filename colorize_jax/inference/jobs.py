@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colorize_jax.errors import UserError
+from colorize_jax.inference.controls.scenes import Scene
 from colorize_jax.inference.inputs import PictureInputs, ReferenceInputs
 from colorize_jax.inference.metadata import PictureMetadata, save_png
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
-from colorize_jax.inference.scenes import Scene
 from colorize_jax.io.formats.atomic import NOTHING, Reads
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm")

@@ -8,6 +8,7 @@ compiled programs (`programs`), which this module calls.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from colorize_jax.config.options import SEED
 from colorize_jax.errors import UserError
 from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
-from colorize_jax.inference.hints import ColorMap, Hints, at_latents, fit_color_map
+from colorize_jax.inference.controls.hints import ColorMap, Hints, fit_color_map, make_hints
+from colorize_jax.inference.controls.scenes import latent_weights
 from colorize_jax.inference.inputs import (
     BUILT_IN,
     Extractors,
@@ -55,8 +56,6 @@ ENCODERS = (
     "background_encoder",
     "vae",
 )
-# What tells a colorizer from another one; the encoders belong to it.
-MADE_BY = ("unet", "sketch_encoder", "reference_projection", "background_encoder")
 
 
 class ColorizePipeline:
@@ -120,11 +119,7 @@ class ColorizePipeline:
             sketch, reference, options, sketch_mask, reference_mask, background, color_hints
         )
         seeds = [options.seed] * len(pictures) if seeds is None else list(seeds)
-        if len(seeds) != len(pictures) or not all(0 <= seed <= SEED.high for seed in seeds):
-            raise UserError(
-                f"got seeds {seeds} for {len(pictures)} pictures, expected one from 0 to "
-                f"{SEED.high} for each"
-            )
+        host.check_seeds(seeds, len(pictures))
         by_size: dict[tuple[int, ...], list[int]] = {}
         for i, picture in enumerate(pictures):
             by_size.setdefault(picture.sketch.tensor.shape, []).append(i)
@@ -133,11 +128,6 @@ class ColorizePipeline:
             made = self.color([pictures[i] for i in rows], options, [seeds[i] for i in rows])
             results |= zip(rows, made, strict=True)
         return [results[i] for i in range(len(pictures))]
-
-    def fingerprint(self) -> dict[str, str]:
-        """Tell what colours from other weights, wherever they lie: network -> digest."""
-        names = [name for name in MADE_BY if name in self.networks]
-        return self.networks.fingerprint(*names)
 
     # ---------------------------------------------------------------------------- preprocessing
 
@@ -267,7 +257,8 @@ class ColorizePipeline:
         if pictures[0].reference is None:
             return inputs
         references = host.unique_references(pictures)
-        found = host.latent_weights(pictures, system.cell)
+        scenes = [None if p.weights is None else (p.weights, p.reference.scene) for p in pictures]
+        found = latent_weights(scenes, system.cell)
         if found is not None:
             inputs = inputs.replace(region_weights=found[0], region_strengths=found[1])
         inputs = inputs.replace(context=self._context(references, options, batch))
@@ -275,16 +266,14 @@ class ColorizePipeline:
 
     def _color_hints(self, pictures: Sequence[PictureInputs]) -> Hints | None:
         """The hints of a batch; the map of colours is fitted to the autoencoder once."""
-        if all(picture.color_hints is None for picture in pictures):
-            return None
-        if self._color_map is None:
-            params = self.networks.params("vae")
-            self._color_map = fit_color_map(
-                lambda image: programs.encode_images(self.system, params, image), self.system.cell
-            )
         found = [picture.color_hints for picture in pictures]
-        shape = pictures[0].sketch.tensor.shape[:2]
-        return Hints(*at_latents(found, shape, self.system.cell), self._color_map)
+        if all(one is None for one in found):
+            return None
+        shape, cell = pictures[0].sketch.tensor.shape[:2], self.system.cell
+        if self._color_map is None:
+            encode = partial(programs.encode_images, self.system, self.networks.params("vae"))
+            self._color_map = fit_color_map(encode, cell)
+        return make_hints(found, shape, cell, self._color_map)
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from colorize_jax.diffusion import samplers
 from colorize_jax.diffusion.guidance import reference_active
 from colorize_jax.diffusion.schedule import sigma_to_t, t_to_sigma
+from colorize_jax.inference.controls.hints import Hints
 from colorize_jax.inference.denoiser import (
     GuidanceScales,
     ProjectedConditions,
     make_predict,
     project_conditions,
 )
-from colorize_jax.inference.hints import Hints
 from colorize_jax.inference.system import System
 from colorize_jax.models.background_encoder import NORMED
 from colorize_jax.models.unet_controls import Controls

@@ -158,10 +158,20 @@ def read_hints(
     return colors, mask
 
 
-def at_latents(
-    hints: Sequence[tuple[np.ndarray, np.ndarray] | None], shape: tuple[int, int], cell: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Colours, mask and places of `Hints`; None: a picture without hints."""
+def make_hints(
+    hints: Sequence[tuple[np.ndarray, np.ndarray] | None],
+    shape: tuple[int, int],
+    cell: int,
+    color_map: ColorMap,
+) -> Hints:
+    """Bring the hints of a batch to the latents' resolution.
+
+    Args:
+        hints: of every picture colours and mask of `read_hints`, or None: it has none.
+        shape: (H, W) of the canvas.
+        cell: px of a latent.
+        color_map: of the autoencoder.
+    """
     size = len(hints), shape[0] // cell, shape[1] // cell
     colors = np.zeros((*size, 3), np.float32)
     masks = np.zeros((*size, 1), np.float32)
@@ -175,7 +185,7 @@ def at_latents(
         covered = mask.mean(axis=(1, 3))
         colors[i] = color.mean(axis=(1, 3)) / np.maximum(covered, 1e-6)
         masks[i] = np.minimum(1, 2 * covered)  # of a cell that a hint half covers it is the colour
-    return colors, masks, _places(masks.reshape(len(hints), -1))
+    return Hints(colors, masks, _places(masks.reshape(len(hints), -1)), color_map)
 
 
 def _places(masks: np.ndarray) -> np.ndarray:
