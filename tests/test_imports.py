@@ -35,11 +35,12 @@ DATA = READING | {
 ALLOWED: dict[str, set[str]] = {
     # ------------------------------------------------- records and pictures: neither JAX nor ours
     "data.errors": set(),
+    "data.outputs": {"data.errors"},
     "data.records": set(),
     "data.pictures": {"data.errors"},
     "data.illustrations.canvas": set(),
     "data.illustrations.parts": {"data.illustrations.canvas"},
-    "data.illustrations": {"data.errors", "data.records", *DRAWING},
+    "data.illustrations": {"data.errors", "data.outputs", "data.records", *DRAWING},
     "data.sources": {"data.errors", "data.pictures", "data.records"},
     "data.buckets": {"data.errors"},
     "data.cache": {"data.records"},
@@ -48,7 +49,8 @@ ALLOWED: dict[str, set[str]] = {
     "data.encoded": {"data.errors", "data.loader", "data.records", "data.sources"},
     "data.prepare.models": {"data.errors"},
     "data.prepare": {"data.errors", "data.pictures", "data.prepare.models", "data.sources"},
-    "data.check": DATA - {"data.cache", "data.encoded", "data.illustrations", "data.loader"},
+    "data.check": (DATA | {"data.outputs"})
+    - {"data.cache", "data.encoded", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows
     "errors": set(),
     "types": set(),
@@ -82,7 +84,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"conditioning", "config", "diffusion", "rng", "sharding", "training.losses"},
     "training.monitoring": BASICS | {"training"},
     "inference.pictures": BASICS | READING,
-    "inference.text": BASICS | {"config"},
+    "inference.text": BASICS | {"config", "models.frozen"},
     "inference.controls": BASICS | {"config", "inference.pictures"},
     "inference": BASICS
     | NETWORKS
@@ -143,6 +145,10 @@ ALLOWED: dict[str, set[str]] = {
         "setup",
         "sharding",
     },
+    # ---------------------------------------------------------------------------- over the network
+    "client": set(),
+    "studio": BASICS | READING | INFERENCE | {"config", "diffusion.samplers", "io.formats"},
+    "studio.page": BASICS | READING | INFERENCE | {"config", "io.formats", "studio"},
     "commands": BASICS
     | INFERENCE
     | IO
@@ -155,8 +161,11 @@ ALLOWED: dict[str, set[str]] = {
         "looking",
         "models",
         "setup",
+        "studio",
+        "studio.page",
         "verify",
     },
+    "commands.weights": BASICS | IO | {"commands", "setup"},
     "__main__": {"commands"},
 }
 

@@ -19,11 +19,12 @@ COMMANDS = {
     "ablate": "ablate",
     "tags": "tags",
     "encode": "encode",
-    "import": "import_weights",
-    "export": "export_weights",
-    "inspect": "inspect_weights",
+    "import": "weights.import_weights",
+    "export": "weights.export_weights",
+    "inspect": "weights.inspect_weights",
     "verify": "verify",
     "benchmark": "benchmark",
+    "studio": "studio",
 }
 
 INTERRUPTED_STATUS = 130

@@ -7,7 +7,7 @@ Preprocess, encode, denoise, decode: the host prepares arrays (`inputs`), and th
 compiled programs (`programs`), which this module calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
 from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
@@ -42,8 +43,7 @@ from colorize_jax.inference.program_options import (
 )
 from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import Networks, System
-from colorize_jax.inference.text.directions import TextDirections, make_directions
-from colorize_jax.inference.text.tokenizer import Tokenizer
+from colorize_jax.inference.text.texts import Texts
 from colorize_jax.nn.lora import merge_loras
 from colorize_jax.types import Array, Params
 
@@ -56,6 +56,8 @@ ENCODERS = (
     "background_encoder",
     "vae",
 )
+# (evaluations of the UNet done, latents (B, h, w, C) so far, how many in all, if known) -> nothing
+Watch = Callable[[int, Array, int | None], None]
 
 
 class ColorizePipeline:
@@ -75,9 +77,7 @@ class ColorizePipeline:
     ):
         """Use networks that are opened, extractors, and the folder of CLIP's tokenizer."""
         self.networks, self._extractors = networks, extractors
-        self._tokenizer_path = tokenizer
-        self._tokenizer: Tokenizer | None = None
-        self._embeddings: dict[str, np.ndarray] = {}
+        self._texts = Texts(tokenizer, networks.system.clip_text, self._embed)
         self._color_map: ColorMap | None = None
         self._merged: tuple[dict[str, float], Params] | None = None
         self.system, self.defaults = networks.system, networks.defaults
@@ -145,7 +145,7 @@ class ColorizePipeline:
         """
         host.check_reference(reference, options)
         check_parts(self.system, options)
-        self._tokenize(options)
+        self._texts.tokenize(options.text)
         if options.unconditional:
             return None
         return host.read_reference(reference, options, mask, self._extractors, background)
@@ -205,7 +205,11 @@ class ColorizePipeline:
     # -------------------------------------------------------------------------------- colouring
 
     def color(
-        self, pictures: Sequence[PictureInputs], options: InferenceOptions, seeds: Sequence[int]
+        self,
+        pictures: Sequence[PictureInputs],
+        options: InferenceOptions,
+        seeds: Sequence[int],
+        watch: Watch | None = None,
     ) -> list[Image.Image]:
         """Colour pictures of one size.
 
@@ -213,13 +217,14 @@ class ColorizePipeline:
             pictures: read with the same options.
             options: the controls.
             seeds: one for each picture, 0..2^32 - 1.
+            watch: see `denoise`.
         """
         with self.networks.on_devices():
             inputs = self.condition(pictures, options, seeds)
             if options.low_memory:
                 inputs = jax.block_until_ready(inputs)
                 self.networks.free(*ENCODERS)
-            latents = self.denoise(inputs, options)
+            latents = self.denoise(inputs, options, watch)
             if options.low_memory:
                 latents = jax.block_until_ready(latents)
                 self.networks.free("unet")
@@ -282,7 +287,7 @@ class ColorizePipeline:
 
         Where pictures have different numbers of references, the last is repeated: nothing reads it.
         """
-        encoders, directions = self.system.encoders, self._directions(options)
+        encoders, directions = self.system.encoders, self._texts.directions(options.text)
         params = self.networks.params("clip_vision", "tagger", "reference_projection")
 
         def encode(images: Sequence[np.ndarray]) -> Array:
@@ -300,37 +305,10 @@ class ColorizePipeline:
             context = jnp.concatenate([context, encode(backgrounds)], axis=1)
         return jnp.broadcast_to(context, (batch, *context.shape[1:]))
 
-    def _directions(self, options: InferenceOptions) -> TextDirections | None:
-        """Where texts lead the reference's tokens; each text is embedded once."""
-        if not options.text:
-            return None
-        ids = self._tokenize(options)
-        new = [text for text in ids if text not in self._embeddings]
-        if new:
-            params = self.networks.params("clip_text")
-            for text in new:
-                (embedding,) = programs.encode_texts(self.system, params, np.int32([ids[text]]))
-                self._embeddings[text] = np.asarray(embedding)
-        return make_directions(options.text, self._embeddings)
-
-    def _tokenize(self, options: InferenceOptions) -> dict[str, list[int]]:
-        """Text -> tokens, of all that options want to be read.
-
-        Raises:
-            UserError: there is no tokenizer, it is not the tower's, or a text is too long.
-        """
-        texts = dict.fromkeys(text for one in options.text for text in one.texts)
-        if not texts:
-            return {}
-        tower = self.system.clip_text
-        if self._tokenizer_path is None:
-            raise UserError(
-                "got text without a tokenizer, expected the folder of CLIP's (tokenizer.json, or "
-                "vocab.json and merges.txt); name it with --tokenizer"
-            )
-        if self._tokenizer is None:
-            self._tokenizer = Tokenizer(self._tokenizer_path, tower.end_token)
-        return {text: self._tokenizer(text, tower.context_length) for text in texts}
+    def _embed(self, ids: list[int]) -> np.ndarray:
+        """Embedding (C,) of a text's tokens by CLIP's text tower."""
+        params = self.networks.params("clip_text")
+        return np.asarray(programs.encode_texts(self.system, params, np.int32([ids]))[0])
 
     def _with_latents(
         self,
@@ -370,14 +348,27 @@ class ColorizePipeline:
         )
         return inputs.replace(bank=bank)
 
-    def denoise(self, inputs: SamplingInputs, options: InferenceOptions) -> Array:
-        """Run the loop: scaled latents (B, h, w, C) of conditioned pictures."""
+    def denoise(
+        self, inputs: SamplingInputs, options: InferenceOptions, watch: Watch | None = None
+    ) -> Array:
+        """Run the loop: scaled latents (B, h, w, C) of conditioned pictures.
+
+        Args:
+            inputs: of the pictures.
+            options: the controls.
+            watch: called after every evaluation of the UNet; what it raises ends the loop there.
+        """
         traced = make_traced_options(self.system, options)
         system, params = self._unet(options)
         if options.merge_loras:
             traced = traced.replace(lora_scales={})
         static = make_static_options(self.system, options, inputs.context is not None)
-        return programs.denoise(system, static, params, inputs, traced)
+        arguments = (system, static, params, inputs, traced)
+        if watch is None:
+            return programs.denoise(*arguments)
+        evaluations = find_sampler(options.sampler).evaluations
+        total = evaluations and evaluations(options.steps)
+        return programs.denoise_by_steps(*arguments, lambda *now: watch(*now, total))
 
     def _unet(self, options: InferenceOptions) -> tuple[System, Params]:
         """The UNet as options want it: with its low-rank additions beside the kernels or inside."""

@@ -5,19 +5,31 @@
     encode_sketches     pixels -> hints
     encode_background   latent and masks -> normed tokens of every decoder block: the plugin's bank
     denoise             all of that -> latents: the whole loop (`sampling`)
+    prepare, begin, advance    the same loop in parts, between which the host may look or stop
     decode              latents -> pixels
 
 Each is compiled once for every shape.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from colorize_jax.diffusion.samplers import Part, Progress
 from colorize_jax.inference.denoiser import BLANK
-from colorize_jax.inference.sampling import sample_latents
+from colorize_jax.inference.sampling import (
+    Prepared,
+    SamplingInputs,
+    StaticOptions,
+    TracedOptions,
+    prepare_steps,
+    sample_latents,
+    sample_part,
+)
 from colorize_jax.inference.system import System
 from colorize_jax.inference.text.directions import TextDirections, manipulate
 from colorize_jax.models.background_encoder import crop_embedding, encode_bank
@@ -83,6 +95,60 @@ def encode_background(
 
 
 denoise = jax.jit(sample_latents, static_argnums=(0, 1))
+prepare = jax.jit(prepare_steps, static_argnums=(0, 1))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def begin(
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+    prepared: Prepared,
+) -> Progress:
+    """The loop before its first evaluation; arguments as for `sampling.sample_part`."""
+    return sample_part(system, static, params, inputs, traced, prepared, Part())[1]
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnames="progress")
+def advance(
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+    prepared: Prepared,
+    progress: Progress,
+    until: Array,
+) -> tuple[Array, Progress]:
+    """Go on until so many evaluations are done: the latents so far, and where the loop stands."""
+    part = Part(progress, until)
+    return sample_part(system, static, params, inputs, traced, prepared, part)
+
+
+def denoise_by_steps(
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+    watch: Callable[[int, Array], None],
+) -> Array:
+    """As `denoise`, one evaluation of the UNet after another; what `watch` raises ends it there.
+
+    Args:
+        system, static, params, inputs, traced: see `sampling.sample_latents`.
+        watch: called after every evaluation with how many are done and the latents so far.
+    """
+    prepared = prepare(system, static, params, inputs, traced)
+    arguments = (system, static, params, inputs, traced, prepared)
+    progress, done = begin(*arguments), 0
+    while progress.going:  # the host waits for the device here
+        done += 1
+        latents, progress = advance(*arguments, progress, np.int32(done))
+        watch(done, jax.block_until_ready(latents))
+    return latents
 
 
 @partial(jax.jit, static_argnums=0)

@@ -124,6 +124,31 @@ class TracedOptions:
     lora_scales: dict[str, Array]
 
 
+@flax.struct.dataclass
+class Prepared:
+    """What is computed once for all steps.
+
+    Attributes:
+        controls: of every forward.
+        conditions: with the context as keys and values.
+    """
+
+    controls: Controls
+    conditions: ProjectedConditions
+
+
+def prepare_steps(
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+) -> Prepared:
+    """Compute what does not change between steps; arguments as for `sample_latents`."""
+    controls = make_controls(system, static, params, inputs, traced)
+    return Prepared(controls, project_inputs(system, params, inputs, traced))
+
+
 def sample_latents(
     system: System,
     static: StaticOptions,
@@ -142,9 +167,31 @@ def sample_latents(
         traced: numbers.
         noise: (B, h, w, C) standard normal to start from; by default from the keys.
     """
+    prepared = prepare_steps(system, static, params, inputs, traced)
+    return sample_part(system, static, params, inputs, traced, prepared, noise=noise)[0]
+
+
+def sample_part(
+    system: System,
+    static: StaticOptions,
+    params: Params,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+    prepared: Prepared,
+    part: samplers.Part | None = None,
+    noise: Array | None = None,
+) -> tuple[Array, samplers.Progress]:
+    """Run a part of the loop; other arguments, the same for all parts: see `sample_latents`.
+
+    Args:
+        prepared: by `prepare_steps`.
+        part: the evaluations to make; None: all.
+
+    Returns:
+        latents (B, h, w, C), the results once the loop is at its end, and where it stands.
+    """
     colorizer, sampler = system.colorizer, samplers.find_sampler(static.sampler)
-    controls = make_controls(system, static, params, inputs, traced)
-    conditions = project_inputs(system, params, inputs, traced)
+    controls, conditions = prepared.controls, prepared.conditions
     shape = (*inputs.hints[0].shape[1:3], colorizer.unet.out_channels)
 
     def predict(noisy: Array, timesteps: Array) -> Array:
@@ -166,7 +213,7 @@ def sample_latents(
     start, fresh = _split_keys(inputs.keys)
     if noise is None:
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(start)
-    latents = samplers.sample(
+    latents, progress = samplers.sample_part(
         sampler,
         _with_hints(
             samplers.make_denoiser(predict, system.schedule, system.prediction_type),
@@ -179,11 +226,12 @@ def sample_latents(
         samplers.noise_from_keys(fresh, shape),
         after_step=None if inputs.background is None else _keep_background(inputs, traced),
         prediction_type=system.prediction_type,
+        part=part,
     )
     if inputs.background is None:
-        return latents
+        return latents, progress
     # Outside the mask there may be noise left: some samplers end at a level above zero.
-    return jnp.where(_inside(inputs, traced), latents, inputs.background)
+    return jnp.where(_inside(inputs, traced), latents, inputs.background), progress
 
 
 def _with_hints(

@@ -8,6 +8,7 @@ something that was meant to be used, 2 where it would not start.
 
 import argparse
 import collections
+import contextlib
 import json
 import os
 import sys
@@ -17,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from PIL import Image
 
 from data.buckets import BucketSampler, scaled_buckets
 from data.check.contact_sheet import contact_sheet
 from data.check.inspection import Finding, alike, equal_files, inspect
 from data.errors import DataError
+from data.outputs import check_output, whole_file
 from data.sources.folders import HARMLESS, FolderSource
 from data.sources.names import suffix
 from data.sources.selection import MASKS, SKETCHES, FolderOptions
@@ -44,6 +47,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument(
         "--contact-sheet", metavar="FILE", help="draw what the trainer gets of some pictures"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace these two files")
     parser.add_argument("--masks", choices=MASKS, default=MASKS[0], help="as data.masks")
     parser.add_argument(
         "--sketches", choices=SKETCHES, default=SKETCHES[0], help="as data.sketches"
@@ -88,8 +92,22 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     report["passed_over"] = [[row["name"], row["problem"]] for row in refused]
     report["passed_over"] += [[name, reason] for name, reason in source.without_sketch()]
     if options.contact_sheet:
-        contact_sheet(source, options.size).save(options.contact_sheet)
+        with _output(options.contact_sheet, options) as place:
+            contact_sheet(source, options.size).save(place, _format(options.contact_sheet))
     return report
+
+
+def _output(path: str, options: argparse.Namespace) -> contextlib.AbstractContextManager[Path]:
+    return whole_file(path, overwrite=options.overwrite, reads=_reads(options))
+
+
+def _reads(options: argparse.Namespace) -> list[str]:
+    return [options.pictures, *(index for index in options.index if os.path.exists(index))]
+
+
+def _format(path: str) -> str:
+    """What Pillow calls the format of a file's suffix, PNG where there is none."""
+    return Image.registered_extensions().get(Path(path).suffix.lower(), "PNG")
 
 
 def _counts(source: FolderSource, options: argparse.Namespace) -> dict[str, Any]:
@@ -191,15 +209,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Check a folder; returns the exit status."""
     options = parse_arguments(arguments)
     try:
+        # What cannot be written is said before hours of reading.
+        for path in filter(None, (options.json, options.contact_sheet)):
+            check_output(path, overwrite=options.overwrite, reads=_reads(options))
         report = check(options)
         if options.json:
-            Path(options.json).write_text(json.dumps(report, indent=1, ensure_ascii=False))
+            with _output(options.json, options) as place:
+                place.write_text(json.dumps(report, indent=1, ensure_ascii=False))
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
-        return ERROR_STATUS
-    except OSError as error:
-        print(f"error: got {error.filename}, which cannot be written ({error.strerror}), expected "
-              "a place to write to; give another", file=sys.stderr)  # fmt: skip
         return ERROR_STATUS
     print(text(report))
     return WRONG_STATUS if is_wrong(report) else 0

@@ -7,7 +7,6 @@ python -m data.illustrations --benchmark
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from data.illustrations.canvas.seeds import example_seed
 from data.illustrations.drawing import PART_NAMES, draw, paint, render
 from data.illustrations.source import CrossPairSource
 from data.illustrations.stored import build
+from data.outputs import check_output, whole_file
 
 _PART_COLORS = np.array(
     [
@@ -49,21 +49,16 @@ def sheet(size: int, count: int) -> Image.Image:
     return Image.fromarray(np.concatenate(rows))
 
 
-def check_new(path: Path, overwrite: bool) -> None:
-    """Raise DataError where a file exists that must not be replaced."""
-    if os.path.lexists(path) and not overwrite:
-        raise DataError(f"got output {path} that exists, expected a new name; or pass --overwrite")
-
-
 def write_example(folder: Path, size: int, seed: int, overwrite: bool = False) -> None:
     """A held-out sketch, a reference of an identity in another geometry, and the right answer."""
     pair = CrossPairSource(seed, 1, size, size)[0]
     names = {"sketch": "sketch", "reference": "reference", "answer": "image"}
     for name in names:
-        check_new(folder / f"{name}.png", overwrite)
+        check_output(folder / f"{name}.png", overwrite=overwrite)
     folder.mkdir(parents=True, exist_ok=True)
     for name, field in names.items():
-        Image.fromarray(pair[field].squeeze()).save(folder / f"{name}.png")
+        with whole_file(folder / f"{name}.png", overwrite=overwrite) as place:
+            Image.fromarray(pair[field].squeeze()).save(place, "PNG")
 
 
 def benchmark(size: int, seconds: float = 3.0) -> float:
@@ -101,8 +96,8 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     """What the options ask for."""
     if options.sheet:
-        check_new(Path(options.sheet), options.overwrite)
-        sheet(options.size, options.count).save(options.sheet)
+        with whole_file(options.sheet, overwrite=options.overwrite) as place:
+            sheet(options.size, options.count).save(place, "PNG")
         print(f"wrote {options.sheet}; parts: {', '.join(PART_NAMES)}")
     if options.build:
         built = build(

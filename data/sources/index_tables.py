@@ -169,7 +169,7 @@ def _column(path: Path, field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedA
         return pa.chunked_array([pa.array(lists, field.type)])
     if field.name == "tags" and pa.types.is_list(column.type):
         return pc.binary_join(column, ", ")
-    if pa.types.is_floating(column.type):
+    if pa.types.is_floating(column.type):  # pandas writes NaN where a table has nothing
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
     try:
         column = column.cast(field.type)
@@ -183,7 +183,8 @@ def _column(path: Path, field: pa.Field, column: pa.ChunkedArray) -> pa.ChunkedA
         row = pc.index(pc.less_equal(column, 0), True).as_py()
         raise _wrong(path, column[row].as_py(), f"{field.name} to be a positive whole number", row)
     if field.name == "aesthetic_score" and pc.all(pc.is_finite(column)).as_py() is False:
-        raise _wrong(path, "a score that is not finite", "aesthetic_score to be a number")
+        row = pc.index(pc.is_finite(column), False).as_py()
+        raise _wrong(path, column[row].as_py(), "aesthetic_score to be a number", row)
     return column
 
 
@@ -248,7 +249,7 @@ def _checked(path: Path, number: int | str, row: Any) -> dict[str, Any]:
     row = {_ALIASES.get(name, name): value for name, value in row.items()}
     if isinstance(number, str):
         row.setdefault("image_path", number)
-    row = {name: row[name] for name in SCHEMA.names if not _is_missing(row.get(name))}
+    row = {name: row[name] for name in SCHEMA.names if row.get(name) is not None}
     name = row.get("image_path")
     if not isinstance(name, str) or not name:
         raise wrong(name, "image_path to be a file name")
@@ -292,10 +293,6 @@ def _references(path: Path, number: int | str, value: Any) -> list[str] | None:
 def _wrong(path: Path, got: object, expected: str, row: int | str | None = None) -> DataError:
     where = path if row is None else f"row {row} of {path}"
     return DataError(f"got {got!r} in {where}, expected {expected}; mend it")
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _whole(value: Any) -> int | None:

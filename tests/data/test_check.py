@@ -77,3 +77,20 @@ def test_errors_are_one_line(tmp_path, root, capsys):
     assert error.startswith("error: got ") and error.count("\n") == 1
     assert main([str(root), "--size=64", f"--json={root}/none/report.json"]) == 2
     assert "cannot be written" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_its_files_replace_nothing_that_is_read_and_obey_overwrite(root, tmp_path_factory, capsys):
+    picture, other = root / "color" / "0.png", tmp_path_factory.mktemp("out") / "report.json"
+    before = picture.read_bytes()
+    for flag in ("--json", "--contact-sheet"):
+        for rest in ((), ("--overwrite",)):
+            assert main([str(root), "--size=64", f"{flag}={picture}", *rest]) == 2
+            error = capsys.readouterr().err
+            assert f"{picture}, which belongs to {root} that this command reads" in error
+            assert error.count("\n") == 1 and picture.read_bytes() == before
+    other.write_text("precious")
+    assert main([str(root), "--size=64", f"--json={other}"]) == 2
+    assert "that exists" in capsys.readouterr().err and other.read_text() == "precious"
+    assert main([str(root), "--size=64", f"--json={other}", "--overwrite"]) == 0
+    assert json.loads(other.read_text())["pictures"] == 8
+    assert [path.name for path in other.parent.iterdir()] == ["report.json"]

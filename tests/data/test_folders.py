@@ -159,7 +159,7 @@ def test_parquet_index(tmp_path):
     with pytest.raises(DataError, match=r"got 0 in row 0.*width to be a positive"):
         read_table(path)
     parquet.write_table(pyarrow.table({"image_path": ["a"], "aesthetic_score": [np.inf]}), path)
-    with pytest.raises(DataError, match="score that is not finite"):
+    with pytest.raises(DataError, match="got inf in row 0 of"):
         read_table(path)
 
 
@@ -463,6 +463,7 @@ def test_members_that_are_no_pictures_to_read(tmp_path, monkeypatch):
         (["a"], "got 'a' in row 0"),
         ([{"width": 3}], "expected image_path to be a file name"),
         ([{"image_path": "a", "width": -3}], "got -3 in row 0.*width to be a positive"),
+        ([{"image_path": "a", "width": float("nan")}], "got nan in row 0.*width to be a positive"),
         ([{"image_path": "a", "height": "9"}], "height to be a positive"),
         ([{"image_path": "a", "aesthetic_score": "good"}], "aesthetic_score to be a number"),
         ([{"image_path": "a", "reference_list": "b"}], "reference_list to be a list"),
@@ -488,6 +489,9 @@ def test_bad_index_files(tmp_path):
     (tmp_path / "lines.jsonl").write_text("{")
     with pytest.raises(DataError, match="not JSON lines"):
         read_table(tmp_path / "lines.jsonl")
+    (tmp_path / "table.csv").write_text("image_path,aesthetic_score\na.png,3\nb.png,inf\n")
+    with pytest.raises(DataError, match=r"got inf in row 1 .*aesthetic_score to be a number"):
+        read_table(tmp_path / "table.csv")
     (tmp_path / "table.csv").write_text("image_path,width\na.png,30\nb.png,\n")
     assert read_table(tmp_path / "table.csv")["width"].to_pylist() == [30, None]
 

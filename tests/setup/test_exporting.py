@@ -10,7 +10,9 @@ from PIL import Image
 from colorize_jax.errors import UserError
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.pipelines.joined import JoinedWeights, find_networks
+from colorize_jax.io.published import torch_names
 from colorize_jax.io.published.checkpoint import open_published
+from colorize_jax.io.published.export import PluginAlone, published_tensors
 from colorize_jax.io.published.importing import import_weights
 from colorize_jax.setup.checkpoints import open_networks
 from colorize_jax.setup.exporting import describe_system, open_system
@@ -79,3 +81,18 @@ def test_without_a_unet_there_is_no_system(tmp_path):
     _weights(tmp_path / "vae", ("vae",))
     with pytest.raises(UserError, match="expected a UNet too"):
         open_system([tmp_path / "vae"])
+
+
+def test_a_plugin_alone_goes_into_its_colorizers_unet(tmp_path):
+    """Module by module, as export reads them."""
+    colorizer = _weights(tmp_path / "a", small_models.COLORIZER)
+    changes = {"loras": small_models.PLUGIN["loras"], "foreground_channels": 4}
+    plugin = PluginAlone(_weights(tmp_path / "b", ("unet", "background_encoder"), unet=changes))
+    joined = JoinedWeights(find_networks([plugin, colorizer], ["b", "a"]))
+    assert {"background_encoder", "unet"} <= set(joined.abstract)
+    base = dict(torch_names.to_torch("unet", colorizer.read("unet")))
+    added = dict(torch_names.to_torch("unet", plugin.read("unet")))
+    found = {tensor.name: np.asarray(tensor) for tensor in published_tensors(joined, "unet")}
+    assert found.keys() == base.keys() | added.keys() and added
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, (base | added)[name])

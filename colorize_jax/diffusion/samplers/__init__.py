@@ -8,7 +8,7 @@ latents = sample(sampler, denoise, noise, plan, noise_from_keys(keys, noise.shap
 
 from colorize_jax.diffusion.samplers.denoisers import make_denoiser
 from colorize_jax.diffusion.samplers.levels import SCHEDULES
-from colorize_jax.diffusion.samplers.loops import AfterStep
+from colorize_jax.diffusion.samplers.loops import AfterStep, Part, Progress
 from colorize_jax.diffusion.samplers.noise import noise_from_keys
 from colorize_jax.diffusion.samplers.registry import (
     AUTOMATIC,
@@ -19,6 +19,7 @@ from colorize_jax.diffusion.samplers.registry import (
     find_schedule,
     make_plan,
     sample,
+    sample_part,
     step_range,
 )
 
@@ -27,7 +28,9 @@ __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "AfterStep",
+    "Part",
     "Plan",
+    "Progress",
     "Sampler",
     "find_sampler",
     "find_schedule",
@@ -35,5 +38,6 @@ __all__ = [
     "make_plan",
     "noise_from_keys",
     "sample",
+    "sample_part",
     "step_range",
 ]

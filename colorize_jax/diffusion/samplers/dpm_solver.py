@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.diffusion.samplers.loops import Run, ancestral_levels, log_level
+from colorize_jax.diffusion.samplers.loops import Outcome, Run, ancestral_levels, log_level, loop
 from colorize_jax.types import Array
 
 # Intermediate evaluations of the rules of order three, as shares of h.
@@ -72,7 +72,7 @@ def _fast_position(k: Array, budget: Array) -> tuple[Array, Array, Array]:
     return interval, stage, order
 
 
-def dpm_fast(run: Run, x: Array) -> Array:
+def dpm_fast(run: Run, x: Array) -> Outcome:
     """`num_steps` evaluations in all, in intervals of order three; fresh noise between (eta 1)."""
     num_intervals = run.num_steps // 3 + 1
     t_start, t_end = log_level(run.sigmas[0]), log_level(run.sigmas[run.num_steps - 1])
@@ -116,14 +116,14 @@ def dpm_fast(run: Run, x: Array) -> Array:
         return jax.lax.switch(jnp.where(stage == order - 1, 1 + order, stage), branches)
 
     start = (x, run.sigmas[0], x, x)
-    return jax.lax.fori_loop(0, run.num_steps, body, start)[0]
+    progress = loop(run, run.num_steps, body, start)
+    return progress.carry[0], progress
 
 
 class _Attempt(NamedTuple):
     """State of `dpm_adaptive`; times have shape () or, with steps for each sample, (B,).
 
     Attributes:
-        k: () evaluations so far, three to an attempted step.
         point, sigma: where the model is evaluated next.
         x, x_previous: the sample at time t, and the lower order's result for it.
         low: the lower order's result of this attempt.
@@ -131,7 +131,6 @@ class _Attempt(NamedTuple):
         t, step_size, accepted: time in lambda, length of the next attempt, steps accepted so far.
     """
 
-    k: Array
     point: Array
     sigma: Array
     x: Array
@@ -155,7 +154,7 @@ def _error(low: Array, high: Array, x_previous: Array, axes: tuple[int, ...]) ->
     return jnp.sqrt(jnp.mean(difference**2, axis=axes))
 
 
-def dpm_adaptive(run: Run, x: Array) -> Array:
+def dpm_adaptive(run: Run, x: Array) -> Outcome:
     """DPM-Solver-12(3): step sizes from the difference of orders two and three; eta 1.
 
     Of the run's levels it uses the largest and the smallest alone and chooses the others itself.
@@ -171,7 +170,7 @@ def dpm_adaptive(run: Run, x: Array) -> Array:
     def unfinished(t):
         return t < t_end - 1e-5
 
-    def body(now: _Attempt) -> _Attempt:
+    def body(k: Array, now: _Attempt) -> _Attempt:
         x = now.x
         t_next = jnp.minimum(t_end, now.t + now.step_size)
         t_down, sigma_up = _ancestral_step(now.t, t_next, t_end)
@@ -209,8 +208,8 @@ def dpm_adaptive(run: Run, x: Array) -> Array:
                 accepted=now.accepted + accept,
             )
 
-        after = jax.lax.switch(now.k % 3, (look_first, look_second, decide))
-        return after._replace(k=now.k + 1)
+        # Three evaluations make an attempted step.
+        return jax.lax.switch(k % 3, (look_first, look_second, decide))
 
     clock = {
         "t": jnp.full(clock_shape, t_start),
@@ -218,10 +217,7 @@ def dpm_adaptive(run: Run, x: Array) -> Array:
         "accepted": jnp.zeros(clock_shape, jnp.int32),
     }
     sigma = jnp.full(clock_shape, run.sigmas[0])
-    start = _Attempt(jnp.int32(0), x, sigma, x, x, low=x, eps=x, **clock)
-
-    def going(now: _Attempt):
-        return unfinished(now.t).any() & (now.k < MAX_EVALUATIONS)
-
-    final = jax.lax.while_loop(going, body, start)
-    return jnp.where(_rows(unfinished(final.t), x), jnp.nan, final.x)
+    start = _Attempt(x, sigma, x, x, low=x, eps=x, **clock)
+    progress = loop(run, MAX_EVALUATIONS, body, start, lambda now: unfinished(now.t).any())
+    final = progress.carry
+    return jnp.where(_rows(unfinished(final.t), x), jnp.nan, final.x), progress

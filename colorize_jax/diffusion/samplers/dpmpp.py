@@ -11,6 +11,7 @@ and higher orders extrapolate x0 from earlier or intermediate predictions. The S
 import jax.numpy as jnp
 
 from colorize_jax.diffusion.samplers.loops import (
+    Outcome,
     Run,
     ancestral_levels,
     log_level,
@@ -25,7 +26,7 @@ def _advance(x: Array, x0: Array, h: Array) -> Array:
     return jnp.exp(-h) * x - jnp.expm1(-h) * x0
 
 
-def dpmpp_2s_ancestral(run: Run, x: Array) -> Array:
+def dpmpp_2s_ancestral(run: Run, x: Array) -> Outcome:
     """Second order, single step: the prediction at the step's middle; fresh noise after it."""
 
     def levels(i):
@@ -43,7 +44,7 @@ def dpmpp_2s_ancestral(run: Run, x: Array) -> Array:
     return run_two_stage_steps(run, x, predict, correct)
 
 
-def dpmpp_sde(run: Run, x: Array) -> Array:
+def dpmpp_sde(run: Run, x: Array) -> Outcome:
     """As 2S, with fresh noise at the middle and at the end: two draws a step."""
 
     def middle_level(i):
@@ -75,7 +76,7 @@ def _step_size(run: Run, i: Array) -> Array:
     return jnp.where(i < 0, 1.0, size)
 
 
-def dpmpp_2m(run: Run, x: Array) -> Array:
+def dpmpp_2m(run: Run, x: Array) -> Outcome:
     """Second order, two-step: x0 extrapolated from the last two predictions."""
 
     def step(i, x, x0, previous):
@@ -87,7 +88,7 @@ def dpmpp_2m(run: Run, x: Array) -> Array:
     return run_steps(run, x, step, memory=jnp.zeros_like(x))
 
 
-def _dpmpp_2m_sde(run: Run, x: Array, solver: str) -> Array:
+def _dpmpp_2m_sde(run: Run, x: Array, solver: str) -> Outcome:
     """Second order, two-step SDE; `solver` is how the slope enters: "midpoint" or "heun"."""
 
     def step(i, x, x0, previous):
@@ -102,17 +103,17 @@ def _dpmpp_2m_sde(run: Run, x: Array, solver: str) -> Array:
     return run_steps(run, x, step, memory=jnp.zeros_like(x))
 
 
-def dpmpp_2m_sde(run: Run, x: Array) -> Array:
+def dpmpp_2m_sde(run: Run, x: Array) -> Outcome:
     """The SDE form of `dpmpp_2m`, midpoint rule."""
     return _dpmpp_2m_sde(run, x, "midpoint")
 
 
-def dpmpp_2m_sde_heun(run: Run, x: Array) -> Array:
+def dpmpp_2m_sde_heun(run: Run, x: Array) -> Outcome:
     """The SDE form of `dpmpp_2m`, Heun's rule."""
     return _dpmpp_2m_sde(run, x, "heun")
 
 
-def dpmpp_3m_sde(run: Run, x: Array) -> Array:
+def dpmpp_3m_sde(run: Run, x: Array) -> Outcome:
     """Third order, three-step SDE; second and first order where the history is still short."""
 
     def step(i, x, x0, history):

@@ -1,10 +1,10 @@
 """Euler's rule, with and without fresh noise (Karras et al. 2022, algorithm 2; k-diffusion)."""
 
-from colorize_jax.diffusion.samplers.loops import Run, ancestral_levels, run_steps
+from colorize_jax.diffusion.samplers.loops import Outcome, Run, ancestral_levels, run_steps
 from colorize_jax.types import Array
 
 
-def euler(run: Run, x: Array) -> Array:
+def euler(run: Run, x: Array) -> Outcome:
     """dx/dsigma = (x - x0) / sigma, followed for one straight step."""
 
     def step(i, x, x0, _):
@@ -14,7 +14,7 @@ def euler(run: Run, x: Array) -> Array:
     return run_steps(run, x, step)
 
 
-def euler_ancestral(run: Run, x: Array) -> Array:
+def euler_ancestral(run: Run, x: Array) -> Outcome:
     """Euler's step below the next level, then fresh noise up to it."""
 
     def step(i, x, x0, _):

@@ -2,6 +2,7 @@
 
 The loop contains the only call of the model, so that a network is traced once whatever the sampler.
 The number of steps is traced: another one, within the length of `sigmas`, needs no recompilation.
+It runs as a whole, or in parts, between which the host has the state in its hands (`Progress`).
 
 Samplers work in the "variance exploding" scale of Karras et al. 2022, x = z_0 + sigma * noise, and
 see the model as `denoise(x, sigma) -> x0`, the expected clean latents.
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -22,6 +24,34 @@ Denoise = Callable[[Array, Array], Array]
 NoiseFn = Callable[[Array], Array]
 # (x (B, ...), its sigma () or (B,), number of the finished step, same shape) -> x
 AfterStep = Callable[[Array, Array, Array], Array]
+
+
+@flax.struct.dataclass
+class Progress:
+    """A loop that is on its way: all that its next part needs.
+
+    Attributes:
+        done: () int32 evaluations of the model so far.
+        going: () bool, whether more are to come.
+        carry: the sampler's own state.
+    """
+
+    done: Array
+    going: Array
+    carry: Any
+
+
+@flax.struct.dataclass
+class Part:
+    """Some evaluations of a loop; first and last are traced, so that all parts are one program.
+
+    Attributes:
+        progress: where to go on; None: nowhere yet, and the part makes no evaluation.
+        until: () int32 number of evaluations after which to stop.
+    """
+
+    progress: Progress | None = None
+    until: Array | int = 0
 
 
 @dataclass(frozen=True)
@@ -38,6 +68,7 @@ class Run:
             otherwise one for the whole batch, as in k-diffusion.
         evaluations: (E, 3) table of samplers that leave the grid of `sigmas` (PNDM); else None.
         prediction_type: "v" or "eps", for the sampler that combines raw outputs (PNDM).
+        part: the evaluations to make; None: all.
     """
 
     denoise: Denoise
@@ -48,6 +79,51 @@ class Run:
     per_sample: bool = True
     evaluations: Array | None = None
     prediction_type: str = "v"
+    part: Part | None = None
+
+
+# What a sampler returns: x (B, ...) where the loop stands, and where that is.
+Outcome = tuple[Array, Progress]
+
+
+def loop(
+    run: Run,
+    count: Array | int,
+    body: Callable[[Array, Any], Any],
+    carry: Any,
+    going: Callable[[Any], Array] | None = None,
+) -> Progress:
+    """Run `carry = body(k, carry)` for k = 0, 1, ..., or the part of it that `run` asks for.
+
+    Args:
+        run: says which part.
+        count: most evaluations.
+        body: one evaluation of the model.
+        carry: before the first one.
+        going: whether another one is needed, of samplers that decide themselves.
+    """
+
+    def more(k: Array, carry: Any) -> Array:
+        return k < count if going is None else (k < count) & going(carry)
+
+    if run.part is None and going is None:
+        carry = jax.lax.fori_loop(0, count, body, carry)
+        return Progress(jnp.int32(count), jnp.bool_(False), carry)
+    if run.part is None:
+        k, until = jnp.int32(0), count
+    elif run.part.progress is None:
+        # Weak types would become strong in the first part, and the second one another program.
+        carry = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), carry)
+        return Progress(jnp.int32(0), jnp.bool_(True), carry)
+    else:
+        k, carry = run.part.progress.done, run.part.progress.carry
+        until = run.part.until
+    k, carry = jax.lax.while_loop(
+        lambda now: more(*now) & (now[0] < until),
+        lambda now: (now[0] + 1, body(*now)),
+        (k, carry),
+    )
+    return Progress(k, more(k, carry), carry)
 
 
 def run_steps(
@@ -55,7 +131,7 @@ def run_steps(
     x: Array,
     step: Callable[[Array, Array, Array, Any], tuple[Array, Any]],
     memory: Any = (),
-) -> Array:
+) -> Outcome:
     """Run a sampler that evaluates the model once a step.
 
     Args:
@@ -66,7 +142,7 @@ def run_steps(
         memory: the state that the rule carries from step to step.
 
     Returns:
-        x (B, ...) at level `run.sigmas[run.num_steps]`.
+        x (B, ...), in the end at level `run.sigmas[run.num_steps]`, and where the loop stands.
     """
 
     def body(i, carry):
@@ -74,7 +150,8 @@ def run_steps(
         x, memory = step(i, x, run.denoise(x, run.sigmas[i]), memory)
         return run.after_step(x, run.sigmas[i + 1], i), memory
 
-    return jax.lax.fori_loop(0, run.num_steps, body, (x, memory))[0]
+    progress = loop(run, run.num_steps, body, (x, memory))
+    return progress.carry[0], progress
 
 
 def run_two_stage_steps(
@@ -82,7 +159,7 @@ def run_two_stage_steps(
     x: Array,
     predict: Callable[[Array, Array, Array], tuple[Array, Array]],
     correct: Callable[[Array, Array, Array, Array, Array], Array],
-) -> Array:
+) -> Outcome:
     """Run a sampler that evaluates the model twice a step, and once in a step to level 0.
 
     The loop goes over evaluations, two to a step, so that the model appears in it once. A step to
@@ -95,7 +172,7 @@ def run_two_stage_steps(
         correct: `(i, x, x0, point, x0 of point) -> next x`.
 
     Returns:
-        x (B, ...) at level `run.sigmas[run.num_steps]`.
+        x (B, ...), in the end at level `run.sigmas[run.num_steps]`, and where the loop stands.
     """
     sigmas = run.sigmas
 
@@ -116,7 +193,8 @@ def run_two_stage_steps(
         return jax.lax.switch(jnp.where(k % 2 == 1, 1, jnp.where(sigmas[i + 1] == 0, 2, 0)), stages)
 
     num_evaluations = 2 * run.num_steps - (sigmas[run.num_steps] == 0)
-    return jax.lax.fori_loop(0, num_evaluations, body, (x, sigmas[0], x, x))[0]
+    progress = loop(run, num_evaluations, body, (x, sigmas[0], x, x))
+    return progress.carry[0], progress
 
 
 def log_level(sigma: Array) -> Array:

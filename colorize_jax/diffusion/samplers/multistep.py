@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from colorize_jax.diffusion.samplers.loops import Run, run_steps
+from colorize_jax.diffusion.samplers.loops import Outcome, Run, run_steps
 from colorize_jax.types import Array
 
 ORDER = 4
@@ -39,7 +39,7 @@ def multistep_coefficients(sigmas: Array, i: Array) -> list[Array]:
     return [jnp.where(i >= j, integral, 0.0) for j, integral in enumerate(integrals)]
 
 
-def lms(run: Run, x: Array) -> Array:
+def lms(run: Run, x: Array) -> Outcome:
     """The slope as a polynomial through its last four values, integrated over the step."""
 
     def step(i, x, x0, history):

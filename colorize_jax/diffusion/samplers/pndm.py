@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax.diffusion.samplers.levels import leading_timesteps
-from colorize_jax.diffusion.samplers.loops import Run
+from colorize_jax.diffusion.samplers.loops import Outcome, Run, loop
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.types import Array
 
@@ -43,7 +43,7 @@ def pndm_timesteps(schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
     return np.array(rows)
 
 
-def pndm(run: Run, x: Array) -> Array:
+def pndm(run: Run, x: Array) -> Outcome:
     """Run `num_steps` steps of PNDM along `run.evaluations`, levels at `pndm_timesteps`."""
     predicts_v = run.prediction_type == "v"
     stage_weights = jnp.array([1 / 6, 1 / 3, 1 / 3, 1 / 6])
@@ -97,5 +97,5 @@ def pndm(run: Run, x: Array) -> Array:
     z = variance_preserving(x, run.sigmas[0])
     zeros = jnp.zeros_like(z)
     num_evaluations = run.num_steps + EXTRA_EVALUATIONS
-    z = jax.lax.fori_loop(0, num_evaluations, body, (z, z, zeros, (zeros,) * 3))[0]
-    return variance_exploding(z, run.sigmas[run.num_steps])
+    progress = loop(run, num_evaluations, body, (z, z, zeros, (zeros,) * 3))
+    return variance_exploding(progress.carry[0], run.sigmas[run.num_steps]), progress

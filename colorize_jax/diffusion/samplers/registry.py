@@ -16,7 +16,14 @@ from colorize_jax.diffusion.samplers.levels import (
     leading_spare_to_zero,
     leading_to_zero,
 )
-from colorize_jax.diffusion.samplers.loops import AfterStep, Denoise, NoiseFn, Run
+from colorize_jax.diffusion.samplers.loops import (
+    AfterStep,
+    Denoise,
+    NoiseFn,
+    Outcome,
+    Part,
+    Run,
+)
 from colorize_jax.diffusion.schedule import NoiseSchedule
 from colorize_jax.errors import UserError, nearest
 from colorize_jax.types import Array
@@ -42,7 +49,7 @@ class Sampler:
     """
 
     name: str
-    function: Callable[[Run, Array], Array]
+    function: Callable[[Run, Array], Outcome]
     evaluations: Callable[[int], int] | None
     schedule: str = "uniform"
     stochastic: bool = False
@@ -264,6 +271,32 @@ def sample(
     Raises:
         UserError: a stochastic sampler without `noise_fn`.
     """
+    arguments = (noise_fn, after_step, prediction_type, per_sample)
+    return sample_part(sampler, denoise, noise, plan, *arguments)[0]
+
+
+def sample_part(
+    sampler: Sampler,
+    denoise: Denoise,
+    noise: Array,
+    plan: Plan,
+    noise_fn: NoiseFn | None = None,
+    after_step: AfterStep | None = None,
+    prediction_type: str = "v",
+    per_sample: bool = True,
+    part: Part | None = None,
+) -> Outcome:
+    """Run a part of the denoising loop; other arguments, the same for all parts: see `sample`.
+
+    Args:
+        part: the evaluations to make; None: all.
+
+    Returns:
+        latents (B, ...), the results once the loop is at its end, and where it stands.
+
+    Raises:
+        UserError: a stochastic sampler without `noise_fn`.
+    """
     if sampler.stochastic and noise_fn is None:
         raise UserError(
             f"got no noise for {sampler.name}, which draws some after each step; pass noise_fn"
@@ -276,11 +309,12 @@ def sample(
         per_sample=per_sample,
         evaluations=None if plan.evaluations is None else jnp.asarray(plan.evaluations),
         prediction_type=prediction_type,
+        part=part,
     )
     if after_step is not None:
         run = replace(run, after_step=after_step)
     first, last = run.sigmas[0], run.sigmas[run.num_steps]
     if sampler.grid is None:
         return sampler.function(run, noise * first)
-    x = sampler.function(run, noise * jnp.sqrt(1 + first**2))
-    return x * lax.rsqrt(1 + last**2)
+    x, progress = sampler.function(run, noise * jnp.sqrt(1 + first**2))
+    return x * lax.rsqrt(1 + last**2), progress

@@ -2,11 +2,16 @@
 
 import jax.numpy as jnp
 
-from colorize_jax.diffusion.samplers.loops import Run, ancestral_levels, run_two_stage_steps
+from colorize_jax.diffusion.samplers.loops import (
+    Outcome,
+    Run,
+    ancestral_levels,
+    run_two_stage_steps,
+)
 from colorize_jax.types import Array
 
 
-def heun(run: Run, x: Array) -> Array:
+def heun(run: Run, x: Array) -> Outcome:
     """The mean of the slopes at both ends of an Euler step (Karras et al. 2022, algorithm 1)."""
     sigmas = run.sigmas
 
@@ -20,7 +25,7 @@ def heun(run: Run, x: Array) -> Array:
     return run_two_stage_steps(run, x, predict, correct)
 
 
-def dpm2(run: Run, x: Array) -> Array:
+def dpm2(run: Run, x: Array) -> Outcome:
     """The slope at the middle, in log sigma, of the step (Lu et al. 2022, DPM-Solver-2)."""
     sigmas = run.sigmas
 
@@ -35,7 +40,7 @@ def dpm2(run: Run, x: Array) -> Array:
     return run_two_stage_steps(run, x, predict, correct)
 
 
-def dpm2_ancestral(run: Run, x: Array) -> Array:
+def dpm2_ancestral(run: Run, x: Array) -> Outcome:
     """`dpm2` to below the next level, then fresh noise up to it."""
     sigmas = run.sigmas
 

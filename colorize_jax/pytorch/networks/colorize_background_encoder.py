@@ -1,6 +1,7 @@
 """The plugin's background encoder: a UNet without cross-attention, read at its decoder's norms."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -63,61 +64,70 @@ class ColorizeBackgroundEncoder(ModelMixin, ConfigMixin):
         self.conv_in = nn.Conv2d(in_channels, channels[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(channels[0], width)
         self.add_embedding = TimestepEmbedding(embedding_channels, width)
-
-        def transformers(level: int) -> dict:
-            return {
-                "transformer_layers_per_block": transformer_layers_per_block[level],
-                "num_attention_heads": channels[level] // head_dim,
-                "cross_attention_dim": None,
-                "use_linear_projection": True,
-            }
-
-        common = {
-            "temb_channels": width,
-            "resnet_eps": 1e-5,
-            "resnet_act_fn": "silu",
-            "resnet_groups": norm_num_groups,
-        }
-        self.down_blocks, self.up_blocks = nn.ModuleList(), nn.ModuleList()
-        for level, own in enumerate(channels):
-            has = bool(transformer_layers_per_block[level])
-            self.down_blocks.append(
-                (CrossAttnDownBlock2D if has else DownBlock2D)(
-                    num_layers=layers_per_block,
-                    in_channels=channels[max(level - 1, 0)],
-                    out_channels=own,
-                    add_downsample=level < len(channels) - 1,
-                    **common,
-                    **(transformers(level) if has else {}),
-                )
-            )
+        levels = range(len(channels))
+        self.down_blocks = nn.ModuleList(map(self._down_block, levels))
         self.mid_block = UNetMidBlock2DCrossAttn(
-            in_channels=channels[-1], **common, **transformers(len(channels) - 1)
+            in_channels=channels[-1], **self._common(), **self._transformers(levels[-1])
         )
-        left = num_output_blocks
-        for level in reversed(range(len(channels))):
-            if left <= 0:
-                break
-            layers, has = layers_per_block + 1, bool(transformer_layers_per_block[level])
-            block = (CrossAttnUpBlock2D if has else UpBlock2D)(
-                num_layers=layers,
-                in_channels=channels[max(level - 1, 0)],
-                prev_output_channel=channels[min(level + 1, len(channels) - 1)],
-                out_channels=channels[level],
-                add_upsample=level > 0,
-                **common,
-                **(transformers(level) if has else {}),
-            )
-            if left < layers:
-                block.resnets, block.upsamplers = block.resnets[:left], None
-                if has:
-                    block.attentions = block.attentions[:left]
-            self.up_blocks.append(block)
-            left -= layers
+        self.up_blocks, left = nn.ModuleList(), num_output_blocks
+        for level in reversed(levels):
+            if left > 0:
+                self.up_blocks.append(self._up_block(level, left))
+            left -= layers_per_block + 1
         for name, module in self.named_modules():
             if name.endswith(".attn1"):
                 module.set_processor(ReadAttention(name[: -len(".attn1")]))
         quantize_linears(self, quantization)
+
+    def _common(self) -> dict[str, Any]:
+        return {
+            "temb_channels": 4 * self.config.block_out_channels[0],
+            "resnet_eps": 1e-5,
+            "resnet_act_fn": "silu",
+            "resnet_groups": self.config.norm_num_groups,
+        }
+
+    def _transformers(self, level: int) -> dict[str, Any]:
+        """Options of a level's transformers; none where it has none."""
+        depth = self.config.transformer_layers_per_block[level]
+        if not depth:
+            return {}
+        return {
+            "transformer_layers_per_block": depth,
+            "num_attention_heads": self.config.block_out_channels[level] // self.config.head_dim,
+            "cross_attention_dim": None,
+            "use_linear_projection": True,
+        }
+
+    def _down_block(self, level: int) -> nn.Module:
+        channels, own = self.config.block_out_channels, self._transformers(level)
+        return (CrossAttnDownBlock2D if own else DownBlock2D)(
+            num_layers=self.config.layers_per_block,
+            in_channels=channels[max(level - 1, 0)],
+            out_channels=channels[level],
+            add_downsample=level < len(channels) - 1,
+            **self._common(),
+            **own,
+        )
+
+    def _up_block(self, level: int, left: int) -> nn.Module:
+        """The decoder's blocks of a level, of which at most `left` exist."""
+        channels, own = self.config.block_out_channels, self._transformers(level)
+        layers = self.config.layers_per_block + 1
+        block = (CrossAttnUpBlock2D if own else UpBlock2D)(
+            num_layers=layers,
+            in_channels=channels[max(level - 1, 0)],
+            prev_output_channel=channels[min(level + 1, len(channels) - 1)],
+            out_channels=channels[level],
+            add_upsample=level > 0,
+            **self._common(),
+            **own,
+        )
+        if left < layers:
+            block.resnets, block.upsamplers = block.resnets[:left], None
+            if own:
+                block.attentions = block.attentions[:left]
+        return block
 
     def forward(
         self, latents: Tensor, sketch_mask: Tensor, reference_mask: Tensor, crop: Tensor

@@ -194,7 +194,7 @@ class WindowAttention(nn.Module):
         offsets = offsets.sign() * torch.log2(offsets.abs() + 1) / 3  # log2(8)
         table = torch.stack(torch.meshgrid(offsets, offsets, indexing="ij"), -1).flatten(0, 1)
         weight = self.cpb_mlp[0].weight
-        table = self.cpb_mlp(table.to(weight.device, weight.dtype)).float()
+        table = self.cpb_mlp(table.float().to(weight.device, weight.dtype)).float()
         places = torch.arange(side)
         rows, columns = (axis.flatten() for axis in torch.meshgrid(places, places, indexing="ij"))
         row_steps = rows[:, None] - rows[None, :] + side - 1

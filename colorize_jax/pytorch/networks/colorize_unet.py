@@ -345,18 +345,30 @@ class ColorizeUNet(UNet2DConditionModel):
             )
         emb = self.time_embedding(self.get_time_embed(sample, timestep))
         emb = emb + self.get_aug_embed(emb, encoder_hidden_states, added_cond_kwargs)
+        x = self.conv_in(sample)
+        if foreground is not None:
+            x = x + self.conv_fg(foreground)
         across = {
             "encoder_hidden_states": encoder_hidden_states,
             "cross_attention_kwargs": cross_attention_kwargs,
         }
+        x = self._run_blocks(x, emb, hints, across)
+        x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
+        return UNet2DConditionOutput(sample=x) if return_dict else (x,)
+
+    def _run_blocks(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        hints: Sequence[Tensor] | None,
+        across: Mapping,
+    ) -> Tensor:
+        """Encoder, middle and decoder; `across` goes to blocks with cross-attention."""
 
         def run(block: nn.Module, x: Tensor, **inputs):
             crosses = across if getattr(block, "has_cross_attention", False) else {}
             return block(x, temb=emb, **inputs, **crosses)
 
-        x = self.conv_in(sample)
-        if foreground is not None:
-            x = x + self.conv_fg(foreground)
         x = self._with_hint(x, hints, 0)
         skips = (x,)
         for level, block in enumerate(self.down_blocks):
@@ -369,8 +381,7 @@ class ColorizeUNet(UNet2DConditionModel):
             last = level == len(self.up_blocks) - 1
             size = None if last else skips[-1].shape[2:]
             x = run(block, x, res_hidden_states_tuple=own, upsample_size=size)
-        x = self.conv_out(self.conv_act(self.conv_norm_out(x)))
-        return UNet2DConditionOutput(sample=x) if return_dict else (x,)
+        return x
 
     def _with_hint(self, x: Tensor, hints: Sequence[Tensor] | None, index: int) -> Tensor:
         if hints is None:

@@ -1,5 +1,6 @@
 """The sampling loop and the guided denoiser."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -27,8 +28,17 @@ class Denoising:
         options: Options,
         noise: Noise,
         callback: Callable[..., dict] | None = None,
+        generator: Any = None,
     ) -> Tensor:
-        """Scaled latents (B, C, h, w) float32 of conditioned pictures."""
+        """Scaled latents (B, C, h, w) float32 of conditioned pictures.
+
+        Args:
+            conditions: of `condition`.
+            options: the controls.
+            noise: all noise but that of another scheduler than the folder's.
+            callback: as `callback_on_step_end` of a call.
+            generator: of another scheduler's noise.
+        """
         scheduler, device = self.scheduler, self._execution_device
         own = hasattr(scheduler, "level")
         if not own and (options.sampler or options.schedule or options.background_latent_copy):
@@ -40,7 +50,11 @@ class Denoising:
         scheduler.set_timesteps(options.steps, device=device, **plan)
         predict = self._predictor(conditions, options, noise)
         latents = noise("initial", 0).to(device, torch.float32) * scheduler.init_noise_sigma
-        draw = {"noise": lambda number: noise("step", number)} if own else {}
+        draw: dict[str, Any] = {}
+        if own:
+            draw["noise"] = lambda number: noise("step", number)
+        elif "generator" in inspect.signature(scheduler.step).parameters:
+            draw["generator"] = generator
         inside = None
         if conditions.kept is not None:
             inside = conditions.mask > options.sketch_mask_threshold
@@ -77,36 +91,24 @@ class Denoising:
         if foreground is not None:
             foreground = foreground.to(unet.dtype).repeat(groups, 1, 1, 1)
         last = self.scheduler.config.num_train_timesteps - 1
+        # Rows without a guide see injected tokens in part.
+        shares = torch.full((groups * batch,), options.injection_fidelity, device=size.device)
+        shares[:batch] = 0
         if conditions.context is None:
             context = torch.zeros(batch, 1, unet.config.cross_attention_dim, device=size.device)
         else:
             context = conditions.context
-
-        def run(noisy: Tensor, t: Tensor, tokens: Tensor, size: Tensor, **inputs) -> Tensor:
-            given = {"time_ids": size, "text_embeds": size.new_zeros(len(size), 0)}
-            return unet(
-                noisy.to(unet.dtype), t, tokens.to(unet.dtype), added_cond_kwargs=given, **inputs
-            ).sample.float()
-
-        def inject(t: Tensor) -> Any:
-            record: dict[str, Tensor] = {}
-            sigma = self._sigma(t)
-            noisy = conditions.injected + sigma * noise("injection", 0).to(conditions.injected)
-            noisy = noisy / math.sqrt(1 + sigma**2)
-            reading = unet.controls(lora_scales=controls.lora_scales, record=record)
-            given = {"cross_attention_kwargs": {"controls": reading}}
-            run(noisy, t, context, conditions.size, **given)
-            shares = torch.full((groups * batch,), options.injection_fidelity, device=size.device)
-            shares[:batch] = 0
-            return controls.with_injected(record, shares)
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
             progress = min(max(1 - float(t) / last, 0.0), 1.0)
             tokens = context if options.is_active(progress) else torch.zeros_like(context)
             rows = [tokens] * (1 + guides_sketch)
             rows += [torch.zeros_like(context)] if guides_reference else []
-            steered = controls if conditions.injected is None else inject(t)
-            outputs = run(
+            steered = controls
+            if conditions.injected is not None:
+                record = self._read_injected(conditions, context, controls, t, noise)
+                steered = controls.with_injected(record, shares)
+            outputs = self._evaluate(
                 noisy.repeat(groups, 1, 1, 1),
                 t,
                 torch.cat(rows),
@@ -123,6 +125,31 @@ class Denoising:
             return outputs[0] + push / max(groups - 1, 1)
 
         return predict
+
+    def _evaluate(self, noisy: Tensor, t: Tensor, tokens: Tensor, size: Tensor, **inputs) -> Tensor:
+        """One forward of the UNet in its own dtype; float32."""
+        dtype = self.unet.dtype
+        given = {"time_ids": size, "text_embeds": size.new_zeros(len(size), 0)}
+        return self.unet(
+            noisy.to(dtype), t, tokens.to(dtype), added_cond_kwargs=given, **inputs
+        ).sample.float()
+
+    def _read_injected(
+        self, conditions: Conditions, context: Tensor, controls: Any, t: Tensor, noise: Noise
+    ) -> dict[str, Tensor]:
+        """What self-attention reads of the reference, as noisy as the picture is now."""
+        record: dict[str, Tensor] = {}
+        sigma = self._sigma(t)
+        noisy = conditions.injected + sigma * noise("injection", 0).to(conditions.injected)
+        reading = self.unet.controls(lora_scales=controls.lora_scales, record=record)
+        self._evaluate(
+            noisy / math.sqrt(1 + sigma**2),
+            t,
+            context,
+            conditions.size,
+            cross_attention_kwargs={"controls": reading},
+        )
+        return record
 
     def controls(self, conditions: Conditions, options: Options, groups: int = 1) -> Any:
         """The UNet's controls for `groups` times as many rows as there are pictures."""
@@ -146,7 +173,7 @@ class Denoising:
 
     def _sigma(self, t: Tensor) -> float:
         """The noise level at a fractional timestep: linear in its logarithm."""
-        shares = self.scheduler.alphas_cumprod.double().cpu().clamp(min=2.0**-24)
+        shares = self.scheduler.alphas_cumprod.cpu().double().clamp(min=2.0**-24)
         logs = 0.5 * torch.log((1 - shares) / shares)
         low = min(int(t), len(logs) - 2)
         return float(torch.lerp(logs[low], logs[low + 1], float(t) - low).exp())

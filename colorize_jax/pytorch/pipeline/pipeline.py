@@ -8,6 +8,7 @@ part is a method of its own.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,14 +26,6 @@ from .colorize_options import Limits, read_options
 from .colorize_pictures import to_pictures
 
 FORMAT = 1  # of the folder
-# What lies beside model_index.json.
-CODE = (
-    "pipeline",
-    "colorize_conditioning",
-    "colorize_denoising",
-    "colorize_options",
-    "colorize_pictures",
-)
 
 
 class ColorizePipeline(
@@ -144,7 +137,7 @@ class ColorizePipeline(
             sketch, reference, controls, sketch_mask, reference_mask, background
         )
         noise = noise or self._noise_of(generator, conditions, latents)
-        latents = self.denoise(conditions, controls, noise, callback_on_step_end)
+        latents = self.denoise(conditions, controls, noise, callback_on_step_end, generator)
         if output_type == "latent":
             images: Any = latents
         else:
@@ -159,6 +152,16 @@ class ColorizePipeline(
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
+    # -------------------------------------------------------------------------------------- memory
+
+    def enable_vae_tiling(self) -> None:
+        """Decode in tiles, for large pictures."""
+        self.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Decode in one."""
+        self.vae.disable_tiling()
+
     # -------------------------------------------------------------------------------------- saving
 
     def save_pretrained(self, save_directory, *args, **options) -> None:
@@ -171,9 +174,13 @@ class ColorizePipeline(
             if isinstance(value, list) and value and str(value[0]).startswith("diffusers_modules"):
                 module = value[0].rsplit(".", 1)[-1]
                 content[name] = [module, value[1]]
-                for file in (module, "colorize_quantized"):
-                    if (code / f"{file}.py").exists():
-                        shutil.copyfile(code / f"{file}.py", target / name / f"{file}.py")
-        for file in CODE:
-            shutil.copyfile(code / f"{file}.py", target / f"{file}.py")
+                _copy_code(code / f"{module}.py", target / name)
+        _copy_code(code / "pipeline.py", target)
         index.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _copy_code(file: Path, folder: Path) -> None:
+    """Copy a module, and those beside it that it imports."""
+    shutil.copyfile(file, folder / file.name)
+    for needed in re.findall(r"^from \.(\w+) import", file.read_text(), re.MULTILINE):
+        _copy_code(file.with_name(f"{needed}.py"), folder)

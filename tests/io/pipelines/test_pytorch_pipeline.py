@@ -1,6 +1,9 @@
 """Exported folders in PyTorch: the same numbers as ours, and back after training there."""
 
 import json
+import os
+import re
+import subprocess
 import sys
 
 import numpy as np
@@ -128,6 +131,37 @@ def test_a_picture_by_the_lines_of_its_card(pipe, tmp_path):
     assert not np.array_equal(np.asarray(picture), np.asarray(other))
 
 
+ALONE = """
+import importlib.util, sys
+names = ("jax", "flax", "timm", "colorize_jax")
+print("beside it:", [name for name in names if importlib.util.find_spec(name)])
+"""
+
+
+def test_the_cards_lines_in_an_environment_without_us(plain, tmp_path):
+    """COLORIZE_ALONE may name a Python with torch, diffusers, transformers, safetensors alone."""
+    python = os.environ.get("COLORIZE_ALONE")
+    small_pipeline.make_pictures(tmp_path)
+    (block,) = re.findall(
+        r"```python\n(from diffusers.*?)```", (plain / "README.md").read_text(), re.S
+    )
+    script = f"{ALONE}\nFOLDER = {str(plain)!r}\n{block}"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    result = subprocess.run(
+        [python or sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert python is None or "beside it: []" in result.stdout
+    with Image.open(tmp_path / "colored.png") as picture:
+        assert picture.size == (48, 64) and np.asarray(picture).std() > 1
+
+
 def test_a_batch_is_its_pictures(pipe, tmp_path):
     one, two = (small_pipeline.make_pictures(tmp_path, seed) for seed in (0, 1))
     noise = torch.randn(2, 4, SIZE // 8, SIZE // 8, generator=torch.manual_seed(0))
@@ -151,8 +185,10 @@ def test_schedulers_of_diffusers(pipe, tmp_path):
         settings = {"set_alpha_to_one": True, "clip_sample": False}
         pipe.scheduler = diffusers.DDIMScheduler.from_config(kept.config, **settings)
         assert golden.relative_error(pipe(*inputs, **options).images, ours) < TOLERANCE
-        pipe.scheduler = diffusers.EulerDiscreteScheduler.from_config(kept.config)
-        assert torch.isfinite(pipe(*inputs, **options).images).all()
+        pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(kept.config)
+        one, again, other = (pipe(*inputs, **options | {"seed": seed}).images for seed in (1, 1, 2))
+        assert torch.isfinite(one).all() and torch.equal(one, again)
+        assert not torch.equal(one, other)  # its noise is the seed's
         with pytest.raises(ValueError, match="with this folder's own scheduler"):
             pipe(*inputs, sampler="Euler", **options)
     finally:
@@ -179,9 +215,9 @@ def test_what_users_of_diffusers_expect(pipe, tmp_path):
         assert golden.relative_error(pipe(*inputs, **options).images, whole) < 1e-4
     finally:
         pipe.unet = plain
-    pipe.vae.enable_tiling()
+    pipe.enable_vae_tiling()
     assert pipe(*inputs, **OPTIONS).images[0].size == (96, 128)
-    pipe.vae.disable_tiling()
+    pipe.disable_vae_tiling()
 
 
 @pytest.mark.parametrize(

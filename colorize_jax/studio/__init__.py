@@ -1,0 +1,1 @@
+"""Colouring over HTTP and in the browser; `python -m colorize_jax studio`."""

@@ -1,0 +1,320 @@
+"""Jobs -> pictures: one thread owns the device and takes jobs of one shape together.
+
+A job waits in the queue until the worker takes it, with others whose options and shape are the same
+and that come within a few milliseconds: they differ in pictures and seeds alone. What a picture
+looks like does not depend on its company, but for rounding.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from colorize_jax.errors import UserError
+from colorize_jax.inference.inputs import PictureInputs
+from colorize_jax.inference.metadata import PictureMetadata
+from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.pictures.arrays import Picture
+from colorize_jax.inference.pipeline import ColorizePipeline
+from colorize_jax.inference.program_options import make_traced_options
+from colorize_jax.studio import journal
+from colorize_jax.studio.journal import JobRecord, Journal
+from colorize_jax.studio.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = (
+    "got a picture too large for the device's memory, expected a smaller one; lower height and "
+    "width, or turn on tiled_decode or low_memory"
+)
+STEP_SECONDS = 60.0  # that a step, or its compilation, is waited for at the end
+INTERNAL = "the server failed at this picture ({}); its log says why"
+
+
+class BusyError(Exception):
+    """No job is taken now; the message says why in one sentence."""
+
+
+class AllCancelledError(Exception):
+    """Nobody wants the pictures any more that are being made."""
+
+
+@dataclass(frozen=True)
+class ServiceLimits:
+    """How much is done at a time.
+
+    Attributes:
+        queue: most jobs that wait.
+        batch: most pictures at a time.
+        window: how long the first one waits for company, seconds.
+    """
+
+    queue: int = 64
+    batch: int = 4
+    window: float = 0.005
+
+
+@dataclass(eq=False)
+class Job:
+    """A job that is not finished, or just was.
+
+    Attributes:
+        record: what is told about it; replaced, never changed.
+        picture: what is coloured.
+        options: with the seed.
+        wanted: false once it is cancelled.
+        finished: resolves to the last record.
+    """
+
+    record: JobRecord
+    picture: PictureInputs
+    options: InferenceOptions
+    wanted: bool = True
+    finished: "Future[JobRecord]" = field(default_factory=Future)
+
+    @property
+    def group(self) -> tuple[Any, ...]:
+        """Equal for jobs that can be made together."""
+        return (self.options.replace(seed=0), self.picture.sketch.tensor.shape)
+
+
+class Service:
+    """The queue, the worker and the journal.
+
+    Attributes:
+        pipeline: which colours.
+        journal: of all jobs.
+        metrics: what happens here, in numbers.
+    """
+
+    def __init__(
+        self,
+        pipeline: ColorizePipeline,
+        journal: Journal,
+        limits: ServiceLimits | None = None,
+        metrics: Metrics | None = None,
+    ):
+        """Start the worker."""
+        self.pipeline, self.journal = pipeline, journal
+        self.metrics = metrics or Metrics()
+        self._limits = limits or ServiceLimits()
+        self._queue: deque[Job] = deque()
+        self._jobs: dict[str, Job] = {}  # those that are not finished
+        self._open = True
+        self._changed = threading.Condition()
+        self._worker = threading.Thread(target=self._work, name="device", daemon=True)
+        self._worker.start()
+
+    # --------------------------------------------------------------------------------- clients
+
+    def submit(
+        self, pictures: dict[str, Picture], options: InferenceOptions, owner: str = ""
+    ) -> Job:
+        """Queue a picture; what is wrong with it is found here, before it waits.
+
+        Args:
+            pictures: role of `uploads.ROLES` -> picture.
+            options: without a seed they get one.
+            owner: name of the client's key.
+
+        Raises:
+            UserError: bad input.
+            BusyError: the queue is full, or the service is closing.
+        """
+        if "sketch" not in pictures:
+            raise UserError("got no sketch, expected one; send a picture under that name")
+        options = options.with_seed()
+        # Strengths and steps that the model does not have.
+        make_traced_options(self.pipeline.system, options)
+        reference = self.pipeline.read_reference(
+            pictures.get("reference"),
+            options,
+            pictures.get("reference_mask"),
+            pictures.get("background"),
+        )
+        picture = self.pipeline.read_sketch(
+            pictures["sketch"], reference, options, pictures.get("sketch_mask")
+        )
+        record = JobRecord.new(owner, options.to_dict(), picture.doubt)
+        job = Job(record, picture, options)
+        with self._changed:
+            if not self._open:
+                raise BusyError("the server is closing; send the picture again later")
+            if len(self._queue) >= self._limits.queue:
+                raise BusyError(
+                    f"got a full queue ({len(self._queue)} pictures wait); send it again later"
+                )
+            self.journal.add(record)
+            self._jobs[record.id] = job
+            self._queue.append(job)
+            self._changed.notify_all()
+        return job
+
+    def find(self, job_id: str, owner: str = "") -> JobRecord | None:
+        """Return a job's record; None: the owner has no such job."""
+        job = self._jobs.get(job_id)
+        record = job.record if job else self.journal.read(job_id)
+        return record if record is not None and record.owner == owner else None
+
+    def place(self, job_id: str) -> int | None:
+        """How many jobs stand before this one, itself included; None: it does not wait."""
+        with self._changed:
+            ids = [job.record.id for job in self._queue]
+        return ids.index(job_id) + 1 if job_id in ids else None
+
+    def cancel(self, job_id: str, owner: str = "") -> JobRecord | None:
+        """Cancel a job: at once where it waits, after the current step where it runs.
+
+        Returns:
+            Its record; None: the owner has no such job.
+        """
+        with self._changed:
+            job = self._jobs.get(job_id)
+            if job is not None and job.record.owner == owner:
+                job.wanted = False
+                if job in self._queue:
+                    self._queue.remove(job)
+                self._finish(job, status=journal.CANCELLED)
+        return self.find(job_id, owner)
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait."""
+        return len(self._queue)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether jobs are taken."""
+        return self._open
+
+    def close(self, seconds: float = 0.0) -> None:
+        """Take no more jobs; finish those that are queued, as long as the time allows.
+
+        Args:
+            seconds: after which jobs that are left are given up, and said to be lost.
+        """
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+        self._worker.join(seconds)
+        with self._changed:
+            self._queue.clear()
+            for job in list(self._jobs.values()):
+                job.wanted = False
+                self._finish(job, status=journal.LOST, error=journal.LOST_REASON)
+            self._changed.notify_all()
+        self._worker.join(STEP_SECONDS)
+        self.journal.close()
+
+    # ------------------------------------------------------------------------------ the worker
+
+    def _work(self) -> None:
+        while True:
+            batch = self._take()
+            if not batch:
+                return
+            try:
+                self._make(batch)
+            except Exception as error:
+                # Whatever it is: the next picture may be a good one.
+                logger.exception("a batch of %d pictures failed", len(batch))
+                self._fail(batch, INTERNAL.format(type(error).__name__), journal.INTERNAL)
+
+    def _take(self) -> list[Job]:
+        """Wait for a job and for its company; an empty list: the service is closed."""
+        with self._changed:
+            while not self._queue:
+                if not self._open:
+                    return []
+                self._changed.wait()
+            group, deadline = self._queue[0].group, time.monotonic() + self._limits.window
+            while self._open and len(self._of(group)) < self._limits.batch:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                self._changed.wait(left)
+            batch = self._of(group)[: self._limits.batch]
+            for job in batch:
+                self._queue.remove(job)
+                self._update(job, status=journal.RUNNING, started=time.time())
+        return batch or self._take()  # all of them may have been cancelled
+
+    def _of(self, group: tuple[Any, ...]) -> list[Job]:
+        return [job for job in self._queue if job.group == group]
+
+    def _make(self, batch: Sequence[Job]) -> None:
+        """Make pictures of one group, together or, where memory is short, one by one."""
+        try:
+            self._color(batch)
+        except AllCancelledError:
+            return
+        except UserError as error:
+            self._fail(batch, str(error), journal.INPUT)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            if len(batch) == 1:
+                logger.warning("out of memory: %s", error)
+                self._fail(batch, OUT_OF_MEMORY, journal.MEMORY)
+                return
+            for job in batch:
+                self._make([job])
+
+    def _color(self, batch: Sequence[Job]) -> None:
+        options = batch[0].options
+
+        def watch(done: int, latents: Any, total: int | None) -> None:
+            with self._changed:
+                for job in batch:
+                    if job.wanted:
+                        job.record = job.record.change(steps_done=done, steps=total)
+            if not any(job.wanted for job in batch):
+                raise AllCancelledError
+
+        # Sizes of batches are powers of two: each is compiled for.
+        size = 1 << (len(batch) - 1).bit_length()
+        rows = [batch[min(i, len(batch) - 1)] for i in range(size)]
+        self.metrics.batches.observe(len(batch))
+        with self.metrics.seconds.time():
+            images = self.pipeline.color(
+                [job.picture for job in rows], options, [job.options.seed for job in rows], watch
+            )
+        for job, image in zip(batch, images, strict=False):
+            if not job.wanted:
+                continue
+            try:
+                self.journal.save(job.record, image, PictureMetadata(job.options))
+            except UserError as error:  # a full disk
+                self._fail([job], str(error), journal.INTERNAL)
+                continue
+            with self._changed:
+                self._finish(job, status=journal.DONE)
+
+    def _fail(self, batch: Sequence[Job], reason: str, kind: str) -> None:
+        with self._changed:
+            for job in batch:
+                self._finish(job, status=journal.FAILED, error=reason, error_kind=kind)
+
+    # What follows is called with the lock held.
+
+    def _update(self, job: Job, **changes: Any) -> None:
+        job.record = job.record.change(**changes)
+        self.journal.write(job.record)
+
+    def _finish(self, job: Job, **changes: Any) -> None:
+        """Say what became of a job, unless that is said already."""
+        if job.record.id not in self._jobs:
+            return
+        try:
+            self._update(job, finished=time.time(), **changes)
+        except UserError:
+            logger.exception("the record of job %s could not be written", job.record.id)
+        del self._jobs[job.record.id]
+        self.metrics.jobs.labels(job.record.status).inc()
+        job.finished.set_result(job.record)
