@@ -104,7 +104,7 @@ class InferenceOptions(Options):
         1.0, RATE, "how far every step goes to the colour of hints, inside of them"
     )
     color_hint_reach: float = option(
-        0.15, RATE, "how far hints spread in what has one colour, share of the shorter side"
+        0.1, RATE, "how far hints spread in what has one colour, share of the shorter side"
     )
     color_hint_window: tuple[float, float] = option(
         (0.0, 1.0), Window(), "progress, from and to, during which hints lead"

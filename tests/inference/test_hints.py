@@ -78,7 +78,7 @@ def test_strength_and_window(pipeline, pair):
     assert distance[0] > distance[1] > distance[2]
 
 
-def flat_hints(reach_map=None):
+def flat_hints():
     """Two areas of one colour each, a hint in the first."""
     colors = np.zeros((1, 8, 8, 3), np.float32)
     mask = np.zeros((1, 8, 8, 1), np.float32)

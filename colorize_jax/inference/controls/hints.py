@@ -22,7 +22,7 @@ from colorize_jax.types import Array
 
 _POINT = re.compile(r"\s*([\d.]+)\s*,\s*([\d.]+)\s*,\s*#([0-9a-fA-F]{6})\s*(?:,\s*([\d.]+)\s*)?")
 RADIUS = 0.02  # of a point, share of the shorter side
-LIKENESS = 0.25  # deviation of colours, in [-1, 1], that count as one
+LIKENESS = 0.2  # deviation of colours, in [-1, 1], that count as one
 MAX_PLACES = 256
 _GRID = 12  # colours a side of the picture that the map is fitted to
 _CELLS = 6  # latents a side of one of them; the outermost see their neighbours
