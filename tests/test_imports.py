@@ -20,6 +20,7 @@ IO = {"io", "io.formats", "io.pipelines", "io.published", "io.runs"}
 TRAINING = {"training", "training.losses", "training.monitoring"}
 READING = {"data.errors", "data.pictures"}  # colouring reads pictures as training does
 DRAWING = {"data.illustrations.canvas", "data.illustrations.parts"}
+PREPARING = {"data.errors", "data.prepare.jobs", "data.prepare.models", "data.sources"}
 DATA = READING | {
     "data.buckets",
     "data.cache",
@@ -48,7 +49,9 @@ ALLOWED: dict[str, set[str]] = {
     "data.loader": {"data.buckets", "data.errors", "data.records"},
     "data.encoded": {"data.errors", "data.loader", "data.records", "data.sources"},
     "data.prepare.models": {"data.errors"},
-    "data.prepare": {"data.errors", "data.pictures", "data.prepare.models", "data.sources"},
+    "data.prepare.jobs": {"data.errors", "data.pictures", "data.prepare.models", "data.sources"},
+    "data.prepare.stages": PREPARING | {"data.pictures"},
+    "data.prepare": PREPARING | {"data.pictures", "data.prepare.stages"},
     "data.check": (DATA | {"data.outputs"})
     - {"data.cache", "data.encoded", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows

@@ -5,11 +5,12 @@ nor have to be as many when the work is taken up again.
 """
 
 import functools
-import itertools
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,8 +51,10 @@ from data.loader import Skipped, name_of
 from data.records import Record, Source
 
 _EACH = 8  # pictures a device
+_PACKING_THREADS = 8
 _LOOKED_AT = 8  # pictures whose sketches tell how large sketches are
-_ENCODED_OF = ("image", "sketch", "reference", "reference_mask", *NUMBERS)
+_REFERENCES = ("reference", "reference_mask")
+_ENCODED_OF = ("image", "sketch", *_REFERENCES, *NUMBERS)
 
 
 @dataclass(frozen=True)
@@ -178,11 +181,17 @@ def _encoder(config: Config, mesh: Mesh) -> Callable[..., dict[str, Array]]:
     @functools.partial(jax.jit, out_shardings=split, compiler_options=_compiler_options(mesh))
     def encode(params: Any, record: Mapping[str, Array], key: Array) -> dict[str, Array]:
         batch = augment.to_batch(record)
-        batch = augment.inpaint_reference(batch, key, config.diffusion.inpaint_rate)
+        if batch.reference is not None:
+            batch = augment.inpaint_reference(batch, key, config.diffusion.inpaint_rate)
         return encodings(encoders, params, batch)
 
     def run(record: Record, key: Array) -> dict[str, Array]:
-        return encode(params, {n: jax.device_put(x, split) for n, x in record.items()}, key)
+        # By themselves, references are one program for pictures of all sizes.
+        own = {name: x for name, x in record.items() if name not in _REFERENCES}
+        other = record | {"sketch": record["sketch"][:, :1, :1]}
+        del other["image"]
+        found = [jax.device_put(part, split) for part in (own, other)]
+        return encode(params, found[0], key) | encode(params, found[1], key)
 
     return run
 
@@ -212,12 +221,12 @@ def _encode_shards(
         num_ahead=config.data.prefetch * batch_size,
     )
     key, num_skipped, num_read = jax.random.key(config.seed), 0, 0
-    pictures = PICTURES if options.masks else PICTURES[:1]
+    kept = (*PICTURES[: 1 + options.masks], *NUMBERS)
     for shard in shards:
         writer, numbers = ShardWriter(root, shard), iter(range(len(shard.indices)))
         own = jax.random.fold_in(stream(key, shard.variant, "inpaint"), int(shard.indices[0]))
         waiting = None  # the batch before: it is stored while the next one is encoded
-        while (batch := list(_take(records, numbers, batch_size))) or waiting:
+        while (batch := [(n, next(records)) for n in islice(numbers, batch_size)]) or waiting:
             sound = [(n, one) for n, one in batch if not isinstance(one, Skipped)]
             for _, one in (pair for pair in batch if isinstance(pair[1], Skipped)):
                 writer.skip(one.name, one.reason)
@@ -227,20 +236,12 @@ def _encode_shards(
                 found = encode(_stacked([one for _, one in sound], batch_size), own)
                 own = jax.random.fold_in(own, 1)
             if waiting:
-                _store(writer, part.source, shard, *waiting, pictures, options.precision)
+                _store(writer, part.source, shard, *waiting, kept, options.precision)
             waiting = (sound, found) if sound else None
             num_read += len(batch)
             bar.update(len(batch))
             _check_skipped(config, num_skipped, num_read, batch)
         writer.close()
-
-
-def _take(
-    records: Iterator[Record | Skipped], numbers: Iterator[int], count: int
-) -> Iterator[tuple[int, Record | Skipped]]:
-    """At most `count` of a shard's records, with their numbers in it."""
-    for number in itertools.islice(numbers, count):
-        yield number, next(records)
 
 
 def _stacked(records: Sequence[Record], batch_size: int) -> Record:
@@ -255,15 +256,19 @@ def _store(
     shard: Shard,
     rows: Sequence[tuple[int, Record]],
     found: Mapping[str, Array],
-    pictures: Sequence[str],
+    kept: Sequence[str],
     precision: str,
 ) -> None:
     arrays = {name: np.asarray(x) for name, x in found.items()}
-    for row, (number, record) in enumerate(rows):
-        kept = {n: record[n] for n in (*pictures, *NUMBERS) if n in record}
-        kept |= {name: x[row] for name, x in arrays.items()}
-        index = int(shard.indices[number])
-        writer.write(index, name_of(source, index), pack(kept, precision))
+
+    def packed(row: int) -> bytes:
+        record = {name: x for name, x in rows[row][1].items() if name in kept}
+        return pack(record | {name: x[row] for name, x in arrays.items()}, precision)
+
+    indices = [int(shard.indices[number]) for number, _ in rows]
+    with ThreadPoolExecutor(_PACKING_THREADS) as pool:  # PNGs take 20 ms each
+        for index, content in zip(indices, pool.map(packed, range(len(rows))), strict=True):
+            writer.write(index, name_of(source, index), content)
 
 
 def _check_skipped(config: Config, num_skipped: int, num_read: int, batch: Sequence[Any]) -> None:
@@ -271,8 +276,8 @@ def _check_skipped(config: Config, num_skipped: int, num_read: int, batch: Seque
     if num_skipped > most:
         reason = next((one.reason for _, one in batch if isinstance(one, Skipped)), "as named")
         raise UserError(
-            f"got {num_skipped} of {num_read} pictures that cannot be encoded ({reason}), "
-            f"expected at most {config.data.max_skipped_share:.0%}; mend them or raise "
+            f"got {num_skipped} of {num_read} pictures that cannot be encoded ({reason}), expected "
+            f"at most {config.data.max_skipped_share:.0%}; mend them or raise "
             "data.max_skipped_share"
         )
 

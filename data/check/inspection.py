@@ -1,7 +1,6 @@
 """What can be found out about pictures one by one, and then about all of them."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from data.errors import PictureError
 from data.pictures import looks
 from data.pictures.stored import Deferred, StoredPicture
 from data.sources import catalog
+from data.sources.files import stamp
 from data.sources.folders import FolderSource
 
 _DARK = 127
@@ -116,4 +116,4 @@ def _size(source: FolderSource, row: int) -> tuple[int, int]:
     if place.offset >= 0:
         return place.size, place.crc
     path = source.root / catalog.COLOR / place.location  # shards hold no files of their own
-    return (os.stat(path).st_size if path.exists() else 0), 0
+    return stamp(path)[1], 0

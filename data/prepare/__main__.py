@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from data.errors import DataError
 from data.pictures.lines import STYLES
 from data.prepare.beam import prepare_by_beam
-from data.prepare.options import BUILT_IN_MASKS, DUPLICATES, LAYOUTS, SPLITS, Options
+from data.prepare.jobs.options import BUILT_IN_MASKS, DUPLICATES, LAYOUTS, SPLITS, Options
 from data.prepare.pipeline import prepare
 
 ERROR_STATUS = 2

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import DataError
-from data.prepare import job, plan, survey
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
+from data.prepare.jobs.output import claimed, list_pictures
 from data.prepare.pipeline import (
     Told,
     check,
@@ -24,7 +24,8 @@ from data.prepare.pipeline import (
     read_survey,
     units_left,
 )
-from data.prepare.units import make_unit
+from data.prepare.stages import plan, survey
+from data.prepare.stages.units import make_unit
 
 
 def prepare_by_beam(options: Options, words: str, tell: Told = print) -> dict[str, Any]:
@@ -40,8 +41,8 @@ def prepare_by_beam(options: Options, words: str, tell: Told = print) -> dict[st
     """
     _beam()
     check(options)
-    listing = job.list_pictures(options)
-    with job.claimed(options, listing) as notes:
+    listing = list_pictures(options)
+    with claimed(options, listing) as notes:
         parts = survey.parts(listing)
         left = parts_left(notes, parts)
         _run(words, "look", left, partial(_look, options.pictures, notes))

@@ -15,14 +15,15 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from data.errors import DataError
-from data.prepare import characters, job, plan, survey
-from data.prepare.duplicates import COPY_REASONS, without_duplicates
-from data.prepare.index import Metadata, write_index
+from data.prepare.jobs.options import Options, is_description
+from data.prepare.jobs.output import check_room, claimed, list_pictures, write_json
+from data.prepare.jobs.workers import Mapper, workers
 from data.prepare.models.uses import check_model
-from data.prepare.options import Options, is_description
-from data.prepare.products import sketch_kinds
-from data.prepare.units import make_unit
-from data.prepare.workers import Mapper, workers
+from data.prepare.stages import characters, plan, survey
+from data.prepare.stages.duplicates import COPY_REASONS, without_duplicates
+from data.prepare.stages.index import Metadata, write_index
+from data.prepare.stages.products import sketch_kinds
+from data.prepare.stages.units import make_unit
 
 REPORT = "report.json"
 Told = Callable[[str], None]
@@ -42,9 +43,9 @@ def prepare(options: Options, tell: Told = print) -> dict[str, Any]:
         DataError: see `Options`, `job` and `plan`.
     """
     check(options)
-    listing = job.list_pictures(options)
+    listing = list_pictures(options)
     with (
-        job.claimed(options, listing) as notes,
+        claimed(options, listing) as notes,
         workers(options.processes, options.threads) as mapper,
     ):
         seen = _surveyed(options, notes, survey.parts(listing), mapper, tell)
@@ -105,7 +106,7 @@ def plan_of(options: Options, notes: Path, seen: pa.Table, tell: Told) -> pa.Tab
     planned = plan.planned(known, options)
     left = plan.estimate(planned, options, units_left(notes, planned))
     tell(f"{len(planned)} of {len(seen)} pictures are taken; about {left / 1e9:.2f} GB to write")
-    job.check_room(Path(options.output), left)
+    check_room(Path(options.output), left)
     plan.write_plan(notes, planned, options)
     return planned
 
@@ -162,7 +163,7 @@ def finish(
         **indexed,
         "left_out": left_out,
     }
-    job.write_json(output / REPORT, report)
+    write_json(output / REPORT, report)
     for line in lines_of(report):
         tell(line)
     return report

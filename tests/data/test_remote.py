@@ -14,6 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
+from data.check.__main__ import main as check
 from data.errors import DataError, PictureError
 from data.illustrations import render
 from data.sources import catalog, store
@@ -147,3 +148,15 @@ def test_what_cannot_be_read_is_one_line(pictures, bucket, monkeypatch):
     monkeypatch.setattr(MemoryFileSystem, "cat_file", broken)
     with pytest.raises(PictureError, match=r"cannot be read \(the network is down\)"):
         store.read_place(f"{bucket}/color", source.place("color", 0))
+
+
+def test_a_bucket_is_checked_as_a_folder_is(pictures, bucket, tmp_path):
+    upload(pictures, bucket)
+    reports = []
+    for number, place in enumerate((pictures, bucket)):
+        path = tmp_path / f"{number}.json"
+        reports.append((check([str(place), "--decode", "--json", str(path)]), path))
+    (status, ours), (other, theirs) = reports
+    assert status == other
+    one, two = (json.loads(path.read_text()) for path in (ours, theirs))
+    assert one.keys() == two.keys() and one["pictures"] == two["pictures"] == 6

@@ -10,6 +10,7 @@ little more memory than the largest network.
 import errno
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -220,11 +221,19 @@ def _save_tree(path: Path, tree: Params) -> None:
     try:
         with _checkpointer(tree) as checkpointer:
             checkpointer.save(path.absolute(), jax.tree.map(to_jax, tree))
-    except ValueError as error:
-        # TensorStore reports a full disk as a ValueError that quotes the system's message.
-        if os.strerror(errno.ENOSPC) in str(error):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+    except (ValueError, RuntimeError) as error:
+        code = _system_error(str(error))
+        if code is None:
+            raise
+        raise OSError(code, os.strerror(code)) from error
+
+
+def _system_error(text: str) -> int | None:
+    """Why a file could not be written: TensorStore quotes the system's error within its own."""
+    found = re.search(r"os_error_code='(\d+)'", text)
+    if found:
+        return int(found[1])
+    return next((code for code in errno.errorcode if os.strerror(code) in text), None)
 
 
 def sharded_restore(target: Params) -> ocp.args.PyTreeRestore:

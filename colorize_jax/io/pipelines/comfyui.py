@@ -49,13 +49,22 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "LoadImage": ("IMAGE", "MASK"),
     "LoadImageMask": ("MASK",),
     "ColorizeLoader": ("MODEL", "COLORIZE_ENCODERS", "VAE"),
-    "ColorizeCondition": ("CONDITIONING", "CONDITIONING", "LATENT"),
+    "ColorizeCondition": ("CONDITIONING", "CONDITIONING", "LATENT", "CONDITIONING"),
+    "ColorizeGuider": ("GUIDER",),
+    "RandomNoise": ("NOISE",),
+    "KSamplerSelect": ("SAMPLER",),
+    "BasicScheduler": ("SIGMAS",),
+    "SamplerCustomAdvanced": ("LATENT", "LATENT"),
     "KSampler": ("LATENT",),
     "VAEDecode": ("IMAGE",),
     "SaveImage": (),
 }
 # Widgets of ComfyUI's own page that are no inputs: node -> (after which input, value).
-EXTRA_WIDGETS = {"LoadImage": ("image", "image"), "KSampler": ("seed", "fixed")}
+EXTRA_WIDGETS = {
+    "LoadImage": ("image", "image"),
+    "KSampler": ("seed", "fixed"),
+    "RandomNoise": ("noise_seed", "fixed"),
+}
 # Node -> its column on the page, and its height there, px.
 PLACES: Mapping[str, tuple[int, int]] = {
     "LoadImageMask": (0, 320),
@@ -63,6 +72,11 @@ PLACES: Mapping[str, tuple[int, int]] = {
     "LoadImage": (1, 320),
     "ColorizeCondition": (2, 430),
     "KSampler": (3, 270),
+    "ColorizeGuider": (3, 160),
+    "RandomNoise": (3, 90),
+    "KSamplerSelect": (3, 60),
+    "BasicScheduler": (3, 110),
+    "SamplerCustomAdvanced": (4, 120),
     "VAEDecode": (4, 80),
     "SaveImage": (5, 320),
 }
@@ -106,6 +120,7 @@ def write_comfyui(
 def workflows(suggestions: Suggestions, has_plugin: bool) -> dict[str, Prompt]:
     """Name -> a workflow in the form of ComfyUI's HTTP interface."""
     found = {"colorize": _prompt(suggestions, {})}
+    found["both_guides"] = _with_guider(found["colorize"])
     if has_plugin:
         masks = {"sketch_mask": "sketch_mask.png", "reference_mask": "reference_mask.png"}
         found["background"] = _prompt(suggestions, masks)
@@ -156,6 +171,45 @@ def _prompt(suggestions: Suggestions, masks: Mapping[str, str]) -> Prompt:
         prompt[str(number)] = _node("LoadImageMask", image=file, channel="red")
         prompt["4"]["inputs"][name] = [str(number), 0]
     return prompt
+
+
+def _with_guider(prompt: Prompt) -> Prompt:
+    """The same picture by a guider: guidance by the reference and by the sketch."""
+    sampler, model = prompt["5"]["inputs"], ["1", 0]
+    parts = {
+        "8": _node(
+            "ColorizeGuider",
+            model=model,
+            positive=["4", 0],
+            negative=["4", 1],
+            without_sketch=["4", 3],
+            reference_guidance=sampler["cfg"],
+            sketch_guidance=1.5,
+        ),
+        "9": _node("RandomNoise", noise_seed=sampler["seed"]),
+        "10": _node("KSamplerSelect", sampler_name=sampler["sampler_name"]),
+        "11": _node(
+            "BasicScheduler",
+            model=model,
+            scheduler=sampler["scheduler"],
+            steps=sampler["steps"],
+            denoise=1.0,
+        ),
+        "5": _node(
+            "SamplerCustomAdvanced",
+            noise=["9", 0],
+            guider=["8", 0],
+            sampler=["10", 0],
+            sigmas=["11", 0],
+            latent_image=["4", 2],
+        ),
+    }
+    kept = ("1", "2", "3", "4")
+    return {
+        **{number: prompt[number] for number in kept},
+        **parts,
+        **{number: prompt[number] for number in ("6", "7")},
+    }
 
 
 def _node(kind: str, **inputs: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.model_sampling
+import comfy.samplers
 import comfy.supported_models_base
 import torch
 from diffusers import AutoencoderKL, ConfigMixin
@@ -193,6 +194,30 @@ class ColorizeModel(comfy.model_base.BaseModel):
         if found.banks is not None:
             conds["banks"] = comfy.conds.CONDList(list(found.banks.values()))
         return conds
+
+
+class Guider(comfy.samplers.CFGGuider):
+    """Guidance by the reference, by the sketch, or the mean of both.
+
+    Attributes:
+        scales: conditioning without a guide -> that guide's scale, off at 1 or less.
+    """
+
+    scales: dict[str, float]
+
+    def predict_noise(
+        self, x: Tensor, timestep: Tensor, model_options: Any = None, seed: int | None = None
+    ) -> Tensor:
+        """Clean latents at a level, as ComfyUI's samplers ask for them."""
+        guides = [name for name, scale in self.scales.items() if scale > 1]
+        conds = [self.conds[name] for name in ("positive", *guides)]
+        full, *others = comfy.samplers.calc_cond_batch(
+            self.inner_model, conds, x, timestep, model_options or {}
+        )
+        push = torch.zeros_like(full)
+        for name, other in zip(guides, others, strict=True):
+            push += (self.scales[name] - 1) * (full - other)
+        return full + push / max(len(guides), 1)
 
 
 class Encoders(Conditioning):

@@ -2,12 +2,14 @@
 
     Colorize Loader     a model, its encoders and its autoencoder
     Colorize Condition  sketch, reference and masks -> conditionings and an empty latent
+    Colorize Guider     guidance by reference and sketch, for samplers that take a guider
 
 What lies between them are ComfyUI's own nodes: a sampler, whose cfg is the guidance by the
 reference, a decoder, loaders of LoRAs.
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from comfy_api.latest import ComfyExtension, io
 from PIL import Image
 from torch import Tensor
 
-from .colorize_comfy_model import COND, ComfyConditions, Steering, load_model
+from .colorize_comfy_model import COND, ComfyConditions, Guider, Steering, load_model
 from .colorize_options import Options
 
 HERE = Path(__file__).parent
@@ -135,6 +137,7 @@ class ColorizeCondition(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
                 io.Latent.Output(display_name="latent"),
+                io.Conditioning.Output(display_name="without_sketch"),
             ],
         )
 
@@ -146,7 +149,8 @@ class ColorizeCondition(io.ComfyNode):
         }
         background = to_pictures(given.pop("background", None))
         size = {name: given.pop(name) or None for name in ("width", "height")}
-        options = Options(**given, **size)
+        # A blank sketch is encoded too, for the guider.
+        options = Options(**given, **size, sketch_guidance=2.0)
         encoders.to(comfy.model_management.get_torch_device())
         try:
             with torch.no_grad():
@@ -172,6 +176,7 @@ class ColorizeCondition(io.ComfyNode):
             tuple((label, plain if label == PLUGIN_LORA else 1.0) for label in labels),
         )
         carried = ComfyConditions(found.size, found.hints, steering, found.mask, found.banks)
+        blank = replace(carried, hints=found.blank_hints)
         height, width = found.sketches[0].tensor.shape[1:]
         channels = encoders.unet.config.in_channels
         cells = (height // encoders.cell, width // encoders.cell)
@@ -181,7 +186,55 @@ class ColorizeCondition(io.ComfyNode):
             [[context, {COND: carried}]],
             [[torch.zeros_like(context), {COND: carried}]],
             {"samples": latent},
+            [[context, {COND: blank}]],
         )
+
+
+class ColorizeGuider(io.ComfyNode):
+    """Guides by the reference, by the sketch, or by both."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """What the node takes and gives."""
+
+        def scale(name: str, default: float) -> io.Float.Input:
+            text = "off at 1 or less"
+            return io.Float.Input(name, default=default, min=0.0, max=100.0, step=0.1, tooltip=text)
+
+        return io.Schema(
+            node_id="ColorizeGuider",
+            display_name="Colorize Guider",
+            category="colorize",
+            description="Guidance by the reference, by the sketch, or the mean of both; for "
+            "SamplerCustomAdvanced.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Conditioning.Input("without_sketch"),
+                scale("reference_guidance", 4.0),
+                scale("sketch_guidance", 1.0),
+            ],
+            outputs=[io.Guider.Output(display_name="guider")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: Any,
+        negative: Any,
+        without_sketch: Any,
+        reference_guidance: float,
+        sketch_guidance: float,
+    ) -> io.NodeOutput:
+        """Make the guider."""
+        guider = Guider(model)
+        guider.inner_set_conds(
+            {"positive": positive, "negative": negative, "without_sketch": without_sketch}
+        )
+        guider.scales = {"negative": reference_guidance, "without_sketch": sketch_guidance}
+        return io.NodeOutput(guider)
 
 
 class ColorizeExtension(ComfyExtension):
@@ -189,7 +242,7 @@ class ColorizeExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Its nodes."""
-        return [ColorizeLoader, ColorizeCondition]
+        return [ColorizeLoader, ColorizeCondition, ColorizeGuider]
 
 
 async def comfy_entrypoint() -> ColorizeExtension:

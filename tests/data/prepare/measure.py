@@ -9,8 +9,11 @@ does; wall times are printed beside them.
 
 import argparse
 import io
+import json
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,9 +26,8 @@ from scipy import ndimage
 from colorize_jax.evaluation.metrics import line_f1
 from data.illustrations import render
 from data.pictures.lines import STYLES, extract_styles
-from data.prepare import products, survey
-from data.prepare.options import Options
-from data.prepare.pipeline import prepare
+from data.prepare.jobs.options import Options
+from data.prepare.stages import products, survey
 from data.sources.store import Place
 
 SIZE = 512  # px, of pictures whose lines are judged
@@ -139,13 +141,16 @@ def throughput(options: argparse.Namespace) -> None:
         output = options.dir / "set"
         shutil.rmtree(output, ignore_errors=True)
         start, before = time.perf_counter(), processor_seconds()
-        told: list[str] = []
-        job = Options(str(root), str(output), processes=processes)
-        count = prepare(job, told.append)["taken"]
+        words = [str(root), f"--output={output}", f"--processes={processes}"]
+        command = [sys.executable, "-m", "data.prepare", *words]
+        subprocess.run(command, check=True, capture_output=True)
+        count = json.loads((output / "report.json").read_text())["taken"]
         wall, processor = time.perf_counter() - start, processor_seconds() - before
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(
             f"{processes} processes: {count / wall:.1f} pictures/s, {count / processor:.2f} a "
-            f"second of one core ({1000 * processor / count:.0f} ms each, starts included)"
+            f"second of one core ({1000 * processor / count:.0f} ms each, starts included); "
+            f"the largest process {memory:.0f} MiB"
         )
 
 
@@ -184,7 +189,7 @@ def main() -> None:
     judged.add_argument("--picture", type=Path, help="draw styles by kinds here")
     timed = commands.add_parser("throughput")
     timed.add_argument("dir", type=Path)
-    timed.add_argument("--count", type=int, default=48)
+    timed.add_argument("--count", type=int, default=96)
     timed.add_argument("--side", type=int, default=1024)
     timed.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()

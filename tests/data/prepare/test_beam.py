@@ -7,7 +7,7 @@ from drawn_folder import make
 
 from data.prepare import beam as by_beam
 from data.prepare.__main__ import main
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
 from data.prepare.pipeline import prepare
 
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from data.illustrations import render
 from data.pictures import looks
-from data.prepare.duplicates import without_duplicates
-from data.prepare.survey import SCHEMA
+from data.prepare.stages.duplicates import without_duplicates
+from data.prepare.stages.survey import SCHEMA
 
 
 @pytest.mark.parametrize("bits", [0, 1, 3, 6])

@@ -12,10 +12,11 @@ import pytest
 from drawn_folder import make
 
 from data.pictures.lines import extract_lines
-from data.prepare import job, units
 from data.prepare.__main__ import main
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
+from data.prepare.jobs.output import claimed, list_pictures
 from data.prepare.pipeline import prepare
+from data.prepare.stages import units
 from data.sources.folders import FolderSource
 
 COUNT, SIDE = 20, 112
@@ -164,7 +165,9 @@ def test_a_job_goes_on_from_wherever_it_was_killed(pictures, dataset, tmp_path, 
 
 def test_done_work_is_not_done_again(pictures, dataset, monkeypatch):
     monkeypatch.setattr(units, "make", lambda *given: pytest.fail("made again"))
-    monkeypatch.setattr("data.prepare.survey.look", lambda *given: pytest.fail("looked again"))
+    monkeypatch.setattr(
+        "data.prepare.stages.survey.look", lambda *given: pytest.fail("looked again")
+    )
     before = contents(dataset)
     prepare(options(pictures, dataset), lambda line: None)
     assert contents(dataset) == before
@@ -230,12 +233,21 @@ def test_held_out_pictures_are_in_no_other_table(pictures, tmp_path):
 
 
 def test_what_users_know_goes_into_the_index(pictures, tmp_path):
-    table = tmp_path / "mine.csv"
-    table.write_text("image_path,caption,aesthetic_score,tags,who\n0000.jpg,one,6.5,a b,x\n")
+    table = tmp_path / "mine.jsonl"  # as `colorize_jax tags` writes it, and more
+    known = [
+        {"image_path": "0000.jpg", "tags": ["a b", "c"], "who": ["x"], "aesthetic_score": 6.5},
+        {"image_path": "drawing no. 0005", "tags": [], "who": ["x"], "caption": "five"},
+        {"image_path": "sets/a/IMG_0001.JPG", "tags": ["d"], "who": []},
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in known))
     output = made(pictures, tmp_path / "set", metadata=str(table), characters=("column:who",))
-    (row,) = [row for row in rows(output) if row["source"] == "0000.jpg"]
-    assert (row["caption"], row["aesthetic_score"], row["tags"]) == ("one", 6.5, "a b")
-    assert report(output)["with_score"] == 1
+    found = {row["source"].rpartition(".")[0]: row for row in rows(output)}
+    one, five = found["0000"], found["drawing no. 0005"]
+    assert (one["aesthetic_score"], one["tags"]) == (6.5, "a b, c")
+    assert (five["caption"], five["tags"]) == ("five", None)
+    assert one["reference_list"] == [five["image_path"]]
+    assert five["reference_list"] == [one["image_path"]]
+    assert report(output)["with_references"] == 2 and report(output)["with_score"] == 1
 
 
 # ---------------------------------------------------------------------------------- masks
@@ -319,7 +331,7 @@ def test_an_output_inside_the_input(pictures, capsys):
 
 def test_another_process_at_work(pictures, tmp_path, capsys):
     given = options(pictures, tmp_path / "set")
-    with job.claimed(given, job.list_pictures(given)):
+    with claimed(given, list_pictures(given)):
         error = refused(capsys, pictures[0], f"--output={tmp_path}/set", "--archive-size", 10)
     assert "another process is at work" in error
 

@@ -51,8 +51,9 @@ def test_prepare_and_train_are_two_commands(prepared: tuple[Path, float], tmp_pa
     assert report["with_references"] > COUNT / 2
     words = ["--config=tests/configs/smallest.py", f"--workdir={tmp_path}/run"]
     words += ["--config.data.source=folder", f"--config.data.path={output}"]
+    words += ["--config.data.same_identity_rate=0.5"]
     done = subprocess.run(
-        [sys.executable, "train.py", *words, "--config.data.same_identity_rate=0.5"],
+        [sys.executable, "train.py", *words, "--config.data.num_examples=100000"],
         cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip

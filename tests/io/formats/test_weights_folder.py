@@ -91,6 +91,25 @@ def test_no_disk_space_is_seen_before_and_while_writing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("quoted", "reason"),
+    [
+        ("Failed to open: Read-only file system [os_error_code='30'] [source 'a.cc']", "Read-only"),
+        ("Error writing local file: Permission denied", "Permission denied"),
+        ("OUT_OF_RANGE: [os_error_code='36']", "File name too long"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError])
+def test_what_tensorstore_could_not_write_is_one_line(tmp_path, monkeypatch, quoted, reason, kind):
+    def refuse(*_args, **_kwargs):
+        raise kind(quoted)
+
+    monkeypatch.setattr(weights.ocp.Checkpointer, "save", refuse)
+    with pytest.raises(UserError, match=rf"out that cannot be written \({reason}"):
+        weights.save_weights(tmp_path / "out", _params(), METADATA)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unwritable_place(tmp_path):
     (tmp_path / "file").write_text("")
     with (

@@ -56,7 +56,7 @@ def test_the_pack_is_whole(pack):
     assert {"LICENSE", "README.md", "requirements.txt"} <= {path.name for path in pack.iterdir()}
 
 
-@pytest.mark.parametrize("name", ["colorize", "background"])
+@pytest.mark.parametrize("name", ["colorize", "both_guides", "background"])
 def test_workflows_hang_together(pack, name):
     """Links of the page are those of the interface, and lie in the picture too."""
     prompt = json.loads((pack / "workflows" / f"{name}.api.json").read_text())
@@ -74,8 +74,9 @@ def test_workflows_hang_together(pack, name):
         said = {k: v for k, v in node["inputs"].items() if isinstance(v, list)}
         drawn = {one["name"]: links[one["link"]] for one in nodes[number]["inputs"]}
         assert {k: [str(link[1]), link[2]] for k, link in drawn.items()} == said
-    sampler = next(n["inputs"] for n in prompt.values() if n["class_type"] == "KSampler")
-    assert (sampler["steps"], sampler["cfg"]) == (3, 2.5)
+    numbers = {k: v for node in prompt.values() for k, v in node["inputs"].items()}
+    assert numbers["steps"] == 3
+    assert numbers.get("cfg", numbers.get("reference_guidance")) == 2.5
 
 
 # ------------------------------------------------------------------------------- in a real ComfyUI
@@ -132,6 +133,13 @@ def run_prompt(url, prompt):
     raise AssertionError("the workflow did not end")
 
 
+def _set(prompt, name, value):
+    """Set an input of every node that has it."""
+    for node in prompt.values():
+        if name in node["inputs"]:
+            node["inputs"][name] = value
+
+
 @pytest.mark.slow
 @pytest.mark.interop
 @pytest.mark.skipif("COMFYUI" not in os.environ, reason="COMFYUI names no ComfyUI")
@@ -151,21 +159,28 @@ def test_its_workflows_make_the_pipelines_pictures(tmp_path):
     common = {"height": SIDE, "width": SIDE, "steps": STEPS, "seed": SEED}
     common |= {"reference_guidance": GUIDANCE, "crop_to_sketch": False}
     # Workflow -> the sampler and scheduler there, and the options here.
+    heun = {"sampler": "Heun", "schedule": "exponential"}
     masks = {name: pictures[name] for name in ("sketch_mask", "reference_mask")}
     runs = {
         "colorize": ("dpmpp_2m", "karras", {"sampler": "DPM++ 2M"}),
+        "both_guides": ("heun", "exponential", {**heun, "sketch_guidance": 1.5}),
         "background": ("euler", "normal", {"sampler": "Euler", "background_plugin": True, **masks}),
     }
     folder = Path(os.environ["COMFYUI"])
     with server(folder, base, tmp_path / "log.txt") as url:
         nodes = ask(f"{url}/object_info", patience=240)
-        assert {"ColorizeLoader", "ColorizeCondition"} <= set(nodes)
+        assert {"ColorizeLoader", "ColorizeCondition", "ColorizeGuider"} <= set(nodes)
         for name, (sampler, scheduler, options) in runs.items():
             prompt = json.loads((output / "workflows" / f"{name}.api.json").read_text())
             prompt["1"]["inputs"]["dtype"] = "float32"
             prompt["4"]["inputs"] |= {"width": SIDE, "height": SIDE}
-            prompt["5"]["inputs"] |= {"seed": SEED, "steps": STEPS, "cfg": GUIDANCE}
-            prompt["5"]["inputs"] |= {"sampler_name": sampler, "scheduler": scheduler}
+            _set(prompt, "seed", SEED)
+            _set(prompt, "noise_seed", SEED)
+            _set(prompt, "steps", STEPS)
+            _set(prompt, "cfg", GUIDANCE)
+            _set(prompt, "reference_guidance", GUIDANCE)
+            _set(prompt, "sampler_name", sampler)
+            _set(prompt, "scheduler", scheduler)
             history = run_prompt(url, prompt)
             (made,) = history["outputs"]["7"]["images"]
             theirs = np.int16(np.asarray(Image.open(base / "output" / made["filename"])))

@@ -86,3 +86,20 @@ def test_a_run_in_a_bucket_saves_prunes_and_restores_without_a_copy(bucket):
     assert result.stdout.splitlines() == ["([3], {}) [1, 2, 3]", "restored"]
     requests = bucket.read_text()
     assert "DELETE" in requests and not re.search("copyTo|rewriteTo|moveTo", requests)
+
+
+@pytest.mark.slow
+def test_a_training_goes_on_in_a_bucket(bucket):
+    settings = ["--config=tests/configs/smallest.py", "--workdir=gs://bucket/run"]
+    settings += ["--config.checkpoint.every_steps=1", "--allow_changes=total_steps"]
+    for total in (1, 2):
+        result = subprocess.run(
+            [sys.executable, "train.py", *settings, f"--config.total_steps={total}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert "WARNING" not in result.stderr and "Traceback" not in result.stderr
+    assert "resumed from step 1 of 2" in result.stderr

@@ -9,9 +9,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data.errors import DataError
-from data.prepare.duplicates import COPY_REASONS
-from data.prepare.job import write_table
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
+from data.prepare.jobs.output import write_table
+from data.prepare.stages.duplicates import COPY_REASONS
 from data.sources.names import key, stem, suffix
 
 # Bytes of output for a pixel, beside the colour pictures themselves: PNGs of drawings.
@@ -54,6 +54,7 @@ def planned(table: pa.Table, options: Options) -> pa.Table:
         used.add(name)
         names.append(name)
         units.append(unit)
+    kept = kept.drop_columns(["content", "looks", "colors", "problem"])
     kept = kept.append_column("name", pa.array(names, pa.large_string()))
     return kept.append_column("unit", pa.array(units, pa.int32()))
 

@@ -12,8 +12,8 @@ from PIL import Image
 from data.errors import PictureError
 from data.pictures import looks
 from data.pictures.stored import StoredPicture
-from data.prepare.job import SURVEY_SIZE, write_table
-from data.prepare.workers import Mapper
+from data.prepare.jobs.output import SURVEY_SIZE, write_table
+from data.prepare.jobs.workers import Mapper
 from data.sources.store import Listing, Place, read_place
 
 SCHEMA = pa.schema(

@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from data.prepare.job import write_table
-from data.prepare.layouts import UNITS
-from data.prepare.options import Options
-from data.prepare.plan import made_path
-from data.prepare.products import make, sketch_kinds
-from data.prepare.workers import Mapper
+from data.prepare.jobs.options import Options
+from data.prepare.jobs.output import write_table
+from data.prepare.jobs.workers import Mapper
+from data.prepare.stages.layouts import UNITS
+from data.prepare.stages.plan import made_path
+from data.prepare.stages.products import make, sketch_kinds
 
 FACTS = pa.schema(
     {

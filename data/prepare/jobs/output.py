@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.errors import DataError
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
 from data.sources.store import Listing, list_folder
 
 VERSION = 1

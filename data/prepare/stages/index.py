@@ -1,6 +1,6 @@
 """The tables of a set: what is known of every picture, and which pictures are held out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from data.errors import DataError
-from data.prepare import characters
-from data.prepare.job import write_table
-from data.prepare.options import Options
+from data.prepare.jobs.options import Options
+from data.prepare.jobs.output import write_table
+from data.prepare.stages import characters
 from data.sources import index_tables
 from data.sources.catalog import lots
 from data.sources.names import key, stem
@@ -55,10 +55,12 @@ class Metadata:
                 self._rows[stem(key(name))] = i
             self._rows |= {key(n): i for i, n in enumerate(self._table["image_path"].to_pylist())}
 
-    def __getitem__(self, location: str) -> Mapping[str, Any]:
-        """What is known of a picture."""
-        i = self._row(location)
-        return {} if i is None else self._table.slice(i, 1).to_pylist()[0]
+    def known(self, name: str, locations: Sequence[str]) -> list[Any]:
+        """What an index says under a name, for some pictures; None where it is not known."""
+        if self._table is None:
+            return [None] * len(locations)
+        values = self._table[name].to_pylist()
+        return [None if i is None else values[i] for i in map(self._row, locations)]
 
     @property
     def has_tags(self) -> bool:
@@ -103,14 +105,19 @@ def write_index(facts: pa.Table, options: Options, output: Path) -> dict[str, An
     """
     metadata = Metadata(options.metadata)
     sources, names = facts["source"].to_pylist(), facts["image_path"].to_pylist()
-    given = [metadata[source] for source in sources]
     tags = [
-        _joined(known.get("tags"), own)
-        for known, own in zip(given, facts["tags"].to_pylist(), strict=True)
+        _joined(given, own)
+        for given, own in zip(
+            metadata.known("tags", sources), facts["tags"].to_pylist(), strict=True
+        )
     ]
     scores = [
-        own if known.get("aesthetic_score") is None else known["aesthetic_score"]
-        for known, own in zip(given, facts["aesthetic_score"].to_pylist(), strict=True)
+        own if given is None else given
+        for given, own in zip(
+            metadata.known("aesthetic_score", sources),
+            facts["aesthetic_score"].to_pylist(),
+            strict=True,
+        )
     ]
     with_tags = facts.set_column(
         facts.schema.get_field_index("tags"), "tags", pa.array(tags, pa.string())
@@ -122,7 +129,7 @@ def write_index(facts: pa.Table, options: Options, output: Path) -> dict[str, An
     columns = {name: facts[name] for name in SCHEMA.names if name in facts.column_names} | {
         "aesthetic_score": pa.array(scores, pa.float32()),
         "exist_sketch": pa.array([bool(options.lines)] * len(facts)),
-        "caption": pa.array([known.get("caption") for known in given], pa.string()),
+        "caption": pa.array(metadata.known("caption", sources), pa.string()),
         "tags": pa.array(tags, pa.string()),
     }
     columns["reference_list"] = pa.array(lists, pa.list_(pa.string()))

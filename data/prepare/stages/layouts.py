@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from data.prepare.job import replacing
-from data.prepare.products import Product
+from data.prepare.jobs.output import replacing
+from data.prepare.stages.products import Product
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of all members: the same pictures make the same archive
 _MODE = 0o644

@@ -14,8 +14,8 @@ from data.pictures.lines import STYLES, extract_styles
 from data.pictures.masks import estimate_foreground, has_solid_alpha
 from data.pictures.reading import Picture, opened, read_picture
 from data.pictures.stored import StoredPicture
+from data.prepare.jobs.options import Options, is_description
 from data.prepare.models.uses import draw_lines, embed, score, segment, tag
-from data.prepare.options import Options, is_description
 from data.sources.names import key, stem
 from data.sources.store import Listing, Place, list_folder, read_place
 

@@ -1,0 +1,1 @@
+"""One job: its options, its output, and the workers that it is shared among."""
