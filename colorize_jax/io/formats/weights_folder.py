@@ -23,6 +23,7 @@ import orbax.checkpoint as ocp
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
+from colorize_jax.io.formats.told_once import told_once
 from colorize_jax.types import Params
 
 METADATA_FILE = "metadata.json"
@@ -82,7 +83,7 @@ def save_weights(
     """
     pairs = params.items() if isinstance(params, Mapping) else params
     place = {"kind": KIND, "overwrite": overwrite, "reads": reads}
-    with atomic_output(directory, nbytes=nbytes, **place) as temporary:
+    with told_once(), atomic_output(directory, nbytes=nbytes, **place) as temporary:
         for component, tree in pairs:
             _save_tree(temporary / component, tree)
             del tree
