@@ -24,7 +24,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from colorize_jax.errors import UserError
-from colorize_jax.io.formats.told_once import told_once
+from colorize_jax.io.formats.orbax_errors import told_once
 from colorize_jax.io.runs import replica
 from colorize_jax.io.runs.saved_steps import (
     COMMIT,

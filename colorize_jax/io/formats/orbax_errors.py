@@ -1,6 +1,9 @@
-"""What Orbax's threads print although they raise it to their caller, who tells it."""
+"""What Orbax raises where it cannot write, and what its threads print of it."""
 
+import errno
 import logging
+import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,3 +34,11 @@ def told_once() -> Iterator[None]:
     finally:
         logger.removeFilter(is_new)
         sys.unraisablehook = before
+
+
+def system_error(text: str) -> int | None:
+    """Why a file could not be written: TensorStore quotes the system's error within its own."""
+    found = re.search(r"os_error_code='(\d+)'", text)
+    if found:
+        return int(found[1])
+    return next((code for code in errno.errorcode if os.strerror(code) in text), None)
