@@ -254,7 +254,9 @@ class Loader(Iterator[Record]):
             )
         batches = dataset.batch(rows, drop_remainder=False, batch_fn=_stack)
         self._batches = iter(
-            grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1)
+            grain.experimental.ThreadPrefetchIterDataset(
+                batches, prefetch_buffer_size=min(2, max(1, self._prefetch))
+            )
         )
 
 

@@ -39,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--max-megapixels", type=int, default=32, help="of a picture that is sent (default: 32)"
     )
+    limits.add_argument(
+        "--max-result-megapixels", type=int, default=8, help="of a result (default: 8)"
+    )
     limits.add_argument("--queue", type=int, default=64, help="pictures that wait (default: 64)")
     limits.add_argument(
         "--batch-size", type=int, default=4, help="most pictures at a time (default: 4)"
@@ -76,7 +79,12 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=args.tokenizer,
     )
     journal = Journal(args.outputs, args.keep)
-    limits = ServiceLimits(args.queue, args.batch_size, args.batch_window / 1000)
+    limits = ServiceLimits(
+        queue=args.queue,
+        batch=args.batch_size,
+        window=args.batch_window / 1000,
+        num_pixels=args.max_result_megapixels * 10**6,
+    )
     service = Service(pipeline, journal, limits)
     app = create_app(
         service,
@@ -113,7 +121,8 @@ def _access(args: argparse.Namespace) -> Any:
     from colorize_jax.errors import UserError
     from colorize_jax.studio.access import Access, is_loopback, read_keys
 
-    for name in ("max_mib", "max_megapixels", "queue", "batch_size", "keep"):
+    counts = ("max_mib", "max_megapixels", "max_result_megapixels", "queue", "batch_size", "keep")
+    for name in counts:
         if getattr(args, name) < 1:
             flag = name.replace("_", "-")
             raise UserError(f"got --{flag} {getattr(args, name)}, expected at least 1; change it")

@@ -26,6 +26,8 @@ Send = Callable[[Any], Awaitable[None]]
 # What needs a key. Others are open (whether the server lives, how it is to be asked), or the page,
 # which asks for a name and its key itself.
 KEY_PATHS = ("/v1/", "/metrics")
+# What is counted: the page asks for many files of its own, and makes pictures through the queue.
+RATED_PATHS = (*KEY_PATHS, "/login")
 # Browsers show nothing here that comes from another machine, and no other page frames this one.
 HEADERS = (
     (
@@ -187,7 +189,7 @@ class Guard:
             more = {"WWW-Authenticate": "Bearer"}
             return 401, "got no key that is known here, expected Authorization: Bearer KEY", more
         scope.setdefault("state", {})["owner"] = owner or ""
-        if self._rates is not None and scope["path"] != "/healthz":
+        if self._rates is not None and scope["path"].startswith(RATED_PATHS):
             client = owner or (scope.get("client") or ("unknown", 0))[0]
             wait = self._rates.take(client)
             if wait:

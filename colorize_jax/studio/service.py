@@ -34,6 +34,7 @@ OUT_OF_MEMORY = (
     "width, or turn on tiled_decode or low_memory"
 )
 STEP_SECONDS = 60.0  # that a step, or its compilation, is waited for at the end
+UNWRITABLE = "the server cannot write its outputs, its disk may be full; tell who runs it"
 INTERNAL = "the server failed at this picture ({}); its log says why"
 
 
@@ -53,11 +54,13 @@ class ServiceLimits:
         queue: most jobs that wait.
         batch: most pictures at a time.
         window: how long the first one waits for company, seconds.
+        num_pixels: most pixels of a result.
     """
 
     queue: int = 64
     batch: int = 4
     window: float = 0.005
+    num_pixels: int = 8 * 10**6
 
 
 @dataclass(eq=False)
@@ -130,6 +133,7 @@ class Service:
         if "sketch" not in pictures:
             raise UserError("got no sketch, expected one; send a picture under that name")
         options = options.with_seed()
+        self._check_size(pictures["sketch"], options)
         # Strengths and steps that the model does not have.
         make_traced_options(self.pipeline.system, options)
         reference = self.pipeline.read_reference(
@@ -150,11 +154,25 @@ class Service:
                 raise BusyError(
                     f"got a full queue ({len(self._queue)} pictures wait); send it again later"
                 )
-            self.journal.add(record)
+            try:
+                self.journal.add(record)
+            except UserError as error:
+                logger.error("%s", error)
+                raise BusyError(UNWRITABLE) from error
             self._jobs[record.id] = job
             self._queue.append(job)
             self._changed.notify_all()
         return job
+
+    def _check_size(self, sketch: Picture, options: InferenceOptions) -> None:
+        """Raise UserError before anything of a size is allocated that is too large."""
+        sizes = self.pipeline.system.limits
+        height, width = options.output_size(sketch.height, sketch.width, sizes)
+        if height * width > self._limits.num_pixels:
+            raise UserError(
+                f"got a size of {width}x{height} px, expected at most {self._limits.num_pixels} "
+                "pixels; lower height or width"
+            )
 
     def find(self, job_id: str, owner: str = "") -> JobRecord | None:
         """Return a job's record; None: the owner has no such job."""
@@ -290,8 +308,9 @@ class Service:
                 continue
             try:
                 self.journal.save(job.record, image, PictureMetadata(job.options))
-            except UserError as error:  # a full disk
-                self._fail([job], str(error), journal.INTERNAL)
+            except UserError as error:
+                logger.error("%s", error)
+                self._fail([job], UNWRITABLE, journal.INTERNAL)
                 continue
             with self._changed:
                 self._finish(job, status=journal.DONE)
@@ -305,16 +324,16 @@ class Service:
 
     def _update(self, job: Job, **changes: Any) -> None:
         job.record = job.record.change(**changes)
-        self.journal.write(job.record)
+        try:
+            self.journal.write(job.record)
+        except UserError as error:  # clients are told all the same, as long as the process lives
+            logger.error("%s", error)
 
     def _finish(self, job: Job, **changes: Any) -> None:
         """Say what became of a job, unless that is said already."""
         if job.record.id not in self._jobs:
             return
-        try:
-            self._update(job, finished=time.time(), **changes)
-        except UserError:
-            logger.exception("the record of job %s could not be written", job.record.id)
+        self._update(job, finished=time.time(), **changes)
         del self._jobs[job.record.id]
         self.metrics.jobs.labels(job.record.status).inc()
         job.finished.set_result(job.record)

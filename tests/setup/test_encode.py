@@ -341,3 +341,22 @@ def test_too_many_damaged_pictures_stop_it(pictures, tmp_path, capsys):
     flags = folder(pictures, "--config.data.max_skipped_share=0")
     assert run(tmp_path / "set", *flags) == 2
     assert "pictures that cannot be encoded (got " in capsys.readouterr().err
+
+
+def test_several_sets_are_one_mixture_and_batches_resume(whole):
+    root, _ = whole
+    config = encoded(root, f"--config.data.sources=(('{root}', 1.0), ('{root}', 0.5))")
+    source = datasets.make_source(config)
+    assert len(source) == 18 and source.describe()[0].startswith("18 pictures an epoch from 2")
+    batches = datasets.make_batches(config, source)
+    seen = [next(batches) for _ in range(6)]
+    assert datasets.step_record(seen[0]).keys() == {
+        *("moments", "clip_tokens", "tagger_tokens", "sketch", "sketch_mask"),
+        *("size", "aesthetic_score"),
+    }
+    again = datasets.make_batches(config, source)
+    again.set_state({"next_batch": 4})
+    for expected in seen[4:]:
+        found = next(again)
+        for name in datasets.step_record(expected):
+            np.testing.assert_array_equal(found[name], expected[name])

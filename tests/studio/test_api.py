@@ -17,6 +17,7 @@ import small_service
 import small_system
 from small_service import OPTIONS, OTHER_REFERENCE, OTHER_SKETCH, REFERENCE, SKETCH, form, pixels
 
+from colorize_jax.errors import UserError
 from colorize_jax.inference.metadata import read_metadata
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.studio import journal
@@ -191,6 +192,7 @@ BAD = {
     "reserved name": (form({"self": 1}), 'unknown option "self"'),
     "plugin": (form({"background_plugin": True}), "no background encoder"),
     "size": (form({"height": 30}), "got height 30"),
+    "result": (form({"height": 60000, "width": 60000}), "60000x60000 px, expected at most 8000000"),
     "unknown field": (form(other="1"), 'unknown field "other"'),
     "wait": (form(wait="maybe"), "expected true or false"),
     "options": ({**form(), "data": {"options": "{"}}, "options that is no JSON"),
@@ -292,3 +294,21 @@ def test_what_the_server_says_about_itself(client):
     page = client.get("/docs").text
     assert "POST /v1/colorize" in page and "reference_guidance" in page
     assert "http://" not in page and "https://" not in page.replace("https://json-schema", "")
+
+
+def test_a_full_disk_is_told_without_paths_and_the_server_goes_on(pipeline, tmp_path, monkeypatch):
+    with small_service.serving(pipeline, tmp_path) as (client, service):
+
+        def full(*arguments):
+            raise UserError(f"got a full disk while writing {tmp_path}")
+
+        for name, status in (("add", 503), ("save", 500), ("write", 200)):
+            with monkeypatch.context() as patch:
+                patch.setattr(service.journal, name, full)
+                if name == "write":  # of a record that is known already
+                    patch.setattr(service.journal, "add", lambda record: None)
+                answer = client.post("/v1/colorize", **form())
+            assert answer.status_code == status, answer.text
+            if status != 200:
+                assert "disk" in answer.json()["error"] and str(tmp_path) not in answer.text
+        assert client.post("/v1/colorize", **form()).status_code == 200

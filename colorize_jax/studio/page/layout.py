@@ -23,6 +23,7 @@ from colorize_jax.studio.page.presets import OWN, Presets
 from colorize_jax.studio.service import Service
 
 HISTORY = 24  # pictures that are shown again
+KEPT_SECONDS = (3600, 86_400)  # how often uploads are looked through, and how long they are kept
 CSS = """
 .gradio-container {max-width: 1400px !important}
 @media (max-width: 700px) {
@@ -55,7 +56,9 @@ class Page:
         self._service, self._presets, self._files = service, presets, files
         self._defaults = service.pipeline.defaults.to_dict()
         self._controls: dict[str, gr.components.Component] = {}
-        with gr.Blocks(title="colorize-jax", analytics_enabled=False) as self.blocks:
+        with gr.Blocks(
+            title="colorize-jax", analytics_enabled=False, delete_cache=KEPT_SECONDS
+        ) as self.blocks:
             gr.Markdown("# colorize-jax studio")
             with gr.Row(elem_classes="columns"):
                 with gr.Column(min_width=300):
@@ -83,12 +86,16 @@ class Page:
         with gr.Accordion("Masks and background", open=False):
             self._show_masks = gr.Button("Show both masks")
             with gr.Row():
-                self._sketch_mask = gr.Image(label="Sketch's mask", interactive=False, height=160)
-                self._reference_mask = gr.Image(
-                    label="Reference's mask", interactive=False, height=160
-                )
+                # No button that shares pictures with another machine.
+                shown = {"interactive": False, "height": 160, "buttons": ["fullscreen"]}
+                self._sketch_mask = gr.Image(label="Sketch", **shown)
+                self._reference_mask = gr.Image(label="Reference", **shown)
             self._background = gr.Image(
-                label="Background of its own", type="pil", height=200, sources=["upload"]
+                label="Background of its own",
+                type="pil",
+                height=200,
+                sources=["upload"],
+                buttons=[],
             )
 
     def _front(self) -> None:
@@ -108,10 +115,20 @@ class Page:
 
     def _results(self) -> None:
         self._slider = gr.ImageSlider(
-            label="Sketch and result", type="filepath", height=340, interactive=False
+            label="Sketch and result",
+            type="filepath",
+            max_height=500,
+            interactive=False,
+            buttons=["download", "fullscreen"],
         )
         self._gallery = gr.Gallery(
-            label="Results", elem_id="results", columns=2, height=300, interactive=False
+            label="Results",
+            elem_id="results",
+            columns=2,
+            height=420,
+            object_fit="contain",
+            interactive=False,
+            buttons=["download", "fullscreen"],
         )
         self._restore = gr.File(
             label="Drop a PNG that was made here: its options come back",
@@ -124,7 +141,10 @@ class Page:
                 label="Latest pictures: choose one for its options",
                 columns=4,
                 height=240,
+                object_fit="contain",
+                allow_preview=False,
                 interactive=False,
+                buttons=[],
             )
         self._shown = gr.State([])  # numbers of the jobs in the history
         self._jobs = gr.State([])  # of the latest click

@@ -1,6 +1,7 @@
 """The page under the API's application: where its files lie, and who may see it."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def mount_page(app: Any, service: Service, access: Access) -> Any:
         The application.
     """
     files = service.journal.folder / FILES
+    shutil.rmtree(files, ignore_errors=True)  # copies and uploads of an earlier server
     # Gradio reads both when it is imported or called; nothing is sent anywhere.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(files)

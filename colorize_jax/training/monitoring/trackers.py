@@ -15,6 +15,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import secrets
 import subprocess
 from collections.abc import Callable, Mapping
@@ -219,7 +220,8 @@ def identify(workdir: epath.Path, library: str) -> str:
     if not isinstance(known, dict):
         known = {}
     if library not in known:
-        known[library] = secrets.token_hex(8)
+        readable = re.sub(r"[^A-Za-z0-9_-]+", "-", workdir.name)[:60]
+        known[library] = f"{readable}-{secrets.token_hex(4)}"
         file.write_text(json.dumps(known, indent=2) + "\n")
     return known[library]
 

@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -40,7 +41,7 @@ def workers(processes: int, threads: int) -> Iterator[Mapper]:
             yield lambda function, items: _in_order(pool, function, items, threads)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, context, initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(processes, context, initializer=_follow_parent)
     try:
         yield lambda function, items: _in_order(pool, function, items, processes)
     finally:
@@ -68,8 +69,9 @@ def _in_order(
             future.cancel()
 
 
-def _end_with_parent() -> None:
-    """Let this process end when its parent was killed."""
+def _follow_parent() -> None:
+    """Let this process end when its parent was killed; what is typed is for the parent alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

@@ -54,6 +54,7 @@ def planned(table: pa.Table, options: Options) -> pa.Table:
         used.add(name)
         names.append(name)
         units.append(unit)
+    kept = kept.drop_columns(["content", "looks", "colors", "problem"])
     kept = kept.append_column("name", pa.array(names, pa.large_string()))
     return kept.append_column("unit", pa.array(units, pa.int32()))
 

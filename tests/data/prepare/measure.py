@@ -146,9 +146,11 @@ def throughput(options: argparse.Namespace) -> None:
         subprocess.run(command, check=True, capture_output=True)
         count = json.loads((output / "report.json").read_text())["taken"]
         wall, processor = time.perf_counter() - start, processor_seconds() - before
+        memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         print(
             f"{processes} processes: {count / wall:.1f} pictures/s, {count / processor:.2f} a "
-            f"second of one core ({1000 * processor / count:.0f} ms each, starts included)"
+            f"second of one core ({1000 * processor / count:.0f} ms each, starts included); "
+            f"the largest process {memory:.0f} MiB"
         )
 
 

@@ -233,12 +233,21 @@ def test_held_out_pictures_are_in_no_other_table(pictures, tmp_path):
 
 
 def test_what_users_know_goes_into_the_index(pictures, tmp_path):
-    table = tmp_path / "mine.csv"
-    table.write_text("image_path,caption,aesthetic_score,tags,who\n0000.jpg,one,6.5,a b,x\n")
+    table = tmp_path / "mine.jsonl"  # as `colorize_jax tags` writes it, and more
+    known = [
+        {"image_path": "0000.jpg", "tags": ["a b", "c"], "who": ["x"], "aesthetic_score": 6.5},
+        {"image_path": "drawing no. 0005", "tags": [], "who": ["x"], "caption": "five"},
+        {"image_path": "sets/a/IMG_0001.JPG", "tags": ["d"], "who": []},
+    ]
+    table.write_text("".join(json.dumps(row) + "\n" for row in known))
     output = made(pictures, tmp_path / "set", metadata=str(table), characters=("column:who",))
-    (row,) = [row for row in rows(output) if row["source"] == "0000.jpg"]
-    assert (row["caption"], row["aesthetic_score"], row["tags"]) == ("one", 6.5, "a b")
-    assert report(output)["with_score"] == 1
+    found = {row["source"].rpartition(".")[0]: row for row in rows(output)}
+    one, five = found["0000"], found["drawing no. 0005"]
+    assert (one["aesthetic_score"], one["tags"]) == (6.5, "a b, c")
+    assert (five["caption"], five["tags"]) == ("five", None)
+    assert one["reference_list"] == [five["image_path"]]
+    assert five["reference_list"] == [one["image_path"]]
+    assert report(output)["with_references"] == 2 and report(output)["with_score"] == 1
 
 
 # ---------------------------------------------------------------------------------- masks

@@ -69,9 +69,11 @@ def test_a_resumed_run_is_the_same_one_and_sends_no_step_twice(tmp_path, board):
 
 
 def test_another_workdir_is_another_run(tmp_path, board):
-    for name in ("a", "b"):
+    for name in ("a/my run", "b/my run"):
         write(tmp_path / name, (1,))
-    assert board.begun[0]["id"] != board.begun[1]["id"]
+    one, two = (begun["id"] for begun in board.begun)
+    assert one != two
+    assert one.startswith("my-run-") and two.startswith("my-run-")
 
 
 def test_a_board_that_fails_stops_no_run(tmp_path, board, caplog):

@@ -1,0 +1,125 @@
+"""Load on a real server: `python -m tests.campaigns.studio_load --folder DIR`.
+
+Clients send requests of different seeds, one after another each; every answer must be the picture
+of its request. Printed are losses, latency, throughput and the server's memory.
+"""
+
+import argparse
+import io
+import itertools
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from colorize_jax.client import Client
+from colorize_jax.inference.metadata import read_metadata
+
+OPTIONS = {"sampler": "Euler", "steps": 2}
+WARM_UP = 100  # requests after which memory should be flat
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="for a run and for outputs")
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=4)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Serve an untrained run, and ask; 0 where every answer was the right one."""
+    args = parse_arguments()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    import small_run
+
+    args.folder.mkdir(parents=True, exist_ok=True)
+    if not (args.folder / "run").exists():
+        small_run.draw(args.folder)
+        small_run.make(args.folder / "run")
+    outputs = args.folder / f"outputs-{args.batch_size}"
+    command = [sys.executable, "-m", "colorize_jax", "studio", "--port", "0", "--no-page"]
+    command += ["--checkpoint", str(args.folder / "run"), "--outputs", str(outputs)]
+    command += ["--batch-size", str(args.batch_size)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            line = next(line for line in server.stdout if line.startswith("serving at "))
+            report = ask_all(Client(line.split()[2]), args, server.pid)
+        finally:
+            server.terminate()
+    print(json.dumps(report, indent=2))
+    return 0 if report["wrong"] == 0 else 1
+
+
+def ask_all(client: Client, args: argparse.Namespace, pid: int) -> dict[str, Any]:
+    """Send all requests and return the figures."""
+    files = [((args.folder / "sketches" / f"{s}.png").read_bytes()) for s in ("a", "b")]
+    references = [(args.folder / "references" / f"{r}.png").read_bytes() for r in ("a", "b")]
+    pairs = list(itertools.product(files, references))
+    for size in range(args.batch_size):  # every size of batch is compiled for
+        with ThreadPoolExecutor(size + 1) as pool:
+            list(pool.map(lambda _: client.colorize(*pairs[0], OPTIONS), range(4 * (size + 1))))
+    alone = {
+        (pair, seed): client.colorize(*pairs[pair], {**OPTIONS, "seed": seed})
+        for pair in range(len(pairs))
+        for seed in range(2)
+    }
+    seconds: list[float] = []
+    wrong, memory, lock = 0, {}, threading.Lock()
+
+    def ask(number: int) -> None:
+        nonlocal wrong
+        pair, seed = number % len(pairs), number // len(pairs)
+        began = time.perf_counter()
+        png = client.colorize(*pairs[pair], {**OPTIONS, "seed": seed})
+        took = time.perf_counter() - began
+        right = read_metadata(io.BytesIO(png)).options.seed == seed
+        if (pair, seed) in alone:
+            right = right and close(png, alone[pair, seed])
+        with lock:
+            seconds.append(took)
+            wrong += not right
+            if len(seconds) in (WARM_UP, args.requests):
+                memory[len(seconds)] = resident(pid)
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(args.clients) as pool:
+        list(pool.map(ask, range(args.requests)))
+    whole = time.perf_counter() - began
+    seconds.sort()
+    return {
+        "batch_size": args.batch_size,
+        "answers": len(seconds),
+        "wrong": wrong,
+        "pictures_per_second": round(args.requests / whole, 2),
+        "seconds_median": round(seconds[len(seconds) // 2], 3),
+        "seconds_p95": round(seconds[int(0.95 * len(seconds))], 3),
+        "mib_by_answers": memory,
+    }
+
+
+def close(one: bytes, other: bytes) -> bool:
+    """Whether two pictures are equal but for rounding."""
+    import numpy as np
+    from PIL import Image
+
+    a, b = (np.asarray(Image.open(io.BytesIO(png)), np.int16) for png in (one, other))
+    return bool(np.abs(a - b).max() <= 1)
+
+
+def resident(pid: int) -> float:
+    """A process's resident memory, MiB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError("no memory is told")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The page's parts: controls made from the options, presets, and what is painted over pictures."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("prometheus_client")
+
+from colorize_jax.errors import UserError
+from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.studio.page import painting
+from colorize_jax.studio.page.presets import BUILT_IN, OWN, Presets
+
+CHANGED = InferenceOptions(
+    reference_guidance=2.5,
+    steps=7,
+    seed=2**32 - 1,
+    sampler="PNDM",
+    schedule="Karras",
+    guidance_window=(0.1, 0.7),
+    no_guidance_window=(0.2, 0.3),
+    level_strengths=(0.5, 1.0, 2.0),
+    block_strengths=(0.5, 1.0),
+    split_attention=True,
+    height=512,
+    lora_scales={"background": 0.5, "other": -1.0},
+    text=[
+        {"target": "red hair", "anchor": "blue hair", "control": "hair", "adaptive": True},
+        {"target": "night", "strength": -2.5},
+    ],
+)
+
+
+@pytest.mark.parametrize("options", [InferenceOptions(), CHANGED], ids=["defaults", "changed"])
+def test_every_option_has_one_control_that_gives_it_back(options):
+    pytest.importorskip("gradio")
+    from colorize_jax.studio.page import controls
+
+    placed = [*controls.FRONT, *(n for names in controls.groups().values() for n in names)]
+    assert sorted(placed) == sorted(controls.FIELDS)
+    held = {}
+    for name, value in options.to_dict().items():
+        control = controls.make_control(name, value)
+        assert control.label and control.info == controls.FIELDS[name].metadata["help"]
+        # A browser knows one kind of number.
+        held[name] = float(control.value) if type(control.value) is int else control.value
+    assert controls.options_of(held) == options
+    with pytest.raises(UserError, match="got seed"):
+        controls.options_of({**held, "seed": "five"})
+
+
+def test_presets_are_kept_and_read_again(tmp_path):
+    presets = Presets(tmp_path / "presets", InferenceOptions(steps=3))
+    assert presets.names() == [OWN, *BUILT_IN]
+    assert presets.load(OWN).steps == 3
+    for name, changes in BUILT_IN.items():
+        assert presets.load(name) == InferenceOptions.from_dict(changes)
+    presets.save(" mine ", CHANGED)
+    assert presets.names()[-1] == "mine" and presets.load("mine") == CHANGED
+    presets.save("mine", InferenceOptions())
+    assert presets.load("mine") == InferenceOptions()
+    for name in ("", "../mine", "a/b", ".hidden", "fast", OWN, "x" * 41, "mine.yaml"):
+        with pytest.raises(UserError, match="got preset name"):
+            presets.save(name, CHANGED)
+    for name in ("../mine", "/etc/passwd", "missing"):
+        with pytest.raises(UserError, match="got preset"):
+            presets.load(name)
+
+
+def editor(layer=None, background=None):
+    layers = [] if layer is None else [layer]
+    return {"background": background, "layers": layers, "composite": None}
+
+
+def strokes(*boxes):
+    """A layer with filled boxes (colour, box) on nothing."""
+    layer = Image.new("RGBA", (20, 10))
+    for color, box in boxes:
+        layer.paste(color, box)
+    return layer
+
+
+def test_paint_goes_over_the_estimate():
+    picture = Image.new("RGB", (20, 10), "white")
+    estimate = np.zeros((10, 20), np.float32)
+    estimate[:, 10:] = 1
+    layer = strokes((painting.FOREGROUND, (0, 0, 4, 4)), (painting.BACKGROUND, (12, 0, 20, 5)))
+    mask = painting.painted_mask(editor(layer, picture), lambda: estimate, "the mask").rgb[..., 0]
+    expected = estimate * 255
+    expected[:4, :4], expected[:5, 12:] = 255, 0
+    np.testing.assert_array_equal(mask, expected)
+    for value in (None, editor(None, picture), editor(strokes(), picture)):
+        assert painting.painted_mask(value, lambda: estimate, "the mask") is None
+
+
+def test_black_draws_lines_and_alone_makes_a_sketch():
+    layer = strokes((painting.LINE, (5, 0, 6, 10)), (painting.FOREGROUND, (0, 0, 4, 4)))
+    for background in (None, Image.new("RGB", (20, 10), "white")):
+        picture = painting.read_editor(editor(layer, background), "the sketch")
+        expected = np.full((10, 20, 3), 255)
+        expected[:, 5] = 0
+        np.testing.assert_array_equal(picture.rgb, expected)
+    assert painting.read_editor(None, "the sketch") is None
+    assert painting.read_editor(editor(strokes()), "the sketch") is None
