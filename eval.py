@@ -54,6 +54,8 @@ NUM = 256
 PRESETS = {"paper-5k": 5_000, "paper-50k": 50_000}
 PUBLISHED_OPTIONS = {"height": 1024, "width": 1024}  # all others are the defaults
 INTERRUPTED_STATUS = 130
+# What tells a colorizer from another one; the encoders belong to it.
+MADE_BY = ("unet", "sketch_encoder", "reference_projection", "background_encoder")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +95,7 @@ def evaluate(args: argparse.Namespace) -> int:
     about = {
         "protocol": args.protocol or _protocol(args, pipeline),
         "pairs": pairs.fingerprint(),
-        "weights": pipeline.fingerprint(),
+        "weights": pipeline.networks.fingerprint(*MADE_BY),
         "options": options.to_dict(),
         "judges": judges.fingerprint(),
     }

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 BASICS = {"errors", "types"}
 NETWORKS = {"models", "models.frozen", "nn"}
-INFERENCE = {"inference", "inference.pictures", "inference.text"}
+INFERENCE = {"inference", "inference.controls", "inference.pictures", "inference.text"}
 IO = {"io", "io.formats", "io.pipelines", "io.published", "io.runs"}
 TRAINING = {"training", "training.losses", "training.monitoring"}
 READING = {"data.errors", "data.pictures"}  # colouring reads pictures as training does
@@ -87,7 +87,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"conditioning", "config", "diffusion", "rng", "sharding", "training.losses"},
     "training.monitoring": BASICS | {"training"},
     "inference.pictures": BASICS | READING,
-    "inference.text": BASICS | {"config"},
+    "inference.text": BASICS | {"config", "models.frozen"},
+    "inference.controls": BASICS | {"config", "inference.pictures"},
     "inference": BASICS
     | NETWORKS
     | READING
@@ -96,6 +97,7 @@ ALLOWED: dict[str, set[str]] = {
         "config",
         "diffusion",
         "diffusion.samplers",
+        "inference.controls",
         "inference.pictures",
         "inference.text",
         "io.formats",
@@ -106,6 +108,7 @@ ALLOWED: dict[str, set[str]] = {
     | INFERENCE
     | DATA
     | {"config", "evaluation", "io.formats", "models.frozen"},
+    "looking": BASICS | INFERENCE | {"diffusion", "evaluation", "nn", "rng"},
     # ---------------------------------------------------------------------------- composition
     "setup": BASICS
     | NETWORKS
@@ -158,6 +161,7 @@ ALLOWED: dict[str, set[str]] = {
         "config",
         "evaluation",
         "evaluation.protocols",
+        "looking",
         "models",
         "setup",
         "studio",
@@ -172,11 +176,11 @@ ALLOWED: dict[str, set[str]] = {
 INFERENCE_LAYERS = (
     ("options", "denoiser"),
     ("system",),
-    ("sampling", "scenes"),
+    ("sampling",),
     ("inputs",),
     ("program_options", "programs"),
     ("batches", "pipeline", "tagging"),
-    ("looking", "metadata"),
+    ("metadata",),
     ("jobs",),
 )
 

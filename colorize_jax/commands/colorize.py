@@ -54,6 +54,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="picture, or folder of them, in the place of the reference's own background",
     )
     parser.add_argument(
+        "--hints",
+        metavar="PATH",
+        help="picture, or folder of them, transparent but for colours that are wanted there",
+    )
+    parser.add_argument(
+        "--hint",
+        action="append",
+        metavar="X,Y,#RRGGBB[,RADIUS]",
+        help="a point of colour, in shares of width, height and shorter side; repeatable",
+    )
+    parser.add_argument(
         "--tokenizer",
         metavar="DIR",
         help="CLIP's tokenizer, for --text: folder with tokenizer.json, or vocab.json and "
@@ -130,6 +141,7 @@ def run(args: argparse.Namespace) -> int:
                 "checkpoints": args.checkpoint,
                 "tokenizer": args.tokenizer,
                 **({} if args.scene is None else {"scene": args.scene.to_dict()}),
+                **({"hint": args.hint} if args.hint else {}),
             },
             progress=progress,
         )
@@ -155,9 +167,9 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
     """
     from colorize_jax.commands.option_flags import options_from_flags
     from colorize_jax.errors import UserError
+    from colorize_jax.inference.controls.scenes import Scene
     from colorize_jax.inference.metadata import read_metadata
     from colorize_jax.inference.options import InferenceOptions, read_options
-    from colorize_jax.inference.scenes import Scene
 
     given: dict[str, Any] = {}
     args.reference, args.scene = _references(args)
@@ -169,6 +181,8 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
         for role, path in remembered.inputs.items():
             if getattr(args, role, path) is None and not (role == "reference" and args.scene):
                 setattr(args, role, path)
+        if args.hint is None and args.hints is None:
+            args.hint = remembered.extra.get("hint")
         args.checkpoint = args.checkpoint or remembered.extra.get("checkpoints")
         args.tokenizer = args.tokenizer or remembered.extra.get("tokenizer")
     if args.options:
@@ -184,8 +198,13 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
 def _references(args: argparse.Namespace) -> tuple[str | None, Any]:
     """The one reference, or several as a scene."""
     from colorize_jax.errors import UserError
-    from colorize_jax.inference.scenes import RegionReference, Scene
+    from colorize_jax.inference.controls.scenes import RegionReference, Scene
 
+    if args.hint and args.hints:
+        raise UserError(
+            "got --hint and --hints, expected one of them: draw the points into the picture or "
+            "drop it"
+        )
     if args.scene is not None and args.reference:
         raise UserError(
             f"got --reference and --scene {args.scene}, expected one of them: a scene names all of "
@@ -212,7 +231,7 @@ def _all_jobs(args: argparse.Namespace) -> list[Any]:
 
     roles = ("sketch", "output", *PARTNERS)
     paths = {role: Path(path) for role in roles if (path := getattr(args, role)) is not None}
-    return plan_jobs(scene=args.scene, **paths)
+    return plan_jobs(scene=args.scene, points=args.hint or (), **paths)
 
 
 def _reads(args: argparse.Namespace, jobs: list[Any]) -> Any:

@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     from colorize_jax.commands.option_flags import options_from_flags
     from colorize_jax.errors import UserError
     from colorize_jax.evaluation.page import image, page, table
-    from colorize_jax.evaluation.protocols.looks import Looks
     from colorize_jax.io.formats.atomic import Reads, atomic_output, check_output
     from colorize_jax.io.open_weights import weights_paths
+    from colorize_jax.looking.sheets import Looks
     from colorize_jax.setup import platform
     from colorize_jax.setup.checkpoints import open_pipeline
 

@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.controls.hints import read_hints
+from colorize_jax.inference.controls.scenes import RegionReference, Scene, mask_of, region_weights
+from colorize_jax.inference.options import SEED, InferenceOptions
 from colorize_jax.inference.pictures.arrays import Picture, PictureSource, read_picture
 from colorize_jax.inference.pictures.masks import ForegroundExtractor, dilate_mask, resize_mask
 from colorize_jax.inference.pictures.preprocess import (
@@ -21,13 +23,13 @@ from colorize_jax.inference.pictures.preprocess import (
     sketch_mask,
 )
 from colorize_jax.inference.pictures.sizes import Box
-from colorize_jax.inference.scenes import RegionReference, Scene, mask_of, region_weights
 from colorize_jax.inference.system import System
 from colorize_jax.nn.resize import resize_antialiased, resize_bicubic
 from data.pictures.lines import LineExtractor, extract_lines
 
 PictureLike = PictureSource | Picture
 ReferenceLike = PictureLike | Scene
+HintsLike = PictureLike | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class PictureInputs:
         mask: (H, W) float32 foreground at the size of the sketch's tensor; None where nothing asks
             for it.
         reference: None: without one.
+        color_hints: colours (H, W, 3) and mask (H, W) of `read_hints`, or None.
         weights: (P, H, W) how far each reference of a scene counts; None: there is one.
         doubt: what looks wrong with the sketch, in one line.
     """
@@ -101,6 +104,7 @@ class PictureInputs:
     reference: ReferenceInputs | None
     doubt: str | None = None
     weights: np.ndarray | None = None
+    color_hints: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def as_picture(source: PictureLike, *, mask: bool = False) -> Picture:
@@ -212,6 +216,7 @@ def read_sketch(
     options: InferenceOptions,
     mask: PictureLike | None = None,
     extractors: Extractors = BUILT_IN,
+    color_hints: HintsLike | None = None,
 ) -> PictureInputs:
     """Read a sketch, fit it into its canvas, and find its foreground where options ask for that.
 
@@ -236,7 +241,8 @@ def read_sketch(
     weights = None
     if scene is not None:
         weights = region_weights(scene, picture, sketch, options.region_softness)
-    return PictureInputs(sketch, found, reference, sketch.doubt(), weights)
+    hints = None if color_hints is None else read_hints(color_hints, sketch)
+    return PictureInputs(sketch, found, reference, sketch.doubt(), weights, hints)
 
 
 # ----------------------------------------------------------------------------- references, resized
@@ -290,38 +296,6 @@ def crop_shares(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.array((0, 0, height / own_height, width / own_width), np.float32)
 
 
-def latent_weights(
-    pictures: Sequence[PictureInputs], cell: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """How far each reference counts at the latents' resolution, where a picture has several.
-
-    Returns:
-        (P, B, H/cell, W/cell, 1) means of the cells, and (P, B) factors of the references'
-        attentions, -1 where a picture has fewer than P references.
-    """
-    if all(picture.weights is None for picture in pictures):
-        return None
-    height, width = pictures[0].sketch.tensor.shape[:2]
-    count = max(num_references(picture) for picture in pictures)
-    weights = np.zeros((count, len(pictures), height, width), np.float32)
-    strengths = np.full((count, len(pictures)), -1, np.float32)
-    for i, picture in enumerate(pictures):
-        own = num_references(picture)
-        weights[:own, i] = 1.0 if picture.weights is None else picture.weights
-        strengths[:own, i] = 1.0
-        if picture.weights is not None:
-            strengths[:own, i] = [one.strength for one in picture.reference.scene.references]
-    cells = weights.reshape(count, len(pictures), height // cell, cell, width // cell, cell).mean(
-        axis=(3, 5)
-    )
-    return cells[..., None], strengths
-
-
-def num_references(picture: PictureInputs) -> int:
-    """How many references a picture has: of a scene, or one."""
-    return 1 if picture.weights is None else len(picture.weights)
-
-
 def latent_mask(mask: np.ndarray, cell: int) -> np.ndarray:
     """Masks (B, H, W) at the latents' resolution (B, H/cell, W/cell, 1).
 
@@ -368,6 +342,14 @@ def check_reference(reference: object, options: InferenceOptions) -> None:
         raise UserError(
             f"got {', '.join(needing)} without a reference, expected one to take it from; drop "
             f"{'it' if len(needing) == 1 else 'them'} or give a reference"
+        )
+
+
+def check_seeds(seeds: Sequence[int], count: int) -> None:
+    """Raise UserError unless there is a seed for each of `count` pictures."""
+    if len(seeds) != count or not all(0 <= seed <= SEED.high for seed in seeds):
+        raise UserError(
+            f"got seeds {seeds} for {count} pictures, expected one from 0 to {SEED.high} for each"
         )
 
 

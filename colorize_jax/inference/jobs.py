@@ -5,16 +5,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from colorize_jax.errors import UserError
+from colorize_jax.inference.controls.scenes import Scene
 from colorize_jax.inference.inputs import PictureInputs, ReferenceInputs
 from colorize_jax.inference.metadata import PictureMetadata, save_png
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
-from colorize_jax.inference.scenes import Scene
 from colorize_jax.io.formats.atomic import NOTHING, Reads
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".ppm")
 MAX_LISTED = 3
-PARTNERS = ("reference", "sketch_mask", "reference_mask", "background")
+PARTNERS = ("reference", "sketch_mask", "reference_mask", "background", "hints")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Job:
         output: PNG to write.
         reference: file, or None: without one.
         scene: several references in its place.
-        sketch_mask, reference_mask, background: files, or None.
+        sketch_mask, reference_mask, background, hints: files, or None.
+        points: hints in the place of a file's.
     """
 
     sketch: Path
@@ -36,6 +37,8 @@ class Job:
     sketch_mask: Path | None = None
     reference_mask: Path | None = None
     background: Path | None = None
+    hints: Path | None = None
+    points: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -62,6 +65,7 @@ def plan_jobs(
     output: Path,
     *,
     scene: Scene | None = None,
+    points: Sequence[str] = (),
     **partners: Path,
 ) -> list[Job]:
     """Match files: a sketch or a folder of them, with one reference for all or those of its name.
@@ -70,6 +74,7 @@ def plan_jobs(
         sketch: file or folder.
         output: PNG to write, or the folder for results where `sketch` is one.
         scene: several references, of every sketch.
+        points: colour hints, of every sketch.
         partners: of `PARTNERS`, a file for all, or a folder whose files are matched by name without
             suffix; sketches without a partner are made without it, where that is allowed.
 
@@ -96,7 +101,13 @@ def plan_jobs(
     matched = {role: _partners(path, sketches) for role, path in partners.items()}
     _check_distinct(sketches, outputs)
     return [
-        Job(path, outputs[i], scene=scene, **{role: found[i] for role, found in matched.items()})
+        Job(
+            path,
+            outputs[i],
+            scene=scene,
+            points=tuple(points),
+            **{role: found[i] for role, found in matched.items()},
+        )
         for i, path in enumerate(sketches)
     ]
 
@@ -178,7 +189,10 @@ class _Reader:
                 job.scene or job.reference, self._options, job.reference_mask, job.background
             )
             self._last = key, reference
-        return self._pipeline.read_sketch(job.sketch, self._last[1], self._options, job.sketch_mask)
+        hints = list(job.points) or job.hints
+        return self._pipeline.read_sketch(
+            job.sketch, self._last[1], self._options, job.sketch_mask, hints
+        )
 
 
 def _pictures(folder: Path) -> Iterator[Path]:

@@ -99,6 +99,17 @@ class InferenceOptions(Options):
         0.01, Real(0, 0.5), "of the borders between several references, share of the shorter side"
     )
 
+    # ---------------------------------------------------------------------------- colour hints
+    color_hint_strength: float = option(
+        1.0, RATE, "how far every step goes to the colour of hints, inside of them"
+    )
+    color_hint_reach: float = option(
+        0.1, RATE, "how far hints spread in what has one colour, share of the shorter side"
+    )
+    color_hint_window: tuple[float, float] = option(
+        (0.0, 1.0), Window(), "progress, from and to, during which hints lead"
+    )
+
     # ----------------------------------------------------------------------------------- text
     text: tuple[TextManipulation, ...] = option(
         (),

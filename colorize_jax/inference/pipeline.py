@@ -8,6 +8,7 @@ compiled programs (`programs`), which this module calls.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from colorize_jax.config.options import SEED
 from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
 from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
+from colorize_jax.inference.controls.hints import ColorMap, Hints, fit_color_map, make_hints
+from colorize_jax.inference.controls.scenes import latent_weights
 from colorize_jax.inference.inputs import (
     BUILT_IN,
     Extractors,
+    HintsLike,
     PictureInputs,
     PictureLike,
     ReferenceInputs,
@@ -40,8 +43,7 @@ from colorize_jax.inference.program_options import (
 )
 from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import Networks, System
-from colorize_jax.inference.text.directions import TextDirections, make_directions
-from colorize_jax.inference.text.tokenizer import Tokenizer
+from colorize_jax.inference.text.texts import Texts
 from colorize_jax.nn.lora import merge_loras
 from colorize_jax.types import Array, Params
 
@@ -56,8 +58,6 @@ ENCODERS = (
 )
 # (evaluations of the UNet done, latents (B, h, w, C) so far, how many in all, if known) -> nothing
 Watch = Callable[[int, Array, int | None], None]
-# What tells a colorizer from another one; the encoders belong to it.
-MADE_BY = ("unet", "sketch_encoder", "reference_projection", "background_encoder")
 
 
 class ColorizePipeline:
@@ -77,9 +77,8 @@ class ColorizePipeline:
     ):
         """Use networks that are opened, extractors, and the folder of CLIP's tokenizer."""
         self.networks, self._extractors = networks, extractors
-        self._tokenizer_path = tokenizer
-        self._tokenizer: Tokenizer | None = None
-        self._embeddings: dict[str, np.ndarray] = {}
+        self._texts = Texts(tokenizer, networks.system.clip_text, self._embed)
+        self._color_map: ColorMap | None = None
         self._merged: tuple[dict[str, float], Params] | None = None
         self.system, self.defaults = networks.system, networks.defaults
 
@@ -92,6 +91,7 @@ class ColorizePipeline:
         sketch_mask: PictureLike | Sequence[PictureLike] | None = None,
         reference_mask: PictureLike | Sequence[PictureLike] | None = None,
         background: PictureLike | Sequence[PictureLike] | None = None,
+        color_hints: HintsLike | None = None,
         seeds: Sequence[int] | None = None,
     ) -> list[Image.Image]:
         """Colour sketches.
@@ -105,6 +105,7 @@ class ColorizePipeline:
             sketch_mask: foreground of the sketch, for each where there are several.
             reference_mask: foreground of the reference, likewise.
             background: in the place of the references' own, one for all or for each.
+            color_hints: of all sketches, see `hints.read_hints`.
             seeds: one for each picture; by default the options' seed for all.
 
         Returns:
@@ -115,14 +116,10 @@ class ColorizePipeline:
         """
         options = (options or self.defaults).with_seed()
         pictures = self._read_all(
-            sketch, reference, options, sketch_mask, reference_mask, background
+            sketch, reference, options, sketch_mask, reference_mask, background, color_hints
         )
         seeds = [options.seed] * len(pictures) if seeds is None else list(seeds)
-        if len(seeds) != len(pictures) or not all(0 <= seed <= SEED.high for seed in seeds):
-            raise UserError(
-                f"got seeds {seeds} for {len(pictures)} pictures, expected one from 0 to "
-                f"{SEED.high} for each"
-            )
+        host.check_seeds(seeds, len(pictures))
         by_size: dict[tuple[int, ...], list[int]] = {}
         for i, picture in enumerate(pictures):
             by_size.setdefault(picture.sketch.tensor.shape, []).append(i)
@@ -131,11 +128,6 @@ class ColorizePipeline:
             made = self.color([pictures[i] for i in rows], options, [seeds[i] for i in rows])
             results |= zip(rows, made, strict=True)
         return [results[i] for i in range(len(pictures))]
-
-    def fingerprint(self) -> dict[str, str]:
-        """Tell what colours from other weights, wherever they lie: network -> digest."""
-        names = [name for name in MADE_BY if name in self.networks]
-        return self.networks.fingerprint(*names)
 
     # ---------------------------------------------------------------------------- preprocessing
 
@@ -153,7 +145,7 @@ class ColorizePipeline:
         """
         host.check_reference(reference, options)
         check_parts(self.system, options)
-        self._tokenize(options)
+        self._texts.tokenize(options.text)
         if options.unconditional:
             return None
         return host.read_reference(reference, options, mask, self._extractors, background)
@@ -164,13 +156,16 @@ class ColorizePipeline:
         reference: ReferenceInputs | None,
         options: InferenceOptions,
         mask: PictureLike | None = None,
+        color_hints: HintsLike | None = None,
     ) -> PictureInputs:
         """Read a sketch that will take its colours from a reference that is read.
 
         Raises:
             UserError: it is unreadable, or its size is out of range.
         """
-        return host.read_sketch(sketch, reference, self.system, options, mask, self._extractors)
+        return host.read_sketch(
+            sketch, reference, self.system, options, mask, self._extractors, color_hints
+        )
 
     def _read_all(
         self,
@@ -180,6 +175,7 @@ class ColorizePipeline:
         mask: Any,
         reference_mask: Any,
         background: Any,
+        color_hints: HintsLike | None,
     ) -> list[PictureInputs]:
         sketches, masks = host.sequence(sketch), host.paired(mask, sketch, "sketch masks")
         references = host.sequence(reference)
@@ -202,7 +198,7 @@ class ColorizePipeline:
             sketches, masks = sketches * count, masks * count
         read = read * count if len(read) == 1 else read
         return [
-            self.read_sketch(s, r, options, m)
+            self.read_sketch(s, r, options, m, color_hints)
             for s, r, m in zip(sketches, read, masks, strict=True)
         ]
 
@@ -261,15 +257,28 @@ class ColorizePipeline:
             hints=programs.encode_sketches(system, params, sketches),
             blank_hints=blank,
             sketch_mask=masks,
+            color_hints=self._color_hints(pictures),
         )
         if pictures[0].reference is None:
             return inputs
         references = host.unique_references(pictures)
-        found = host.latent_weights(pictures, system.cell)
+        scenes = [None if p.weights is None else (p.weights, p.reference.scene) for p in pictures]
+        found = latent_weights(scenes, system.cell)
         if found is not None:
             inputs = inputs.replace(region_weights=found[0], region_strengths=found[1])
         inputs = inputs.replace(context=self._context(references, options, batch))
         return self._with_latents(inputs, references, options, sketches.shape[1:3])
+
+    def _color_hints(self, pictures: Sequence[PictureInputs]) -> Hints | None:
+        """The hints of a batch; the map of colours is fitted to the autoencoder once."""
+        found = [picture.color_hints for picture in pictures]
+        if all(one is None for one in found):
+            return None
+        shape, cell = pictures[0].sketch.tensor.shape[:2], self.system.cell
+        if self._color_map is None:
+            encode = partial(programs.encode_images, self.system, self.networks.params("vae"))
+            self._color_map = fit_color_map(encode, cell)
+        return make_hints(found, shape, cell, self._color_map)
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
@@ -278,7 +287,7 @@ class ColorizePipeline:
 
         Where pictures have different numbers of references, the last is repeated: nothing reads it.
         """
-        encoders, directions = self.system.encoders, self._directions(options)
+        encoders, directions = self.system.encoders, self._texts.directions(options.text)
         params = self.networks.params("clip_vision", "tagger", "reference_projection")
 
         def encode(images: Sequence[np.ndarray]) -> Array:
@@ -296,37 +305,10 @@ class ColorizePipeline:
             context = jnp.concatenate([context, encode(backgrounds)], axis=1)
         return jnp.broadcast_to(context, (batch, *context.shape[1:]))
 
-    def _directions(self, options: InferenceOptions) -> TextDirections | None:
-        """Where texts lead the reference's tokens; each text is embedded once."""
-        if not options.text:
-            return None
-        ids = self._tokenize(options)
-        new = [text for text in ids if text not in self._embeddings]
-        if new:
-            params = self.networks.params("clip_text")
-            for text in new:
-                (embedding,) = programs.encode_texts(self.system, params, np.int32([ids[text]]))
-                self._embeddings[text] = np.asarray(embedding)
-        return make_directions(options.text, self._embeddings)
-
-    def _tokenize(self, options: InferenceOptions) -> dict[str, list[int]]:
-        """Text -> tokens, of all that options want to be read.
-
-        Raises:
-            UserError: there is no tokenizer, it is not the tower's, or a text is too long.
-        """
-        texts = dict.fromkeys(text for one in options.text for text in one.texts)
-        if not texts:
-            return {}
-        tower = self.system.clip_text
-        if self._tokenizer_path is None:
-            raise UserError(
-                "got text without a tokenizer, expected the folder of CLIP's (tokenizer.json, or "
-                "vocab.json and merges.txt); name it with --tokenizer"
-            )
-        if self._tokenizer is None:
-            self._tokenizer = Tokenizer(self._tokenizer_path, tower.end_token)
-        return {text: self._tokenizer(text, tower.context_length) for text in texts}
+    def _embed(self, ids: list[int]) -> np.ndarray:
+        """Embedding (C,) of a text's tokens by CLIP's text tower."""
+        params = self.networks.params("clip_text")
+        return np.asarray(programs.encode_texts(self.system, params, np.int32([ids]))[0])
 
     def _with_latents(
         self,

@@ -61,6 +61,9 @@ def make_traced_options(system: System, options: InferenceOptions) -> TracedOpti
         merge=_number(options.merge),
         mask_threshold=_number(options.sketch_mask_threshold),
         fidelity=_number(options.injection_fidelity),
+        color_hint_strength=_number(options.color_hint_strength),
+        color_hint_reach=_number(options.color_hint_reach),
+        color_hint_window=tuple(map(_number, options.color_hint_window)),
         lora_scales={name: _number(scale) for name, scale in lora_scales(system, options).items()},
     )
 

@@ -5,6 +5,7 @@ seeds and the number of steps are traced: other values need no recompilation. Wh
 is static, in `StaticOptions` and in which arguments are None.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import flax.struct
@@ -12,7 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from colorize_jax.diffusion import samplers
-from colorize_jax.diffusion.schedule import t_to_sigma
+from colorize_jax.diffusion.guidance import reference_active
+from colorize_jax.diffusion.schedule import sigma_to_t, t_to_sigma
+from colorize_jax.inference.controls.hints import Hints
 from colorize_jax.inference.denoiser import (
     GuidanceScales,
     ProjectedConditions,
@@ -65,6 +68,7 @@ class SamplingInputs:
             background where attention is split; None: no reference.
         region_weights: (P, B, h, w, 1) how far each of several references counts; None: one.
         region_strengths: (P, B) factors of their attentions.
+        color_hints: what some places should look like.
         sketch_mask: (B, h, w, 1) foreground, where something asks for it.
         bank: decoder stack -> (L, B, M, C) normed tokens of the background, for the plugin.
         foreground: (B, h, w, C) latents of the reference's foreground, for the plugin.
@@ -79,6 +83,7 @@ class SamplingInputs:
     context: Array | None = None
     region_weights: Array | None = None
     region_strengths: Array | None = None
+    color_hints: Hints | None = None
     sketch_mask: Array | None = None
     bank: dict[str, Array] | None = None
     foreground: Array | None = None
@@ -98,6 +103,9 @@ class TracedOptions:
         foreground_strength, background_strength, merge: of split cross-attention, each ().
         mask_threshold: () what sketch masks are compared with, but for banks and blends.
         fidelity: () share without injection in the unguided rows.
+        color_hint_strength: () how far colour hints lead.
+        color_hint_reach: () how far they spread, share of the shorter side.
+        color_hint_window: () first and last progress at which they do.
         lora_scales: label -> ().
     """
 
@@ -110,6 +118,9 @@ class TracedOptions:
     merge: Array
     mask_threshold: Array
     fidelity: Array
+    color_hint_strength: Array
+    color_hint_reach: Array
+    color_hint_window: tuple[Array, Array]
     lora_scales: dict[str, Array]
 
 
@@ -204,7 +215,12 @@ def sample_part(
         noise = jax.vmap(lambda key: jax.random.normal(key, shape))(start)
     latents, progress = samplers.sample_part(
         sampler,
-        samplers.make_denoiser(predict, system.schedule, system.prediction_type),
+        _with_hints(
+            samplers.make_denoiser(predict, system.schedule, system.prediction_type),
+            system,
+            inputs,
+            traced,
+        ),
         noise,
         traced.plan,
         samplers.noise_from_keys(fresh, shape),
@@ -216,6 +232,27 @@ def sample_part(
         return latents, progress
     # Outside the mask there may be noise left: some samplers end at a level above zero.
     return jnp.where(_inside(inputs, traced), latents, inputs.background), progress
+
+
+def _with_hints(
+    denoise: Callable[[Array, Array], Array],
+    system: System,
+    inputs: SamplingInputs,
+    traced: TracedOptions,
+) -> Callable[[Array, Array], Array]:
+    """Lead what is expected to the hints of colour, where there are some."""
+    hints = inputs.color_hints
+    if hints is None:
+        return denoise
+
+    def led(x: Array, sigma: Array) -> Array:
+        t = sigma_to_t(system.schedule, jnp.broadcast_to(sigma, x.shape[:1]))
+        window = traced.color_hint_window
+        active = reference_active(t, window, None, system.schedule.num_timesteps)
+        strength = traced.color_hint_strength * active
+        return hints.lead(denoise(x, sigma), strength, traced.color_hint_reach)
+
+    return led
 
 
 def _split_keys(keys: Array) -> tuple[Array, Array]:

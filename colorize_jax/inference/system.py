@@ -120,8 +120,8 @@ class Networks:
             self._loaded.pop(name, None)
 
     def fingerprint(self, *names: str) -> dict[str, str]:
-        """Tell these parameters from others by their small arrays: network -> digest."""
-        own = {name: digest(self.params(name)) for name in names}
+        """Tell those of these networks that are there from others: network -> digest."""
+        own = {name: digest(self.params(name)) for name in names if name in self}
         return {"dtype": str(self._dtype), **own}
 
     def on_devices(self) -> AbstractContextManager[Any]:

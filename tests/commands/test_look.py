@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from colorize_jax.commands.cli import main
-from colorize_jax.evaluation.protocols.looks import Looks
-from colorize_jax.inference import looking
+from colorize_jax.looking import forward as looking
+from colorize_jax.looking.sheets import Looks
 from colorize_jax.setup.checkpoints import open_pipeline
 from tests import small_run
 

@@ -16,7 +16,7 @@ from colorize_jax.evaluation import backgrounds, metrics
 from colorize_jax.evaluation.bootstrap import interval
 from colorize_jax.evaluation.contact_sheet import contact_sheet
 from colorize_jax.evaluation.protocols.pairs import CROSS, DrawnPairs
-from colorize_jax.inference.scenes import RegionReference, Scene
+from colorize_jax.inference.controls.scenes import RegionReference, Scene
 from colorize_jax.setup.checkpoints import open_pipeline
 
 WAYS = ("regions", "everywhere", "concatenated", "alone")

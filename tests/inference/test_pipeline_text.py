@@ -97,7 +97,7 @@ def test_the_context_is_that_of_moved_tokens(pipeline, networks):
     params = networks.params(*names)
     image = pipeline.read_reference(REFERENCE, OPTIONS).image[None]
     clip, tags = system.encoders.encode_reference(params, image)
-    ids = [pipeline._tokenize(OPTIONS.replace(text=[RED]))[text] for text in RED.texts]
+    ids = [pipeline._texts.tokenize([RED])[text] for text in RED.texts]
     target, anchor = np.asarray(programs.encode_texts(system, params, np.int32(ids)))
     direction = target / np.linalg.norm(target) - anchor / np.linalg.norm(anchor)
     moved = clip + 8 * jnp.linalg.norm(clip[0, 0]) * direction

@@ -10,10 +10,14 @@ import small_system
 from PIL import Image
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference import inputs as host
+from colorize_jax.inference.controls.scenes import (
+    MAX_REFERENCES,
+    RegionReference,
+    Scene,
+    latent_weights,
+)
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
-from colorize_jax.inference.scenes import MAX_REFERENCES, RegionReference, Scene
 from colorize_jax.nn.regions import Regions
 
 OPTIONS = InferenceOptions(sampler="Euler", steps=2, seed=0, region_softness=0.0)
@@ -160,7 +164,7 @@ def test_masks_are_softened_and_averaged_to_latents(pipeline, pictures):
     picture = pipeline.read_sketch(sketch, reference, options)
     row = picture.weights[0, SIDE // 2]
     assert row[0] > 0.99 and row[-1] < 0.01 and 0.3 < row[SIDE // 2] < 0.7
-    weights, strengths = host.latent_weights([picture], small_system.CELL)
+    weights, strengths = latent_weights([(picture.weights, both)], small_system.CELL)
     cells = SIDE // small_system.CELL
     assert weights.shape == (2, 1, cells, cells, 1) and strengths.shape == (2, 1)
     np.testing.assert_allclose(

@@ -1,6 +1,6 @@
 """From the scores of pairs to the figures of an evaluation, each with its interval and count."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from colorize_jax.evaluation.protocols.features import TRUTH
 from colorize_jax.evaluation.protocols.progress import Progress
 
 LEVEL = 0.95
+NUM_SUBSETS = 10  # of KID, in each of which a thousand pictures are compared
 SET_RESAMPLES = 20  # of distances between sets, each of which costs a square root of a matrix
 # Ratio -> the scores of which it is: less is better, 1 is no difference.
 RATIOS = {
@@ -106,9 +107,8 @@ def _distances(
                 if len(rows) < 2:
                     continue
                 ends = bootstrap.statistic_interval(
-                    pictures,
-                    truths,
-                    fn=distance,
+                    np.concatenate([pictures, truths], axis=1),  # rows are pairs
+                    fn=_of_pairs(distance),
                     level=LEVEL,
                     num_resamples=SET_RESAMPLES,
                     seed=seed,
@@ -123,9 +123,15 @@ def _has(row: Mapping[str, Any], kind: str) -> bool:
     return any(name.endswith(f"_{kind}") for name in row["scores"])
 
 
+def _of_pairs(distance: Callable[..., float]) -> Callable[[np.ndarray], float]:
+    return lambda rows: distance(*np.split(rows, 2, axis=1))
+
+
 def _kid(one: np.ndarray, other: np.ndarray) -> float:
     size = min(len(one), 1000)
-    mean, _ = distributions.kernel_distance(one, other, subset_size=size, seed=0)
+    mean, _ = distributions.kernel_distance(
+        one, other, num_subsets=NUM_SUBSETS, subset_size=size, seed=0
+    )
     return mean
 
 

@@ -7,10 +7,8 @@ Networks are saved and read one after another, and large ones in pieces, so that
 little more memory than the largest network.
 """
 
-import errno
 import json
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,6 +21,7 @@ import orbax.checkpoint as ocp
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
+from colorize_jax.io.formats.orbax_errors import system_error, told_once
 from colorize_jax.types import Params
 
 METADATA_FILE = "metadata.json"
@@ -82,7 +81,7 @@ def save_weights(
     """
     pairs = params.items() if isinstance(params, Mapping) else params
     place = {"kind": KIND, "overwrite": overwrite, "reads": reads}
-    with atomic_output(directory, nbytes=nbytes, **place) as temporary:
+    with told_once(), atomic_output(directory, nbytes=nbytes, **place) as temporary:
         for component, tree in pairs:
             _save_tree(temporary / component, tree)
             del tree
@@ -222,18 +221,10 @@ def _save_tree(path: Path, tree: Params) -> None:
         with _checkpointer(tree) as checkpointer:
             checkpointer.save(path.absolute(), jax.tree.map(to_jax, tree))
     except (ValueError, RuntimeError) as error:
-        code = _system_error(str(error))
+        code = system_error(str(error))
         if code is None:
             raise
         raise OSError(code, os.strerror(code)) from error
-
-
-def _system_error(text: str) -> int | None:
-    """Why a file could not be written: TensorStore quotes the system's error within its own."""
-    found = re.search(r"os_error_code='(\d+)'", text)
-    if found:
-        return int(found[1])
-    return next((code for code in errno.errorcode if os.strerror(code) in text), None)
 
 
 def sharded_restore(target: Params) -> ocp.args.PyTreeRestore:

@@ -24,6 +24,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.orbax_errors import told_once
 from colorize_jax.io.runs import replica
 from colorize_jax.io.runs.saved_steps import (
     COMMIT,
@@ -73,11 +74,7 @@ class _Items(ocp.args.Composite):
 
 
 class Checkpoints:
-    """The checkpoints of a run; every process of it makes one and calls it at the same steps.
-
-    Attributes:
-        saved: the newest step that was saved here and is complete; None before the first.
-    """
+    """The checkpoints of a run; every process of it makes one and calls it at the same steps."""
 
     def __init__(
         self,
@@ -105,16 +102,19 @@ class Checkpoints:
         self._fresh = False  # nothing was ever saved: what is frozen may be of another start
         self._checkpointer = ocp.AsyncCheckpointer(_Handler())
         self._saving: int | None = None
-        self.saved: int | None = None
+        self.saved: int | None = None  # the newest step that was saved here and is complete
         if not reads_only:
             self._clear()
         _barrier("clear")
 
     def __enter__(self) -> "Checkpoints":
+        self._quiet = told_once()  # a failed save is one warning
+        self._quiet.__enter__()
         return self
 
     def __exit__(self, *exception: Any) -> None:
         self.close()
+        self._quiet.__exit__(None, None, None)
 
     def save(self, step: int, state: Any, iterator: Iterator | None = None) -> bool:
         """Start saving; returns as soon as the arrays are copied, and they may be donated then.

@@ -1,6 +1,7 @@
 """Complete and damaged checkpoints of a run, and their architecture."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from etils import epath
 
 from colorize_jax.config.difference import differing
 from colorize_jax.errors import UserError
+from colorize_jax.io.formats.orbax_errors import system_error
 from colorize_jax.io.runs.workdir import CHECKPOINTS, PathLike
 
 FILES = "files.json"
@@ -114,5 +116,8 @@ def damage(path: epath.Path) -> str | None:
 def reason(error: Exception) -> str:
     """What an error says, in one line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
+    code = system_error(text)
+    if code is not None and not text.startswith("["):  # an OSError begins by it
+        text = f"{os.strerror(code)}: {text}"
     # What failed comes first and why last, with paths between.
     return text if len(text) <= 200 else f"{text[:60]} … {text[-140:]}"

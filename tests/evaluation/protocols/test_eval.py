@@ -64,8 +64,10 @@ def assert_same(one: dict, other: dict, tolerance: float = 1e-4) -> None:
     for group in ("means", "ratios"):
         assert one[group].keys() == other[group].keys()
         for name, figure in one[group].items():
+            # A palette's groups may jump where a pixel's last bit does.
+            allowed = 5e-3 if name.startswith("palette") else tolerance
             for part, value in figure.items():
-                assert other[group][name][part] == pytest.approx(value, rel=tolerance, abs=1e-4)
+                assert other[group][name][part] == pytest.approx(value, rel=allowed, abs=1e-4)
 
 
 def test_batches_of_any_size_give_the_same_report(run: Path, tmp_path: Path) -> None:

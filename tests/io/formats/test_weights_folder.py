@@ -1,7 +1,9 @@
 """Folders of weights: whole or not at all, bit for bit."""
 
 import json
+import logging
 import shutil
+import sys
 
 import jax
 import ml_dtypes
@@ -108,6 +110,24 @@ def test_what_tensorstore_could_not_write_is_one_line(tmp_path, monkeypatch, quo
     with pytest.raises(UserError, match=rf"out that cannot be written \({reason}"):
         weights.save_weights(tmp_path / "out", _params(), METADATA)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_orbaxs_threads_print_nothing_of_what_is_told(tmp_path, monkeypatch, capsys, caplog):
+    """A file in the place of a network's folder: its threads fail, and log that they do."""
+    real = weights.ocp.Checkpointer.save
+
+    def in_the_way(self, path, *rest):
+        logging.getLogger("absl").error("[process=0] _SignalingThread.run() raised an exception")
+        path.parent.rmdir()
+        path.parent.write_text("")
+        return real(self, path, *rest)
+
+    monkeypatch.setattr(weights.ocp.Checkpointer, "save", in_the_way)
+    before = sys.unraisablehook
+    with pytest.raises(UserError, match="cannot be written"):
+        weights.save_weights(tmp_path / "out", _params(), METADATA)
+    assert "Traceback" not in capsys.readouterr().err and "_Signaling" not in caplog.text
+    assert sys.unraisablehook is before and not logging.getLogger("absl").filters
 
 
 def test_unwritable_place(tmp_path):

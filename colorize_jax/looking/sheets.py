@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.evaluation.contact_sheet import contact_sheet
-from colorize_jax.evaluation.maps import heat, mark, shown
-from colorize_jax.inference import looking
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pipeline import ColorizePipeline
+from colorize_jax.looking import forward
+from colorize_jax.looking.maps import heat, mark, shown
 
 Point = tuple[float, float]  # y and x, as shares of a picture's height and width
 
@@ -60,7 +60,7 @@ class Looks:
 
     def denoising(self, count: int) -> Image.Image:
         """The strip of expected clean pictures."""
-        frames = looking.denoising(self.pipeline, self.inputs, self.options, count)
+        frames = forward.denoising(self.pipeline, self.inputs, self.options, count)
         cells = [shown(self._as_picture(frame)) for _, frame in frames]
         return contact_sheet([cells], [f"sigma {level:.3g}" for level, _ in frames])
 
@@ -68,13 +68,13 @@ class Looks:
         """Where places look, and back."""
         system, params = self.pipeline.system, self.pipeline.networks.params("unet")
         stacks = list(system.colorizer.unet.stacks())
-        wanted = tuple((stack, looking.QUERIED) for stack in stacks)
+        wanted = tuple((stack, forward.QUERIED) for stack in stacks)
         features, keys = self._collect(self.inputs, wanted)
         tokens = system.colorizer.reference_projection.num_tokens
         result, reference = shown(self.result), shown(self.reference)
         titles = ["picture", *(_title(stack) for stack in stacks)]
         maps = {
-            stack: looking.cross_attention(system, params, stack, features, keys, tokens)
+            stack: forward.cross_attention(system, params, stack, features, keys, tokens)
             for stack in stacks
         }
         rows = []
@@ -103,7 +103,7 @@ class Looks:
         result = shown(self.result)
         rows, captions = [], []
         for (stack, index), block in zip(places, blocks, strict=True):
-            grams = [looking.likeness(features[stack, "ff"][index]) for features in seen]
+            grams = [forward.likeness(features[stack, "ff"][index]) for features in seen]
             grid = _grid(len(grams[0]), self.latents.shape[1:3])
             for point in points:
                 row = [np.clip(g[_place(point, grid)].reshape(grid), 0, None) for g in grams]
@@ -136,7 +136,7 @@ class Looks:
 
     def _collect(self, inputs: Any, wanted: Any) -> Any:
 
-        return looking.collect(
+        return forward.collect(
             self.pipeline, inputs, self.latents, self.options, self.noise, wanted
         )
 

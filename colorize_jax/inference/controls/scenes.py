@@ -165,6 +165,37 @@ def region_weights(
     return weights
 
 
+def latent_weights(
+    found: Sequence[tuple[np.ndarray, Scene] | None], cell: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """How far each reference counts at the latents' resolution; None where no picture has several.
+
+    Args:
+        found: of every picture of a batch its `region_weights` and their scene, or None: it has one
+            reference.
+        cell: px of a latent.
+
+    Returns:
+        (P, B, H/cell, W/cell, 1) means of the cells, and (P, B) factors of the references'
+        attentions, -1 where a picture has fewer than P references.
+    """
+    shapes = [one[0].shape for one in found if one is not None]
+    if not shapes:
+        return None
+    count, (height, width) = max(shape[0] for shape in shapes), shapes[0][1:]
+    weights = np.zeros((count, len(found), height, width), np.float32)
+    strengths = np.full((count, len(found)), -1, np.float32)
+    for i, one in enumerate(found):
+        own, factors = (1.0, [1.0]) if one is None else (one[0], _strengths(one[1]))
+        weights[: len(factors), i], strengths[: len(factors), i] = own, factors
+    cells = weights.reshape(*weights.shape[:2], height // cell, cell, width // cell, cell)
+    return cells.mean(axis=(3, 5))[..., None], strengths
+
+
+def _strengths(scene: Scene) -> list[float]:
+    return [reference.strength for reference in scene.references]
+
+
 def mask_of(source: PictureSource | Picture, picture: Picture) -> np.ndarray:
     """Read a mask (h, w) float32 in [0, 1] of a picture.
 
