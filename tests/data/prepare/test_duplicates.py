@@ -69,6 +69,13 @@ def test_different_drawings_are_no_copies():
     assert problems(table(drawn)) == [None] * len(drawn)
 
 
+def test_two_poses_of_a_character_are_two_pictures():
+    """Whatever their hashes say: some part of them has other colours."""
+    rows = table([Image.fromarray(render(i, 6, 240, 144).image) for i in (6, 486)])
+    rows[1]["looks"] = rows[0]["looks"]
+    assert problems(rows) == [None, None]
+
+
 def test_what_is_damaged_is_nobodys_copy():
     rows = table([Image.new("RGB", (64, 64)), Image.fromarray(render(1, 1, 64, 64).image)])
     rows[0] = {"location": "0.png", "problem": "is damaged"}
