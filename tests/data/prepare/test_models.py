@@ -15,7 +15,7 @@ from data.prepare.models import uses
 from data.prepare.models.description import read_description
 from data.prepare.models.tiles import by_tiles
 
-models = pytest.importorskip("small_models", reason="needs onnx")
+models = pytest.importorskip("onnx_models", reason="needs onnx")
 pytest.importorskip("onnxruntime")
 
 PAGE = Path(__file__).parents[3] / "docs" / "prepare.md"

@@ -1,7 +1,7 @@
 """How good the built-in lines are, and how fast a set is made; the figures of docs/prepare.md.
 
-    python tests/data/prepare/measure.py lines [--count N] [--picture PNG]
-    python tests/data/prepare/measure.py throughput DIR [--count N] [--side PX] [--processes N ...]
+    python tests/data/prepare/measure_prepare.py lines [--count N] [--picture PNG]
+    python tests/data/prepare/measure_prepare.py throughput DIR [--count N] [--processes N ...]
 
 Times are of processors, all processes together, so that they do not depend on what else the machine
 does; wall times are printed beside them.
