@@ -67,6 +67,8 @@ def url(tmp_path_factory):
 def browser():
     with sync_api.sync_playwright() as playwright:
         path = shutil.which("chromium")
+        if path is None:
+            pytest.skip("there is no Chromium on this machine")
         yield playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
