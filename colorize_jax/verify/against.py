@@ -65,6 +65,8 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
     },
 }
 
+LEAST_CELLS = 4  # a side
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -99,7 +101,8 @@ def verify_against(
     Args:
         folder: that `export --format pipeline` wrote.
         checkpoints: what it was made from; by default the folder itself is read back.
-        size: side of the pictures, px; by default the least that the model draws.
+        size: side of the pictures, px; by default the least that the model draws, and at least
+            `LEAST_CELLS` places at the UNet's coarsest level.
         runs: name -> options; those of the plugin are passed over where there is none.
         name: of the only one of them to compare.
 
@@ -117,7 +120,9 @@ def verify_against(
     ours = open_pipeline(*(checkpoints or [folder]), dtype="float32")
     theirs = load_pipeline(folder)
     limits = ours.system.limits
-    side = size or -(-limits.minimum // ours.system.multiple) * ours.system.multiple
+    multiple = ours.system.multiple
+    # Group norms over one or two places amplify rounding without bound.
+    side = size or -(-max(limits.minimum, LEAST_CELLS * multiple) // multiple) * multiple
     pictures = draw_pictures(side)
     shown = next(iter(runs))  # decoding is the same whatever the controls
     for name, given in runs.items():
