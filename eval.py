@@ -31,10 +31,10 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from colorize_jax.commands.option_flags import add_option_flags, options_from_flags
-from colorize_jax.errors import USER_ERROR_STATUS, UserError
+from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError, leave
 from colorize_jax.evaluation.protocols import pairs as protocols
 from colorize_jax.evaluation.protocols.coloring import Evaluator
-from colorize_jax.evaluation.protocols.pairs import DrawnPairs, FolderPairs, Pairs
+from colorize_jax.evaluation.protocols.pairs import PRESETS, DrawnPairs, FolderPairs, Pairs
 from colorize_jax.evaluation.protocols.progress import Progress
 from colorize_jax.evaluation.protocols.report import PAGE, describe, in_order, show, write_report
 from colorize_jax.evaluation.protocols.summary import summarize
@@ -51,9 +51,7 @@ from data.sources.folders import FolderOptions
 
 DRAWN = "illustrations"
 NUM = 256
-PRESETS = {"paper-5k": 5_000, "paper-50k": 50_000}
 PUBLISHED_OPTIONS = {"height": 1024, "width": 1024}  # all others are the defaults
-INTERRUPTED_STATUS = 130
 # What tells a colorizer from another one; the encoders belong to it.
 MADE_BY = ("unet", "sketch_encoder", "reference_projection", "background_encoder")
 
@@ -81,6 +79,16 @@ def evaluate(args: argparse.Namespace) -> int:
     for flag, value in (("--num", args.num), ("--batch-size", args.batch_size)):
         if value is not None and value < 1:
             raise UserError(f"got {flag} {value}, expected at least 1; change it")
+    if args.heldout_share and args.data == DRAWN:
+        raise UserError(
+            f"got --heldout_share {args.heldout_share:g} of drawn pairs, expected a folder as "
+            "--data; no run trains on these pairs: leave it out"
+        )
+    if args.data != DRAWN and _lies_in(args.output, args.data):
+        raise UserError(
+            f"got output {args.output}, which lies among the pictures {args.data}, expected "
+            "another place; choose another name"
+        )
     given = _given(args)
     pipeline = open_pipeline(*args.checkpoint, dtype=args.dtype, raw=args.raw)
     judges = open_judges(pipeline, args.judge)
@@ -99,6 +107,9 @@ def evaluate(args: argparse.Namespace) -> int:
         "options": options.to_dict(),
         "judges": judges.fingerprint(),
     }
+    for kind in pairs.kinds.values():
+        own = options.replace(background_plugin=True) if kind.plugin else options
+        pipeline.check(own)
     process, count = jax.process_index(), jax.process_count()
     if process:
         _meet("the first process has the folder")
@@ -252,6 +263,10 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     return given | options_from_flags(args)
 
 
+def _lies_in(path: str, folder: str) -> bool:
+    return Path(path).resolve().is_relative_to(Path(folder).resolve())
+
+
 def _protocol(args: argparse.Namespace, pipeline: ColorizePipeline) -> str:
     """The protocol of a call that names none."""
     has_plugin = pipeline.system.background_encoder is not None
@@ -272,4 +287,4 @@ def _reads(args: argparse.Namespace) -> Reads:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

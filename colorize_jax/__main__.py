@@ -1,8 +1,7 @@
 """Entry point of `python -m colorize_jax`."""
 
-import sys
-
 from colorize_jax.commands.cli import main
+from colorize_jax.errors import leave
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -1,13 +1,27 @@
 """The exception whose message is for users, and suggestions for misspelt names."""
 
 import difflib
+import os
+import sys
 from collections.abc import Iterable
+from typing import NoReturn
 
 USER_ERROR_STATUS = 2  # exit status of every program that was given bad input
+INTERRUPTED_STATUS = 130  # of one that Ctrl-C ended
 
 
 class UserError(Exception):
     """Bad input: one line saying what was got, what was expected and what to do."""
+
+
+def leave(status: int) -> NoReturn:
+    """End the process; after Ctrl-C at once, because XLA may be compiling in another thread, which
+    the interpreter's own end would pull its ground from."""
+    if status == INTERRUPTED_STATUS:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -169,7 +169,7 @@ ALLOWED: dict[str, set[str]] = {
         "verify",
     },
     "commands.weights": BASICS | IO | {"commands", "setup"},
-    "__main__": {"commands"},
+    "__main__": {"commands", "errors"},
 }
 
 # Inference's own layers: a module imports those of earlier lines alone.

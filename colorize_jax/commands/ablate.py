@@ -39,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise UserError(f"got --jobs {args.jobs}, expected at least 1; change it")
     grid, output = read_grid(args.config), Path(args.output)
-    Reads({"config": [args.config, grid.get("config")]}).check(output)
+    ablation.check_grid(grid)
+    Reads({"config": [args.config, grid["config"]]}).check(output)
     scripts = {name: Path(name) for name in ("train.py", "eval.py")}
     for path in scripts.values():
         if not path.is_file() and not args.report:
@@ -48,8 +49,10 @@ def run(args: argparse.Namespace) -> int:
         grid, output, _words(args.arms), _words(args.sizes), [*map(_number, _words(args.seeds))]
     )
     failed = [] if args.report else _run_all(cells, grid, args.jobs, tqdm)
-    rows = ablation.summarize(cells, grid["base"])
-    if rows:
+    rows = ablation.summarize(cells, grid["base"], grid["num_pairs"])
+    if not rows:
+        print("nothing is evaluated yet: there is no page")
+    else:
         report = json.dumps({"base": grid["base"], "rows": rows}, indent=2) + "\n"
         text = ablation.write_page(cells, rows, grid["base"])
         for name, content in (("report.json", report), ("report.html", text)):
@@ -87,9 +90,14 @@ def _run_cell(cell: Any, grid: dict[str, Any]) -> str | None:
     start = cell.start and cell.start.name
     told = {"overrides": cell.overrides, "start": start, "num_pairs": grid["num_pairs"]}
     done = cell.folder / DONE
-    if done.is_file() and json.loads(done.read_text()) == told:
+    if _read(done) == told:
         return None
-    cell.folder.mkdir(parents=True, exist_ok=True)
+    if cell.start is not None and _read(cell.start / DONE) is None:
+        return f"{cell.start.name}, which it starts from, is not done"
+    try:
+        cell.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return f"{cell.folder} cannot be made ({error.strerror})"
     workdir = cell.folder / RUN
     train = ["train.py", f"--config={grid['config']}", f"--workdir={workdir}", *cell.overrides]
     if cell.start is not None:
@@ -105,6 +113,14 @@ def _run_cell(cell: Any, grid: dict[str, Any]) -> str | None:
             return f"status {status}: {lines[-1] if lines else 'no output'} ({log})"
     done.write_text(json.dumps(told))
     return None
+
+
+def _read(path: Path) -> object:
+    """What a finished cell noted; None where it is not finished, or nobody can tell."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _words(text: str | None) -> list[str]:

@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from colorize_jax.errors import USER_ERROR_STATUS, UserError
+from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError
 
 # Command -> module; the order is that of the help page.
 COMMANDS = {
@@ -26,8 +26,6 @@ COMMANDS = {
     "benchmark": "benchmark",
     "studio": "studio",
 }
-
-INTERRUPTED_STATUS = 130
 
 
 def build_parser() -> argparse.ArgumentParser:

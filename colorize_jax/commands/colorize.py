@@ -107,6 +107,7 @@ def run(args: argparse.Namespace) -> int:
     given = _recall(args)
     if args.batch_size < 1:
         raise UserError(f"got --batch-size {args.batch_size}, expected at least 1; change it")
+    _check_of_all(args)
     every = _all_jobs(args)
     reads = _reads(args, every)
     _check_outputs(args, every, reads)
@@ -172,6 +173,7 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
     from colorize_jax.inference.options import InferenceOptions, read_options
 
     given: dict[str, Any] = {}
+    args.scene_file = args.scene
     args.reference, args.scene = _references(args)
     if args.from_image:
         remembered = read_metadata(args.from_image)
@@ -179,7 +181,8 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
         if args.scene is None and args.reference is None and "scene" in remembered.extra:
             args.scene = Scene.from_dict(remembered.extra["scene"])
         for role, path in remembered.inputs.items():
-            if getattr(args, role, path) is None and not (role == "reference" and args.scene):
+            taken = {"reference": args.scene, "hints": args.hint}.get(role)
+            if getattr(args, role, path) is None and not taken:
                 setattr(args, role, path)
         if args.hint is None and args.hints is None:
             args.hint = remembered.extra.get("hint")
@@ -220,6 +223,21 @@ def _references(args: argparse.Namespace) -> tuple[str | None, Any]:
     return None, Scene(tuple(RegionReference(picture, mask) for picture, mask in parts))
 
 
+def _check_of_all(args: argparse.Namespace) -> None:
+    """Raise UserError for what would be wrong for every sketch, before weights are loaded."""
+    from colorize_jax.errors import UserError
+    from colorize_jax.inference.controls.hints import parse_point
+
+    for point in args.hint or ():
+        parse_point(point)
+    for path in [] if args.scene is None else args.scene.files():
+        if not Path(path).is_file():
+            raise UserError(
+                f"got {path} among several references, expected a picture file; correct its path "
+                "(a folder of references goes with one --reference alone)"
+            )
+
+
 def _split_mask(text: str) -> tuple[str, str | None]:
     """PATH or PATH:MASK; a path that has a colon itself is one where it exists."""
     path, colon, mask = text.rpartition(":")
@@ -245,11 +263,12 @@ def _reads(args: argparse.Namespace, jobs: list[Any]) -> Any:
     files = {"checkpoint": checkpoints, "options": [args.options], "picture": [args.from_image]}
     if args.scene is not None:
         pictures["reference"] = args.scene.files()
-    return Reads({**pictures, **files, "tokenizer": [args.tokenizer]})
+    return Reads({**pictures, **files, "tokenizer": [args.tokenizer], "scene": [args.scene_file]})
 
 
 def _check_outputs(args: argparse.Namespace, jobs: list[Any], reads: Any) -> None:
     """Raise UserError before anything is made where an output may not be written."""
+    from colorize_jax.errors import UserError
     from colorize_jax.io.formats.atomic import Reads, check_output
 
     for job in jobs:
@@ -257,6 +276,11 @@ def _check_outputs(args: argparse.Namespace, jobs: list[Any], reads: Any) -> Non
     if not Path(args.sketch).is_dir():
         check_output(jobs[0].output, overwrite=args.overwrite, reads=reads)
     if args.contact_sheet:
+        if not str(args.contact_sheet).lower().endswith(".png"):
+            raise UserError(
+                f"got --contact-sheet {args.contact_sheet}, expected a name that ends in .png; "
+                "change it"
+            )
         check_output(args.contact_sheet, overwrite=args.overwrite, reads=reads)
         Reads({"result": [job.output for job in jobs]}).check(Path(args.contact_sheet))
 
@@ -273,6 +297,8 @@ def _write_sheet(args: argparse.Namespace, reads: Any) -> None:
     """Lay all results that exist on one page, those of earlier calls too."""
     if not args.contact_sheet:
         return
+    from PIL import Image
+
     from colorize_jax.evaluation.contact_sheet import contact_sheet
     from colorize_jax.inference.pictures.arrays import read_picture
     from colorize_jax.io.formats.atomic import atomic_output
@@ -288,10 +314,18 @@ def _write_sheet(args: argparse.Namespace, reads: Any) -> None:
     if not made:
         return
 
-    def reference(job: Any) -> Any:
-        return job.reference if job.scene is None else job.scene.files()[0]
+    def references(job: Any) -> Any:
+        if job.scene is None:
+            return thumbnail(job.reference)
+        shown = [thumbnail(one.picture) for one in job.scene.references]
+        row = Image.new("RGB", (sum(one.width for one in shown), max(one.height for one in shown)))
+        left = 0
+        for one in shown:
+            row.paste(one, (left, 0))
+            left += one.width
+        return row
 
-    rows = [[thumbnail(path) for path in (j.sketch, reference(j), j.output)] for j in made]
+    rows = [[thumbnail(j.sketch), references(j), thumbnail(j.output)] for j in made]
     sheet = contact_sheet(rows, COLUMNS, [job.output.name for job in made])
     nbytes = sheet.width * sheet.height * 3
     options = {"overwrite": args.overwrite, "reads": reads}

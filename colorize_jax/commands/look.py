@@ -77,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     pipeline = open_pipeline(*args.checkpoint, dtype=args.dtype, raw=args.raw)
     options = pipeline.defaults.replace(**given).with_seed()
+    if options.unconditional:
+        raise UserError("got unconditional, expected a reference to look at; drop the option")
     look = Looks(pipeline, options, args.sketch, args.reference, args.noise)
     sheets = {
         "denoising": look.denoising(FRAMES),

@@ -35,13 +35,13 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config_from_dict(_run_file(Path(path)), overrides)
 
 
-def read_grid(path: str | Path) -> dict[str, Any]:
+def read_grid(path: str | Path) -> Any:
     """Load the grid of an ablation: a configuration file that is not a run's.
 
     Raises:
         UserError: the file cannot be run.
     """
-    return dict(_plain(_run_file(Path(path))))
+    return _plain(_run_file(Path(path)))
 
 
 def config_from_dict(content: Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:

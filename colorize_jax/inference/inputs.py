@@ -241,7 +241,7 @@ def read_sketch(
     weights = None
     if scene is not None:
         weights = region_weights(scene, picture, sketch, options.region_softness)
-    hints = None if color_hints is None else read_hints(color_hints, sketch)
+    hints = None if color_hints is None else read_hints(color_hints, sketch, picture)
     return PictureInputs(sketch, found, reference, sketch.doubt(), weights, hints)
 
 

@@ -150,6 +150,12 @@ class ColorizePipeline:
             return None
         return host.read_reference(reference, options, mask, self._extractors, background)
 
+    def check(self, options: InferenceOptions) -> None:
+        """Raise UserError for options that no picture of this checkpoint can be made with."""
+        check_parts(self.system, options)
+        make_traced_options(self.system, options)
+        self._texts.tokenize(options.text)
+
     def read_sketch(
         self,
         sketch: PictureLike,

@@ -129,8 +129,14 @@ def read_file(path: Path, name: str) -> bytes:
 
 
 @contextlib.contextmanager
-def opened(content: bytes, name: str) -> Iterator[Image.Image]:
+def opened(content: bytes, name: str, *, whole: bool = True) -> Iterator[Image.Image]:
     """Open a picture; whatever its decoder raises, here or in the block, becomes one line.
+
+    Args:
+        content: of its file.
+        name: what messages call it.
+        whole: whether all of its pixels will be brought to 8 bits and sRGB, for which their number
+            is limited; who does not has a limit of its own.
 
     Raises:
         PictureError: it is empty, no picture, damaged or too large.
@@ -139,7 +145,7 @@ def opened(content: bytes, name: str) -> Iterator[Image.Image]:
         raise PictureError(f"got {name}, which is empty, {_REMEDY}")
     register_plugins()
     with _damage_reported(name), Image.open(BytesIO(content)) as image:
-        check_size(image, name)
+        check_size(image, name, limited=whole)
         yield image
 
 
@@ -161,11 +167,11 @@ def suffixes() -> frozenset[str]:
     return frozenset(suffix for suffix, kind in known.items() if kind in readable)
 
 
-def check_size(image: Image.Image, name: str) -> None:
-    """Raise PictureError where a picture has no pixels, too many, or is refused."""
+def check_size(image: Image.Image, name: str, *, limited: bool = True) -> None:
+    """Raise PictureError for no pixels, too many (where they are `limited`) or a refused format."""
     copied = image.format in _COPYING_FORMATS or image.mode in _COPIED_MODES
     limit = MAX_PIXELS_COPIED if copied else MAX_PIXELS
-    if image.width * image.height > limit:
+    if limited and image.width * image.height > limit:
         raise _too_large(name, image.size, limit)
     if not image.width or not image.height:
         raise PictureError(

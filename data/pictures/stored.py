@@ -87,7 +87,7 @@ class StoredPicture:
     @cached_property
     def _header(self) -> tuple[tuple[int, int], int]:
         """(H, W) as it is stored, and how it is to be turned."""
-        with opened(self.content, self.name) as image:
+        with opened(self.content, self.name, whole=False) as image:
             return (image.height, image.width), orientation(image, self.content)
 
     @property
@@ -113,7 +113,7 @@ class StoredPicture:
         if turn >= SIDEWAYS:
             size = height, width
         scale = max(size[0] / stored.width, size[1] / stored.height)
-        with opened(self.content, self.name) as image:
+        with opened(self.content, self.name, whole=False) as image:
             image, profile = self._decode(image, scale)
             part = _resized(image, stored, full, size, method)
             colors, alpha = in_srgb(part, profile, "RGB" if self.kind == "color" else "L")

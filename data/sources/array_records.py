@@ -121,7 +121,7 @@ class ArrayRecordSource:
             example = self._examples[row]
             scores[row] = example.get("aesthetic_score", np.nan)
             try:
-                with opened(example["image"], self._name(row)) as image:
+                with opened(example["image"], self._name(row), whole=False) as image:
                     size = image.height, image.width
                     turn = orientation(image, example["image"])
                 sizes[row] = size[::-1] if turn >= SIDEWAYS else size

@@ -392,7 +392,7 @@ def header_size(folder: Path, place: Place) -> tuple[int, int]:
 
 
 def _size(content: bytes, name: str) -> tuple[int, int]:
-    with opened(content, name) as image:
+    with opened(content, name, whole=False) as image:
         turn = orientation(image, content)
         size = image.height, image.width
     return size[::-1] if turn >= SIDEWAYS else size

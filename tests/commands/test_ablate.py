@@ -105,6 +105,33 @@ def test_bad_input_is_one_line(
     assert said in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("arms", [1], "whose arms is [1], expected names"),
+        ("arms", {}, "whose arms is {}, expected names"),
+        ("base", "zz", "whose base is 'zz', expected an arm"),
+        ("seeds", 5, "whose seeds is 5, expected some whole numbers"),
+        ("num_pairs", "many", "whose num_pairs is 'many', expected a number from 1 up"),
+        ("config", "nowhere.py", "whose config is 'nowhere.py', expected a file"),
+        ("extra", 1, "got a grid of config, common"),
+    ],
+)
+def test_a_bad_grid_is_one_line_before_anything_runs(
+    grid: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: object,
+    said: str,
+) -> None:
+    grid.write_text(GRID.rstrip() + f" | {{{name!r}: {value!r}}}\n")
+    assert call(grid, tmp_path / "ablation") == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not (tmp_path / "ablation").exists()
+
+
 def write(cell: ablation.Cell, rng: np.random.Generator, entanglement: float) -> None:
     """Scores of ten pairs, as an evaluation leaves them."""
     folder = cell.folder / ablation.EVALUATION
@@ -123,14 +150,14 @@ def write(cell: ablation.Cell, rng: np.random.Generator, entanglement: float) ->
 
 def test_changes_are_of_the_same_pairs_and_seeds(tmp_path: Path) -> None:
     grid = {
-        **{"config": "", "common": {}, "base": "base", "num_pairs": 10},
+        **{"config": __file__, "common": {}, "base": "base", "num_pairs": 10},
         **{"seeds": (0, 1), "sizes": {"s": {}}, "arms": {"base": {}, "arm": {}}},
     }
     cells = ablation.cells(grid, tmp_path)
     rng = np.random.default_rng(0)
     for cell in cells:
         write(cell, rng, {"base": 10.0, "arm": 7.0}[cell.arm] + cell.seed)
-    base, arm = ablation.summarize(cells, "base")
+    base, arm = ablation.summarize(cells, "base", 10)
     assert base["seeds"] == arm["seeds"] == [0, 1]
     figure = arm["figures"]["entanglement"]
     assert figure["value"] == pytest.approx(7.0 + 0.5 + 4.5, abs=0.02)

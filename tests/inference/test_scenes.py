@@ -212,7 +212,7 @@ REFUSED = {
     "no picture": ({"references": [{"mask": "a"}]}, "got a reference without a picture"),
     "unknown": ({"references": [{"picture": "a", "maks": "b"}]}, 'the nearest is "mask"'),
     "weight": ({"references": [{"picture": "a", "weight": -1}]}, "weight of a reference"),
-    "many": ({"references": [{"picture": "a"}] * (MAX_REFERENCES + 1)}, "leave some out"),
+    "many": ({"references": [{"picture": "a"}] * (MAX_REFERENCES + 1)}, "change their number"),
 }
 
 

@@ -65,13 +65,13 @@ def cells(
     Raises:
         UserError: the grid is none, or has no such arm or size.
     """
-    missing = sorted(KEYS - grid.keys())
-    if missing:
-        raise UserError(f"got a grid without {', '.join(missing)}, expected them; see configs/")
+    check_grid(grid)
     for what, chosen, known in (("arm", arms, grid["arms"]), ("size", sizes, grid["sizes"])):
         for name in chosen:
             if name not in known:
-                raise UserError(f"got {what} {name!r}, expected some of {', '.join(known)}")
+                raise UserError(
+                    f"got {what} {name!r}, expected some of {', '.join(known)}; correct the name"
+                )
     chosen = _with_starts(grid["arms"], list(arms) or list(grid["arms"]))
     found = []
     for size in sizes or grid["sizes"]:
@@ -84,6 +84,42 @@ def cells(
                 folder = _folder(output, size, arm, seed)
                 found.append(Cell(size, arm, seed, changes, origin, folder))
     return found
+
+
+def check_grid(grid: Any) -> None:
+    """Raise UserError where a grid is none: what it lacks, or what is of another kind."""
+    if not isinstance(grid, Mapping) or grid.keys() != KEYS:
+        found = ", ".join(map(str, grid)) if isinstance(grid, Mapping) else type(grid).__name__
+        raise UserError(
+            f"got a grid of {found}, expected {', '.join(sorted(KEYS))}; see configs/ablation.py"
+        )
+    rules = {
+        "config": (isinstance(grid["config"], str) and Path(grid["config"]).is_file(), "a file"),
+        "common": (_is_changes(grid["common"]), "options and values"),
+        "seeds": (_is_seeds(grid["seeds"]), "some whole numbers from 0 up"),
+        "sizes": (_is_table(grid["sizes"]), "names, each with options and values"),
+        "arms": (_is_table(grid["arms"]), "names, each with options and values"),
+        "base": (isinstance(grid["arms"], Mapping) and grid["base"] in grid["arms"], "an arm"),
+        "num_pairs": (_is_seeds([grid["num_pairs"]]) and grid["num_pairs"], "a number from 1 up"),
+    }
+    for name, (sound, expected) in rules.items():
+        if not sound:
+            raise UserError(
+                f"got a grid whose {name} is {grid[name]!r}, expected {expected}; correct it"
+            )
+
+
+def _is_changes(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(map(_is_changes, value.values()))
+
+
+def _is_seeds(value: Any) -> bool:
+    numbers = isinstance(value, list | tuple) and bool(value)
+    return numbers and all(type(one) is int and one >= 0 for one in value)
 
 
 def _with_starts(arms: Mapping[str, Any], chosen: list[str]) -> list[str]:
@@ -99,16 +135,33 @@ def _with_starts(arms: Mapping[str, Any], chosen: list[str]) -> list[str]:
     return list(ordered)
 
 
-def read_scores(cell: Cell) -> dict[str, np.ndarray] | None:
-    """Score -> (N,) of a cell's pairs; None where it is not evaluated yet."""
+def read_scores(cell: Cell, num_pairs: int) -> dict[str, np.ndarray] | None:
+    """Score -> (N,) of a cell's pairs, NaN where one has none; None: it is not evaluated yet.
+
+    Raises:
+        UserError: its file is damaged.
+    """
     path = cell.folder / EVALUATION / LINES
     if not path.is_file():
         return None
-    rows = [json.loads(line)["scores"] for line in path.read_text().splitlines()]
-    return {name: np.array([row.get(name, np.nan) for row in rows], float) for name in rows[0]}
+    try:
+        rows = {}
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            rows[row["index"]] = row.get("scores", {})
+        found = {
+            name: np.array([rows.get(i, {}).get(name, np.nan) for i in range(num_pairs)], float)
+            for name in SHOWN
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"got {path}, which is damaged, expected scores of pairs; remove {cell.folder.name} "
+            "and let it run again"
+        ) from error
+    return found if any(np.isfinite(values).any() for values in found.values()) else None
 
 
-def summarize(done: Sequence[Cell], base: str) -> list[dict[str, Any]]:
+def summarize(done: Sequence[Cell], base: str, num_pairs: int) -> list[dict[str, Any]]:
     """A row for every size and arm: means over seeds and pairs, and changes against the base arm.
 
     Intervals are of 95 %, by bootstrap over pairs of the mean over seeds; a change is that of the
@@ -116,7 +169,7 @@ def summarize(done: Sequence[Cell], base: str) -> list[dict[str, Any]]:
     """
     by_arm: dict[tuple[str, str], dict[int, dict[str, np.ndarray]]] = {}
     for cell in done:
-        scores = read_scores(cell)
+        scores = read_scores(cell, num_pairs)
         if scores is not None:
             by_arm.setdefault((cell.size, cell.arm), {})[cell.seed] = scores
     rows = []
@@ -126,11 +179,11 @@ def summarize(done: Sequence[Cell], base: str) -> list[dict[str, Any]]:
         common = sorted(seeds.keys() & reference.keys())
         for name in SHOWN:
             values = np.stack([scores[name] for scores in seeds.values()])
-            per_pair = values.mean(axis=0)
+            per_pair = values.mean(axis=0)  # of pairs that every seed could use
             low, high = interval(per_pair, seed=0)
-            spread = values.mean(axis=1)
+            spread = np.nanmean(values, axis=1)
             figure = {
-                "value": float(per_pair.mean()),
+                "value": float(np.nanmean(per_pair)),
                 "low": low,
                 "high": high,
                 "by_seed": [float(value) for value in spread],
@@ -138,9 +191,11 @@ def summarize(done: Sequence[Cell], base: str) -> list[dict[str, Any]]:
             if common and arm != base:
                 both = [(seeds[seed][name], reference[seed][name]) for seed in common]
                 change = np.mean([ours - theirs for ours, theirs in both], axis=0)
-                figure["change"] = float(change.mean())
+                figure["change"] = float(np.nanmean(change))
                 figure["change_low"], figure["change_high"] = interval(change, seed=0)
-                figure["share"] = float(change.mean() / np.mean([theirs for _, theirs in both]))
+                figure["share"] = figure["change"] / float(
+                    np.nanmean([theirs for _, theirs in both])
+                )
             row["figures"][name] = figure
         rows.append(row)
     return rows
@@ -157,7 +212,11 @@ def write_page(done: Sequence[Cell], rows: Sequence[Mapping[str, Any]], base: st
         parts.append(f"<h2>{size}</h2>")
         lines = [[row["arm"], str(len(row["seeds"])), *map(_cell_text, _shown(row))] for row in own]
         parts.append(table(("arm", "seeds", *map(describe, SHOWN)), lines))
-        cells_here = [cell for cell in done if cell.size == size and read_scores(cell)]
+        cells_here = [
+            cell
+            for cell in done
+            if cell.size == size and (cell.folder / EVALUATION / LINES).is_file()
+        ]
         for name in CURVES:
             curves = {c.arm: _curve(c, name) for c in cells_here if c.seed == cells_here[0].seed}
             parts.append(line_plot(name, {arm: xy for arm, xy in curves.items() if len(xy[0]) > 1}))
@@ -181,7 +240,8 @@ def _cell_text(figure: Mapping[str, float]) -> str:
 def _curve(cell: Cell, name: str) -> tuple[list[float], list[float]]:
     """Steps and values of a metric of a run."""
     steps, values = [], []
-    for line in (cell.folder / RUN / "metrics.jsonl").read_text().splitlines():
+    path = cell.folder / RUN / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else ():
         row = json.loads(line)
         if row.get(name) is not None:
             steps.append(row["step"])

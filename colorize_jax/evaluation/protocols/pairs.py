@@ -41,6 +41,8 @@ FOLDER_KINDS = {
     CROSS: {"cross": Kind("cross"), "moved": Kind("moved")},
     SHUFFLED: {"shuffled": Kind("shuffled", answered=False)},
 }
+PRESETS = {"paper-5k": 5_000, "paper-50k": 50_000}
+FOLDER_KINDS |= {name: FOLDER_KINDS[SHUFFLED] | FOLDER_KINDS[ALIGNED] for name in PRESETS}
 DRAWN_KINDS = {
     ALIGNED: {"aligned": Kind("aligned")},
     CROSS: {
@@ -52,6 +54,7 @@ DRAWN_KINDS = {
     SHUFFLED: {"other": Kind("other", answered=False)},
     BACKGROUNDS: {"plugin": Kind("cross", plugin=True), "plain": Kind("cross")},
 }
+DRAWN_KINDS |= {name: DRAWN_KINDS[SHUFFLED] | DRAWN_KINDS[ALIGNED] for name in PRESETS}
 DRAWN_REFERENCES = {
     "aligned": "aligned_reference",
     "cross": "reference",
@@ -169,7 +172,7 @@ class FolderPairs:
         usable = np.arange(len(source))
         if protocol == CROSS:
             usable = np.flatnonzero([bool(self._others(i)) for i in usable])
-        if len(usable) < num or (protocol == SHUFFLED and len(usable) < 2):
+        if len(usable) < num or ("shuffled" in self.kinds and len(usable) < 2):
             lists = " with another picture in their reference_list" if protocol == CROSS else ""
             raise UserError(
                 f"got --num {num} and {len(usable)} pictures{lists} in {source.root}, expected "
@@ -202,14 +205,14 @@ class FolderPairs:
             name: whole(picture, picture.shape)
             for name, picture in self._references(index, position).items()
         }
-        if self.protocol == ALIGNED:
+        if "aligned" in self.kinds:
             references["aligned"] = truth
         sketch = whole(record["sketch"], (height, width))
         return Pair(self._source.name(position), sketch, truth, references)
 
     def _references(self, index: int, position: int) -> dict[str, Any]:
         source = self._source
-        if self.protocol == SHUFFLED:
+        if "shuffled" in self.kinds:
             other = source.draw(self._next[index], np.random.default_rng(self.seed))
             return {"shuffled": other["image"]}
         if self.protocol == CROSS:

@@ -9,8 +9,9 @@ A pair is done when its line is whole; its features are on disk before that.
 """
 
 import json
+import operator
 import os
-import shutil
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
 
 ABOUT, PARTS = "evaluation.json", "parts"
-OUTPUTS = ("report.json", "report.html", "metrics.jsonl", ABOUT, PARTS)
+FILES = ("report.json", "report.html", "metrics.jsonl", ABOUT)
+_PART = re.compile(r"\d+\.jsonl|\w+\.f32|\d{6,}-[\w-]+\.png")
 FORMAT = "colorize-jax evaluation 1"
 FLOAT = np.dtype(np.float32)
 
@@ -71,6 +73,8 @@ class Progress:
             raise _unwritable(self.folder, error) from error
         self.rows: dict[int, dict[str, Any]] = {}
         self.refresh()
+        # What could not be used may have been mended.
+        self.rows = {index: row for index, row in self.rows.items() if "scores" in row}
         self._file = self._parts / f"{process}.jsonl"
         _cut_torn_line(self._file)
 
@@ -85,8 +89,7 @@ class Progress:
                     f"got output {self.folder}, another evaluation ({changed}), expected a new "
                     "folder or the same evaluation; name another, or pass --overwrite"
                 )
-            for name in OUTPUTS:
-                _remove(self.folder / name)
+            self._clear()
         elif self.folder.is_dir() and any(self.folder.iterdir()):
             raise UserError(
                 f"got output {self.folder}, a folder with other files, expected a new or empty one "
@@ -95,12 +98,36 @@ class Progress:
         with atomic_output(path, nbytes=2**16) as place:
             place.write_text(json.dumps(told, indent=2) + "\n")
 
+    def _clear(self) -> None:
+        """Remove an evaluation, and nothing else."""
+        parts = self.folder / PARTS
+        foreign = [path.name for path in parts.glob("*") if not _PART.fullmatch(path.name)]
+        if foreign:
+            raise UserError(
+                f"got output {self.folder} whose {PARTS} holds {foreign[0]}, which no evaluation "
+                "wrote, expected nothing else; remove it or name another folder"
+            )
+        for path in (*parts.glob("*"), *(self.folder / name for name in FILES)):
+            path.unlink(missing_ok=True)
+
     def refresh(self) -> None:
-        """Read what all processes have written."""
+        """Read what all processes have written.
+
+        Raises:
+            UserError: a line is none that an evaluation writes.
+        """
         for path in sorted(self._parts.glob("*.jsonl")):
-            for line in path.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n"):
-                    row = json.loads(line)
+            for number, line in enumerate(path.read_bytes().splitlines(keepends=True), 1):
+                if not line.endswith(b"\n"):
+                    continue
+                row = _parse(line, self._num)
+                if row is None:
+                    raise UserError(
+                        f"got {path} with a damaged line {number}, expected what an evaluation "
+                        "writes; remove that line, and its pair is coloured again"
+                    )
+                known = self.rows.get(row["index"], {})
+                if "scores" in row or "scores" not in known:
                     self.rows[row["index"]] = row
 
     def add(
@@ -165,12 +192,27 @@ class Progress:
 
 def _read_about(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"got {path}, which cannot be read, expected what an evaluation is of; remove its "
-            "folder or name another"
-        ) from error
+        content = json.loads(path.read_text())
+        if content["format"] == FORMAT:
+            return content
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # told below
+    raise UserError(
+        f"got {path}, which is not what an evaluation writes, expected its own; remove its folder "
+        "or name another"
+    )
+
+
+def _parse(line: bytes, num_pairs: int) -> dict[str, Any] | None:
+    """A line's row; None where it is none."""
+    try:
+        row = json.loads(line)
+        scores = row.get("scores", {})
+        sound = 0 <= operator.index(row["index"]) < num_pairs and isinstance(row["name"], str)
+        sound &= all(isinstance(value, float | int) for value in scores.values())
+        return row if sound and ("scores" in row or isinstance(row["problem"], str)) else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _cut_torn_line(path: Path) -> None:
@@ -183,13 +225,6 @@ def _cut_torn_line(path: Path) -> None:
         return
     except OSError as error:
         raise _unwritable(path, error) from error
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:

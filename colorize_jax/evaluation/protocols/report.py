@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -166,9 +167,10 @@ def _figures(figures: Mapping[str, Mapping[str, Any]]) -> str:
 def _paper(systems: Mapping[str, Mapping[str, float]]) -> str:
     if not systems:
         return ""
-    columns = list(dict.fromkeys(name for row in systems.values() for name in row))
+    columns = list(dict.fromkeys(name for figures in systems.values() for name in figures))
     rows = [
-        (name, *(f"{row[c]:g}" if c in row else "" for c in columns)) for name, row in table.items()
+        (system, *(f"{figures[column]:g}" if column in figures else "" for column in columns))
+        for system, figures in systems.items()
     ]
     return (
         "<h2>The paper's own figures</h2><p>As published (arXiv 2603.05971), of 50,000 triplets at "
@@ -192,9 +194,18 @@ def _sheet(
     for row in scored:
         if row["index"] < NUM_SHOWN:
             paths = [progress.picture_path(row["index"], column) for column in columns]
-            lines.append([Image.open(path) if path.exists() else None for path in paths])
+            lines.append([_opened(path) for path in paths])
     titles = [column.replace("-", ": ") for column in columns]
     return contact_sheet(lines, titles) if lines else None
+
+
+def _opened(path: Path) -> Image.Image | None:
+    """A kept picture; None where it is not there or damaged: the page goes without it."""
+    try:
+        with Image.open(path) as picture:
+            return picture.copy()
+    except OSError:
+        return None
 
 
 def _histogram(name: str, scored: Sequence[Mapping[str, Any]]) -> str:

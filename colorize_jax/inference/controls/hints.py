@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.pictures.arrays import Picture, PictureSource, read_picture, to_array
+from colorize_jax.inference.pictures.masks import check_mask_aspect
 from colorize_jax.inference.pictures.preprocess import PreparedSketch
 from colorize_jax.types import Array
 
@@ -121,7 +122,7 @@ def fit_color_map(encode: Callable[[np.ndarray], Any], cell: int) -> ColorMap:
 
 
 def read_hints(
-    source: PictureSource | Picture | Sequence[str], sketch: PreparedSketch
+    source: PictureSource | Picture | Sequence[str], sketch: PreparedSketch, drawn: Picture
 ) -> tuple[np.ndarray, np.ndarray]:
     """Hints as colours and mask at the size of a sketch's canvas.
 
@@ -130,12 +131,13 @@ def read_hints(
             "x,y,#rrggbb" or "x,y,#rrggbb,radius", shares of the sketch's width, height and shorter
             side.
         sketch: in its canvas.
+        drawn: the sketch as it was read, for its aspect.
 
     Returns:
         (H, W, 3) in [-1, 1], and (H, W) in 0..1.
 
     Raises:
-        UserError: a point is none, or the picture has no transparency.
+        UserError: a point is none, or the picture has no transparency or another aspect.
     """
     box, shape = sketch.box, sketch.tensor.shape[:2]
     if isinstance(source, list | tuple):
@@ -147,6 +149,7 @@ def read_hints(
                 f"got hints {picture.name} without transparency, expected a picture that is "
                 "transparent but for the hints; erase what is none"
             )
+        check_mask_aspect(picture.alpha, drawn, picture.name)
         rgba = Image.fromarray(np.dstack([picture.rgb, picture.alpha]))
     # Colours of transparent pixels do not bleed into the hints.
     premultiplied = rgba.convert("RGBa").resize((box.width, box.height), Image.Resampling.BOX)
@@ -205,13 +208,14 @@ def _draw(points: Sequence[str], height: int, width: int) -> Image.Image:
     sheet = Image.new("RGBA", (width, height))
     draw = ImageDraw.Draw(sheet)
     for point in points:
-        x, y, color, radius = _parse(point)
+        x, y, color, radius = parse_point(point)
         x, y, r = x * width, y * height, max(0.5, radius * min(height, width))
         draw.ellipse((x - r, y - r, x + r, y + r), fill=f"#{color}")
     return sheet
 
 
-def _parse(text: str) -> tuple[float, float, str, float]:
+def parse_point(text: str) -> tuple[float, float, str, float]:
+    """x, y, colour and radius of a point; UserError where it is none."""
     match = _POINT.fullmatch(text)
     if match:
         try:

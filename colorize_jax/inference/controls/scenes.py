@@ -65,8 +65,8 @@ class Scene:
     def __post_init__(self) -> None:
         if not 1 <= len(self.references) <= MAX_REFERENCES:
             raise UserError(
-                f"got {len(self.references)} references, expected 1 to {MAX_REFERENCES}; "
-                "leave some out"
+                f"got {len(self.references)} references, expected 1 to {MAX_REFERENCES}; change "
+                "their number"
             )
 
     @classmethod
@@ -76,7 +76,14 @@ class Scene:
         Raises:
             UserError: it is none; an unknown name is told with the nearest one.
         """
-        rows = content.get("references") if isinstance(content, Mapping) else None
+        content = content if isinstance(content, Mapping) else {}
+        others = sorted(map(str, content.keys() - {"references"}))
+        if others:
+            raise UserError(
+                f"got {', '.join(others)} beside the references of a scene, expected references "
+                "alone; give options as flags or with --options"
+            )
+        rows = content.get("references")
         if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
             raise UserError(
                 "got a scene without a list of references, expected references: and below it one "
@@ -92,6 +99,11 @@ class Scene:
                     )
             if not isinstance(row.get("picture"), str):
                 raise UserError("got a reference without a picture, expected its file; name it")
+            for name in ("mask", "own_mask"):
+                if not isinstance(row.get(name), str | None):
+                    raise UserError(
+                        f"got {name} {row[name]!r} of a reference, expected a file; name one"
+                    )
         return cls(tuple(RegionReference(**row) for row in rows))
 
     @classmethod
@@ -103,7 +115,7 @@ class Scene:
         """
         try:
             content = yaml.safe_load(Path(path).read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"got scene {path} that cannot be read ({reason}), expected YAML; check it"

@@ -170,7 +170,14 @@ def test_memory_of_huge_and_thin_pictures(tmp_path):
     assert "12000x12000 px in mode RGB, which takes 549 MiB" in told["d.png"][1]
 
 
-def test_pictures_that_take_too_much_memory_are_named():
+def test_pictures_that_take_too_much_memory_are_named(tmp_path):
     content = saved(Image.new("RGB", (9000, 9000)))
     with pytest.raises(PictureError, match=r"9000x9000 px in mode RGB, which takes 309 MiB"):
         picture(content).whole(64, 64, LANCZOS)
+    # A JPEG is decoded smaller; read as a whole it has too many pixels, too.
+    path = tmp_path / "large.jpg"
+    Image.new("L", (9000, 9000), 200).save(path)
+    made = picture(path.read_bytes(), kind="sketch").whole(64, 64, LANCZOS)
+    assert made.shape == (64, 64, 1) and np.abs(made.astype(int) - 200).max() <= 1
+    with pytest.raises(PictureError, match="expected at most 67 megapixels"):
+        read_picture(path)

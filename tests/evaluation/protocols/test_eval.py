@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -174,6 +175,8 @@ REFUSED = {
     "--heldout_share=2": "heldout_share 2.0, expected 0..1",
     "--num=7": "got --num 7 and 6 pictures",
     "--judge=nothing": "got nothing",
+    "--background_plugin": "got background_plugin, expected a checkpoint of the plugin model",
+    "--text=red hair": "got text for a model whose references are encoded without CLIP",
     "--data=nowhere": "nowhere, expected a folder of pictures",
 }
 
@@ -183,9 +186,51 @@ def test_bad_input_is_one_line(
     run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
 ) -> None:
     data = [] if "backgrounds" in flag or "--data" in flag else [f"--data={pictures}"]
-    status, _ = evaluate(run, tmp_path / "new", "--protocol=aligned", *data, flag)
+    status, _ = evaluate(run, tmp_path / "new", "--num=4", "--protocol=aligned", *data, flag)
     error = capsys.readouterr().err
     assert status == 2 and REFUSED[flag] in error and error.count("\n") == 1
+
+
+def test_damaged_folders_are_told_and_mended_pictures_used(
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(pictures, own)
+    flags = [f"--data={own}", "--protocol=aligned", "--num=6", "--batch-size=2"]
+    new = tmp_path / "new"
+    assert evaluate(run, new, *flags)[0] == 1
+    damaged, sound = own / "sketch" / "b2.png", own / "sketch" / "a2.png"
+    damaged.write_bytes(sound.read_bytes())
+    status, report = evaluate(run, new, *flags)
+    assert status == 0 and report["num_pairs"] == 6 and not report["problems"]
+
+    (new / "parts" / "000001-truth.png").write_bytes(b"no picture")
+    assert evaluate(run, new, *flags)[0] == 0
+    lines = new / "parts" / "0.jsonl"
+    whole = lines.read_bytes()
+    for garbage in (b"{]", b"[1]", b"\xff", b'{"index": 99, "name": "x", "scores": {}}', b"{}"):
+        lines.write_bytes(whole + garbage + b"\n")
+        capsys.readouterr()
+        assert evaluate(run, new, *flags)[0] == 2
+        assert "with a damaged line" in capsys.readouterr().err
+    (new / "parts" / "mine.txt").write_text("mine")
+    assert evaluate(run, new, *flags, "--steps=1", "--overwrite")[0] == 2
+    assert (new / "parts" / "mine.txt").read_text() == "mine"
+    (new / "evaluation.json").write_text("[]")
+    assert evaluate(run, new, *flags)[0] == 2
+
+
+def test_the_papers_presets_draw_and_read_both_kinds(
+    run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    options = ["--protocol=paper-5k", "--height=32", "--width=32", "--steps=1", "--sampler=Euler"]
+    drawn_report = drawn(run, tmp_path / "drawn", *options)
+    assert {"psnr_aligned", "line_f1_aligned", "palette_other"} <= drawn_report["means"].keys()
+    flags = [*options, f"--data={pictures}", "--num=4"]
+    _, report = evaluate(run, tmp_path / "new", *flags)
+    assert {"psnr_aligned", "line_f1_shuffled"} <= report["means"].keys()
+    assert report["paper"]["the paper"]["FID"] == 8.28
+    assert "none of them was measured here" in (tmp_path / "new" / "report.html").read_text()
 
 
 def test_another_evaluation_in_the_folder_is_refused(
