@@ -276,13 +276,13 @@ def _check_outputs(args: argparse.Namespace, jobs: list[Any], reads: Any) -> Non
     if not Path(args.sketch).is_dir():
         check_output(jobs[0].output, overwrite=args.overwrite, reads=reads)
     if args.contact_sheet:
+        check_output(args.contact_sheet, overwrite=args.overwrite, reads=reads)
+        Reads({"result": [job.output for job in jobs]}).check(Path(args.contact_sheet))
         if not str(args.contact_sheet).lower().endswith(".png"):
             raise UserError(
                 f"got --contact-sheet {args.contact_sheet}, expected a name that ends in .png; "
                 "change it"
             )
-        check_output(args.contact_sheet, overwrite=args.overwrite, reads=reads)
-        Reads({"result": [job.output for job in jobs]}).check(Path(args.contact_sheet))
 
 
 def _left(args: argparse.Namespace, jobs: list[Any]) -> tuple[list[Any], int]:

@@ -100,6 +100,13 @@ def test_several_references_by_region_and_their_repetition(run, files):
     # Nothing that a scene names is ever written to.
     status, _, error = run(*base, *flags, "--output", masks[0], "--overwrite")
     assert status == 2 and "which is the reference" in error and error.count("\n") == 1
+    sheet = ("--contact-sheet", scene, "--overwrite")
+    status, _, error = run(*base, "--scene", scene, "--output", scene_out, *sheet)
+    assert status == 2 and "which is the scene" in error and scene.read_text().startswith("ref")
+    status, _, error = run(
+        *base, "--scene", scene, "--output", scene_out, *sheet[:1], "x.y", sheet[2]
+    )
+    assert status == 2 and "that ends in .png" in error
     status, _, error = run(*base, *flags, "--scene", scene, "--output", alone)
     assert status == 2 and "expected one of them" in error
 
