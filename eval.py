@@ -60,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and evaluate; returns the exit status."""
     args = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    for line in platform.configure():
-        print(line)
     try:
+        for line in platform.configure():
+            print(line)
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         return evaluate(args)
     except UserError as error:
@@ -93,15 +93,16 @@ def evaluate(args: argparse.Namespace) -> int:
     pipeline = open_pipeline(*args.checkpoint, dtype=args.dtype, raw=args.raw)
     judges = open_judges(pipeline, args.judge)
     options = pipeline.defaults
-    if args.protocol in PRESETS:
+    protocol = args.protocol or _protocol(args, pipeline)
+    if protocol in PRESETS:
         options = InferenceOptions.from_dict(PUBLISHED_OPTIONS)
     options = options.replace(**given)
     options = options.replace(seed=options.seed or 0)
 
     # ------------------------------------------------------------------------------- pairs
-    pairs = make_pairs(args, pipeline, options)
+    pairs = make_pairs(args, protocol, pipeline, options)
     about = {
-        "protocol": args.protocol or _protocol(args, pipeline),
+        "protocol": protocol,
         "pairs": pairs.fingerprint(),
         "weights": pipeline.networks.fingerprint(*MADE_BY),
         "options": options.to_dict(),
@@ -139,22 +140,23 @@ def evaluate(args: argparse.Namespace) -> int:
     # ------------------------------------------------------------------------------- report
     progress.refresh()
     summary = summarize(progress)
-    is_paper = args.protocol in PRESETS
-    write_report(progress, summary, about, pairs.kinds, paper=is_paper)
+    write_report(progress, summary, about, pairs.kinds, paper=protocol in PRESETS)
     print_summary(summary)
     print(f"written: {Path(args.output) / PAGE}")
     return 1 if summary["problems"] else 0
 
 
 def make_pairs(
-    args: argparse.Namespace, pipeline: ColorizePipeline, options: InferenceOptions
+    args: argparse.Namespace,
+    protocol: str,
+    pipeline: ColorizePipeline,
+    options: InferenceOptions,
 ) -> Pairs:
     """The pairs of a protocol.
 
     Raises:
         UserError: the data have no such protocol, or too few pictures for it.
     """
-    protocol = args.protocol or _protocol(args, pipeline)
     num = PRESETS.get(protocol, NUM) if args.num is None else args.num
     drawn = args.data == DRAWN
     known = protocols.DRAWN_KINDS if drawn else protocols.FOLDER_KINDS

@@ -34,9 +34,12 @@ from colorize_jax.training.step import TrainSystem
 from colorize_jax.training.validation import summarize, validation_losses
 from colorize_jax.types import Array, Params
 from data.loader import Loader
-from data.records import Source
+from data.records import Source, resize
 
 Measure = Callable[[TrainState], dict[str, float]]
+
+# Pictures of a drawn record that are squeezed to what the encoders see.
+REFERENCES = (*DRAWN_REFERENCES.values(), "reference_mask")
 
 SAMPLE_COLUMNS = ("sketch", "reference", "result", "truth")
 
@@ -170,9 +173,14 @@ def _held_out_pairs(
         protocol = BACKGROUNDS if config.refine.enabled else CROSS
         size = config.data.height, config.data.width
         drawn = DrawnPairs(protocol, count, *size, config.evaluation.seed)
-        pairs, kinds = [drawn[i] for i in range(count)], drawn.kinds
-        raw = datasets.make_pairs(config, count, config.evaluation.seed)
-        records = [raw[i] for i in range(count)]
+        records = [drawn.record(i) for i in range(count)]
+        pairs, kinds = [drawn.pair(i, record) for i, record in enumerate(records)], drawn.kinds
+        side = config.data.reference_size
+        if side:  # the encoders' pictures; palettes are compared at the drawn size
+            records = [
+                record | {name: resize(record[name], side, side) for name in REFERENCES}
+                for record in records
+            ]
         fields = {name: DRAWN_REFERENCES[name] for name in pairs[0].references}
     else:
         pictures = datasets.held_out(config, source, count)

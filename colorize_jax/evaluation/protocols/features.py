@@ -11,13 +11,15 @@ import numpy as np
 
 from colorize_jax.evaluation import agreement
 from colorize_jax.evaluation.protocols.pairs import Kind, Pair
-from colorize_jax.evaluation.protocols.scoring import Scores, resized
+from colorize_jax.evaluation.protocols.scoring import Scores
 from colorize_jax.inference.inputs import at_side
+from colorize_jax.inference.pictures.arrays import to_array
 from colorize_jax.inference.system import digest
 from colorize_jax.models.frozen import inception, lpips
 from colorize_jax.models.frozen.clip_vision import ClipVision
 from colorize_jax.models.frozen.tagger import Tagger
 from colorize_jax.types import Params
+from data.records import resize
 
 TRUTH = "truth"
 # Features of Inception -> how pictures are resized for it, which changes the distance.
@@ -67,7 +69,7 @@ class Judges:
             the same of the truth.
         """
         size = next(iter(results.values())).shape[:2]
-        truth = resized(pair.truth, size)
+        truth = resize(pair.truth, *size)
         scores: Scores = {}
         features: dict[str, np.ndarray] = {}
         if "inception" in self._judges:
@@ -109,13 +111,13 @@ class Judges:
 
     def _lpips(self, result: np.ndarray, truth: np.ndarray) -> float:
         judge = self._judges["lpips"]
-        one, other = (jnp.asarray(_float(picture))[None] for picture in (result, truth))
+        one, other = (jnp.asarray(to_array(picture))[None] for picture in (result, truth))
         return float(_apply(judge.module, None, judge.params, one, other)[0])
 
     def _at_side(
         self, judge: Judge, pictures: Sequence[np.ndarray], read: Callable[..., Any]
     ) -> np.ndarray:
-        images = at_side([_float(picture) for picture in pictures], judge.module.image_size)
+        images = at_side([to_array(picture) for picture in pictures], judge.module.image_size)
         return np.asarray(_apply(judge.module, read, judge.params, images))
 
 
@@ -132,7 +134,3 @@ def _class_token(clip: ClipVision, images: jax.Array) -> jax.Array:
 def _probabilities(tagger: Tagger, images: jax.Array) -> jax.Array:
     """Tags' probabilities (B, num_classes) of pictures of the tagger's side."""
     return jax.nn.sigmoid(tagger(images[..., ::-1]).logits.astype(jnp.float32))
-
-
-def _float(picture: np.ndarray) -> np.ndarray:
-    return picture.astype(np.float32) / 127.5 - 1

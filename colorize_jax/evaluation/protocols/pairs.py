@@ -13,6 +13,7 @@ from PIL import Image
 from colorize_jax.errors import UserError
 from data.errors import DataError
 from data.illustrations import CrossPairSource
+from data.records import Record
 from data.sources import catalog
 from data.sources.array_records import Pictures
 from data.sources.folders import FolderSource
@@ -131,7 +132,14 @@ class DrawnPairs:
 
     def __getitem__(self, index: int) -> Pair:
         """Draw pair `index`."""
-        record = self._source[index]
+        return self.pair(index, self.record(index))
+
+    def record(self, index: int) -> Record:
+        """All that is drawn of a pair, see `CrossPairSource`."""
+        return self._source[index]
+
+    def pair(self, index: int, record: Record) -> Pair:
+        """Pair `index` of its record."""
         wanted = {kind.reference for kind in self.kinds.values()}
         return Pair(
             name=f"pair {index}",

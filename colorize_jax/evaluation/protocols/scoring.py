@@ -7,12 +7,13 @@ kinds. Scores that a pair does not allow (too small, a reference that is missing
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from colorize_jax.evaluation import backgrounds, metrics, palettes, quality
 from colorize_jax.evaluation.protocols.pairs import Kind, Pair
+from colorize_jax.inference.pictures.arrays import to_array
 from data.illustrations import PART_NAMES
+from data.records import resize
 
 FIGURE = range(PART_NAMES.index("skin"), len(PART_NAMES))
 MAIN_KINDS = ("aligned", "cross", "shuffled", "plugin", "plain")
@@ -38,16 +39,16 @@ def score(pair: Pair, kinds: Mapping[str, Kind], results: Mapping[str, np.ndarra
         color_error_KIND: CIEDE2000 of parts' mean colours, of drawn pairs.
         With the plugin see `_score_sides`.
     """
-    images = {name: _float(result) for name, result in results.items()}
+    images = {name: to_array(result) for name, result in results.items()}
     size = next(iter(images.values())).shape[:2]
-    truth = _float(resized(pair.truth, size))
-    sketch = 1 - resized(pair.sketch, size)[..., 0] / 127.5
+    truth = to_array(resize(pair.truth, *size))
+    sketch = 1 - resize(pair.sketch, *size)[..., 0] / 127.5
     scores: Scores = {}
     with_sides = pair.sketch_mask is not None
     for name, image in images.items():
         if kinds[name].answered:
             scores |= _compare(name, image, truth)
-        reference = _float(pair.references[kinds[name].reference])
+        reference = to_array(pair.references[kinds[name].reference])
         scores[f"palette_{name}"] = palettes.palette_distance(image, reference)
         if pair.parts is not None and not with_sides:
             parts = pair.parts[..., 0]
@@ -105,16 +106,3 @@ def _score_sides(
         }
         scores |= {f"{measure}_{name}": float(value) for measure, value in own.items()}
     return scores
-
-
-def resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture (H, W, C) uint8 at the results' size."""
-    if picture.shape[:2] == size:
-        return picture
-    bands = Image.fromarray(picture[..., 0] if picture.shape[2] == 1 else picture)
-    resized = np.asarray(bands.resize(size[::-1], Image.Resampling.LANCZOS))
-    return resized[..., None] if resized.ndim == 2 else resized
-
-
-def _float(picture: np.ndarray) -> np.ndarray:
-    return picture.astype(np.float32) / 127.5 - 1

@@ -12,7 +12,7 @@ from scipy import ndimage
 from colorize_jax.config.checks import Real
 from colorize_jax.errors import UserError, nearest
 from colorize_jax.inference.pictures.arrays import Picture, PictureSource, read_picture
-from colorize_jax.inference.pictures.masks import check_mask_aspect, mask_from_picture, resize_mask
+from colorize_jax.inference.pictures.masks import given_mask, resize_mask
 from colorize_jax.inference.pictures.preprocess import PreparedSketch
 
 MAX_REFERENCES = 16
@@ -215,6 +215,4 @@ def mask_of(source: PictureSource | Picture, picture: Picture) -> np.ndarray:
         UserError: it cannot be read, or has another aspect.
     """
     read = source if isinstance(source, Picture) else read_picture(source, mask=True)
-    mask = mask_from_picture(read)
-    check_mask_aspect(mask, picture, read.name)
-    return mask
+    return given_mask(read, picture)

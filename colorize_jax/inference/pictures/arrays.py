@@ -25,8 +25,8 @@ def read_picture(source: PictureSource, name: str | None = None, *, mask: bool =
         raise UserError(str(error)) from error
 
 
-def to_array(image: Image.Image) -> np.ndarray:
-    """Return an RGB or L picture as float32 in [-1, 1], (H, W, 3) or (H, W)."""
+def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
+    """Return an RGB or L picture, of 8 bits, as float32 in [-1, 1], (H, W, 3) or (H, W)."""
     values = np.asarray(image).astype(np.float32)
     values /= 127.5
     values -= 1

@@ -34,6 +34,13 @@ def mask_from_picture(mask: Picture) -> np.ndarray:
     return np.asarray(grey).astype(np.float32) / 255
 
 
+def given_mask(mask: Picture, picture: Picture) -> np.ndarray:
+    """Read the mask (h, w) that was given for a picture; UserError for another aspect."""
+    found = mask_from_picture(mask)
+    check_mask_aspect(found, picture, mask.name)
+    return found
+
+
 def mask_from_alpha(picture: Picture) -> np.ndarray:
     """Take a picture's transparency for its mask; UserError where it has none."""
     if picture.alpha is None:

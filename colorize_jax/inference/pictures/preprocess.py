@@ -13,9 +13,8 @@ from colorize_jax.errors import UserError
 from colorize_jax.inference.pictures.arrays import Picture, to_array
 from colorize_jax.inference.pictures.masks import (
     ForegroundExtractor,
-    check_mask_aspect,
+    given_mask,
     mask_from_alpha,
-    mask_from_picture,
     resize_mask,
 )
 from colorize_jax.inference.pictures.sizes import Box, fit_box
@@ -198,9 +197,7 @@ def _find_mask(
     if source not in MASK_SOURCES:
         raise UserError(f'got mask source "{source}", expected one of {", ".join(MASK_SOURCES)}')
     if given is not None:
-        mask = mask_from_picture(given)
-        check_mask_aspect(mask, picture, given.name)
-        return mask
+        return given_mask(given, picture)
     if source == "alpha" or (source == "automatic" and has_solid_alpha(picture)):
         return mask_from_alpha(picture)
     return np.asarray(estimate(), np.float32)
