@@ -25,7 +25,7 @@ SIDE, CELL = 32, 4
 LATENTS = 3 * CELL**2
 
 
-def make_system(plugin=False):
+def make_system(plugin=False, hints=False):
     """Pictures of 32 px and latents of 8; with the plugin's networks where asked for."""
     reference = PatchReferenceEncoder(image_size=16, patch_size=4, channels=96)
     unet = UNet(
@@ -49,7 +49,7 @@ def make_system(plugin=False):
     return System(
         Colorizer(
             unet,
-            SketchEncoder(32, (1, 2), head_dim=16, strides=(2, 2, 1)),
+            SketchEncoder(32, (1, 2), head_dim=16, strides=(2, 2, 1), color_hints=hints),
             ReferenceProjection(16, 24, head_dim=24),
         ),
         FrozenEncoders(PatchAutoencoder(CELL), reference, reference, 1.0),
@@ -60,9 +60,9 @@ def make_system(plugin=False):
     )
 
 
-def make_networks(plugin=False, mesh=None):
+def make_networks(plugin=False, mesh=None, hints=False):
     """The system with random parameters, none of which is zero."""
-    system = make_system(plugin)
+    system = make_system(plugin, hints)
 
     def init():
         tokens = jnp.zeros((1, 16, 96))

@@ -30,6 +30,7 @@ COMPILED = (
     "model",
     "encoders",
     "diffusion",
+    "color_hints",
     "gram",
     "optimizer",
     "mesh",

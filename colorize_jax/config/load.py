@@ -219,6 +219,7 @@ def check_config(config: Config) -> None:
             raise UserError(f"got {idle[0]}")
     _check_networks(config)
     _check_diffusion(config)
+    _check_color_hints(config)
     _check_masks(config)
     _check_gram(config)
     _check_refine(config)
@@ -285,6 +286,20 @@ def _check_diffusion(config: Config) -> None:
         raise UserError(
             f"got sampling.num_steps = {sampling.num_steps} for {sampling.sampler} and "
             f"{diffusion.num_timesteps} timesteps, expected {low} to {high}; change it"
+        )
+
+
+def _check_color_hints(config: Config) -> None:
+    hints, trained = config.color_hints, config.model.hints and not config.refine.enabled
+    if hints.min_radius > hints.max_radius:
+        raise UserError(
+            f"got color_hints.min_radius = {hints.min_radius} above color_hints.max_radius = "
+            f"{hints.max_radius}, expected at most that; exchange them"
+        )
+    if hints != type(hints)() and not trained:
+        raise UserError(
+            "got options of color_hints for a run that trains none, expected a first stage with "
+            "model.hints=true; set it, or leave them out"
         )
 
 
@@ -366,6 +381,11 @@ def _check_encoded(config: Config) -> None:
         raise UserError(
             "got refine.enabled with data.source = 'encoded', expected pictures: the second stage "
             "cuts figures out of them; name a folder of pictures"
+        )
+    if config.model.hints:
+        raise UserError(
+            "got model.hints with data.source = 'encoded', expected pictures: hints are drawn from "
+            "their colours before they are encoded; name a folder of pictures"
         )
     if config.evaluation.every_steps:
         raise UserError(

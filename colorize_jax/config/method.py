@@ -71,6 +71,9 @@ class ModelConfig(Options):
         Items(_WIDTH, 7),
         "widths of the seven convolutions in front of its levels",
     )
+    hints: bool = option(
+        False, Flag(), "take hints of colour with the sketch, trained as `color_hints` says"
+    )
     context_tokens: int = option(196, _WIDTH, "tokens of the reference that are kept")
     projection_head_dim: int = option(128, _WIDTH, "channels of the projection's attention heads")
     loras: tuple[tuple[str, int], ...] = option(
@@ -184,6 +187,28 @@ class DiffusionConfig(Options):
     hint_dropout: float = option(0.1, RATE, "rate of each of the four hints set to zero")
     inpaint_rate: float = option(
         0.1, RATE, "rate of references whitened where another sample's mask lies"
+    )
+
+
+@dataclass(frozen=True)
+class ColorHintsConfig(Options):
+    """The hints of colour that training draws from its own pictures, with `model.hints`."""
+
+    section = "color_hints."
+
+    dropout: float = option(0.25, RATE, "rate of samples without any")
+    maximum: int = option(30, Whole(1, 256), "most hints of a picture; few are as likely as many")
+    stroke_rate: float = option(0.5, RATE, "rate of strokes; the others are points")
+    max_length: float = option(0.3, Real(0, 1), "longest stroke, share of the shorter side")
+    min_radius: float = option(
+        0.01, Real(0, 1, "low"), "least radius of points and strokes, share of the shorter side"
+    )
+    max_radius: float = option(0.05, Real(0, 1, "low"), "their largest, not below the least")
+    recolor_rate: float = option(
+        0.5,
+        RATE,
+        "rate of hinted pictures in which all that looks like the first hint gets a colour that "
+        "the reference does not have",
     )
 
 

@@ -27,6 +27,7 @@ from colorize_jax.config.method import (
     RATE,
     SEED,
     SIDE,
+    ColorHintsConfig,
     DiffusionConfig,
     EncodersConfig,
     GramConfig,
@@ -282,6 +283,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    color_hints: ColorHintsConfig = field(default_factory=ColorHintsConfig)
     gram: GramConfig = field(default_factory=GramConfig)
     refine: RefineConfig = field(default_factory=RefineConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

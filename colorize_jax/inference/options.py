@@ -100,14 +100,26 @@ class InferenceOptions(Options):
     )
 
     # ---------------------------------------------------------------------------- colour hints
+    color_hint_method: str = option(
+        "automatic",
+        Choice(("automatic", "trained", "led")),
+        "who follows hints: the sketch encoder that was trained to, or every step, led without "
+        "training; automatic: the first where the model has it",
+    )
     color_hint_strength: float = option(
-        1.0, RATE, "how far every step goes to the colour of hints, inside of them"
+        1.0, RATE, "how far hints count: led, every step goes so far to their colour"
     )
     color_hint_reach: float = option(
-        0.1, RATE, "how far hints spread in what has one colour, share of the shorter side"
+        0.1,
+        RATE,
+        "how far hints that lead spread in what has one colour, share of the shorter side",
+        only={"color_hint_method": ("automatic", "led")},
     )
     color_hint_window: tuple[float, float] = option(
-        (0.0, 1.0), Window(), "progress, from and to, during which hints lead"
+        (0.0, 1.0),
+        Window(),
+        "progress, from and to, during which hints lead",
+        only={"color_hint_method": ("automatic", "led")},
     )
 
     # ----------------------------------------------------------------------------------- text

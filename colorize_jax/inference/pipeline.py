@@ -21,7 +21,7 @@ from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
 from colorize_jax.inference import inputs as host
 from colorize_jax.inference import programs
-from colorize_jax.inference.controls.hints import ColorMap, Hints, fit_color_map, make_hints
+from colorize_jax.inference.controls import hints
 from colorize_jax.inference.controls.scenes import latent_weights
 from colorize_jax.inference.inputs import (
     BUILT_IN,
@@ -40,6 +40,7 @@ from colorize_jax.inference.program_options import (
     lora_scales,
     make_static_options,
     make_traced_options,
+    takes_color_hints,
 )
 from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import Networks, System
@@ -47,15 +48,6 @@ from colorize_jax.inference.text.texts import Texts
 from colorize_jax.nn.lora import merge_loras
 from colorize_jax.types import Array, Params
 
-ENCODERS = (
-    "clip_text",
-    "clip_vision",
-    "tagger",
-    "reference_projection",
-    "sketch_encoder",
-    "background_encoder",
-    "vae",
-)
 # (evaluations of the UNet done, latents (B, h, w, C) so far, how many in all, if known) -> nothing
 Watch = Callable[[int, Array, int | None], None]
 
@@ -78,7 +70,7 @@ class ColorizePipeline:
         """Use networks that are opened, extractors, and the folder of CLIP's tokenizer."""
         self.networks, self._extractors = networks, extractors
         self._texts = Texts(tokenizer, networks.system.clip_text, self._embed)
-        self._color_map: ColorMap | None = None
+        self._color_map: hints.ColorMap | None = None
         self._merged: tuple[dict[str, float], Params] | None = None
         self.system, self.defaults = networks.system, networks.defaults
 
@@ -229,7 +221,7 @@ class ColorizePipeline:
             inputs = self.condition(pictures, options, seeds)
             if options.low_memory:
                 inputs = jax.block_until_ready(inputs)
-                self.networks.free(*ENCODERS)
+                self.networks.free_all_but("unet")
             latents = self.denoise(inputs, options, watch)
             if options.low_memory:
                 latents = jax.block_until_ready(latents)
@@ -257,13 +249,14 @@ class ColorizePipeline:
         masks = None
         if pictures[0].mask is not None:
             masks = host.latent_mask(np.stack([p.mask for p in pictures]), system.cell)
+        taken, leading = self._color_hints(pictures, options)
         inputs = SamplingInputs(
             keys=jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32)),
             vector=system.colorizer.vector(size, np.full(batch, options.aesthetic_score)),
-            hints=programs.encode_sketches(system, params, sketches),
+            hints=programs.encode_sketches(system, params, sketches, taken),
             blank_hints=blank,
             sketch_mask=masks,
-            color_hints=self._color_hints(pictures),
+            color_hints=leading,
         )
         if pictures[0].reference is None:
             return inputs
@@ -275,16 +268,20 @@ class ColorizePipeline:
         inputs = inputs.replace(context=self._context(references, options, batch))
         return self._with_latents(inputs, references, options, sketches.shape[1:3])
 
-    def _color_hints(self, pictures: Sequence[PictureInputs]) -> Hints | None:
-        """The hints of a batch; the map of colours is fitted to the autoencoder once."""
+    def _color_hints(
+        self, pictures: Sequence[PictureInputs], options: InferenceOptions
+    ) -> tuple[np.ndarray | None, hints.Hints | None]:
+        """The hints of a batch for the sketch encoder, or those that lead the loop."""
         found = [picture.color_hints for picture in pictures]
         if all(one is None for one in found):
-            return None
+            return None, None
         shape, cell = pictures[0].sketch.tensor.shape[:2], self.system.cell
+        if takes_color_hints(self.system, options):
+            return options.color_hint_strength * hints.stack_hints(found, shape), None
         if self._color_map is None:
             encode = partial(programs.encode_images, self.system, self.networks.params("vae"))
-            self._color_map = fit_color_map(encode, cell)
-        return make_hints(found, shape, cell, self._color_map)
+            self._color_map = hints.fit_color_map(encode, cell)
+        return None, hints.make_hints(found, shape, cell, self._color_map)
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int

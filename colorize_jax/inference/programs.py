@@ -2,7 +2,7 @@
 
     encode_texts        tokens -> embeddings in the space of CLIP's own tokens
     encode_references   pixels at the encoders' sizes, directions between texts -> context
-    encode_sketches     pixels -> hints
+    encode_sketches     pixels, hints of colour -> hints
     encode_background   latent and masks -> normed tokens of every decoder block: the plugin's bank
     denoise             all of that -> latents: the whole loop (`sampling`)
     prepare, begin, advance    the same loop in parts, between which the host may look or stop
@@ -62,9 +62,11 @@ def encode_references(
 
 
 @partial(jax.jit, static_argnums=0)
-def encode_sketches(system: System, params: Params, sketches: Array) -> tuple[Array, ...]:
-    """Sketches (B, H, W, 3) -> hints, finest first."""
-    return system.colorizer.hints(params, sketches)
+def encode_sketches(
+    system: System, params: Params, sketches: Array, color_hints: Array | None = None
+) -> tuple[Array, ...]:
+    """Sketches (B, H, W, 3), maybe with hints of colour (B, H, W, 4) -> hints, finest first."""
+    return system.colorizer.hints(params, sketches, color_hints)
 
 
 def encode_blank(system: System, params: Params, height: int, width: int) -> tuple[Array, ...]:

@@ -119,6 +119,10 @@ class Networks:
         for name in names:
             self._loaded.pop(name, None)
 
+    def free_all_but(self, *names: str) -> None:
+        """Drop the parameters of all other networks from memory."""
+        self.free(*(self._loaded.keys() - set(names)))
+
     def fingerprint(self, *names: str) -> dict[str, str]:
         """Tell those of these networks that are there from others: network -> digest."""
         own = {name: digest(self.params(name)) for name in names if name in self}

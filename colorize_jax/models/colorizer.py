@@ -51,9 +51,15 @@ class Colorizer:
         own = {"params": params["reference_projection"]}
         return self.reference_projection.apply(own, clip_tokens, tagger_tokens)
 
-    def hints(self, params: Params, sketch: Array) -> tuple[Array, ...]:
-        """Encode a sketch (B, H, W, 3), line = +1, to hints (B, h_i, w_i, C_i), finest first."""
-        return self.sketch_encoder.apply({"params": params["sketch_encoder"]}, sketch)
+    def hints(
+        self, params: Params, sketch: Array, color_hints: Array | None = None
+    ) -> tuple[Array, ...]:
+        """Encode a sketch (B, H, W, 3), line = +1, to hints (B, h_i, w_i, C_i), finest first.
+
+        With hints of colour (B, H, W, 4), see `SketchEncoder`.
+        """
+        own = {"params": params["sketch_encoder"]}
+        return self.sketch_encoder.apply(own, sketch, color_hints)
 
     def vector(self, size: Array, aesthetic_score: Array) -> Array:
         """Embed size (B,) px and score (B,) to (B, vector_channels)."""

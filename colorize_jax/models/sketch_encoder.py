@@ -28,6 +28,7 @@ silu_init = nn.initializers.variance_scaling(3.0, "fan_in", "truncated_normal")
 loud_init = nn.initializers.variance_scaling(4.0, "fan_in", "truncated_normal")
 # Share of the random kernel in the channels that are initialized as pixels.
 PIXEL_NOISE = 0.02
+COLOR_HINT_CHANNELS = 4  # a colour, times how far a place is hinted at, and that itself
 
 
 def pixel_init(stride: int) -> nn.initializers.Initializer:
@@ -72,6 +73,8 @@ class SketchEncoder(nn.Module):
         stem_channels: widths of the stem's seven convolutions, the third, fifth and seventh of
             which stride.
         near_zero_hints: whether hints are initialized near zero, for a pretrained UNet.
+        color_hints: whether the first convolution also takes hints of colour. Their part of its
+            kernel is a module of its own, "color_hints", which starts at zero.
         dtype: of convolutions and products; norms and softmax stay in float32.
         implementation: see `nn.attention`.
     """
@@ -82,6 +85,7 @@ class SketchEncoder(nn.Module):
     strides: Sequence[int] = (2, 2, 2)
     stem_channels: Sequence[int] = (16, 16, 32, 32, 96, 96, 256)
     near_zero_hints: bool = True
+    color_hints: bool = False
     dtype: Any = jnp.float32
     implementation: str = "auto"
 
@@ -102,16 +106,21 @@ class SketchEncoder(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, sketch: Array) -> tuple[Array, ...]:
+    def __call__(self, sketch: Array, color_hints: Array | None = None) -> tuple[Array, ...]:
         """Encode a sketch.
 
         Args:
             sketch: (B, H, W, 3) in [-1, 1], line = +1, paper = -1.
+            color_hints: (B, H, W, 4) colours in [-1, 1] times the mask, and the mask, 0..1, of the
+                places that are hinted at; None, like zeros, hints at nothing.
 
         Returns:
             Hints, finest first: len(channel_mult) + 1 arrays (B, h_i, w_i, C_i).
+
+        Raises:
+            UserError: there are hints of colour and the encoder takes none.
         """
-        levels = self._pyramid(sketch)
+        levels = self._pyramid(sketch, color_hints)
         width = self.model_channels * self.channel_mult[-1]
         tokens = [
             Conv(width, 1, dtype=self.dtype, name=f"proj_ins_{i}")(level)
@@ -134,8 +143,15 @@ class SketchEncoder(nn.Module):
             for i, (level, x) in enumerate(zip(levels, tokens, strict=True))
         )
 
-    def _pyramid(self, sketch: Array) -> list[Array]:
+    def _pyramid(self, sketch: Array, color_hints: Array | None) -> list[Array]:
         """(B, H, W, 3) -> feature maps of every level, finest first."""
+        if color_hints is not None and not self.color_hints:
+            raise UserError(
+                "got hints of colour for a sketch encoder that takes none, expected one of a run "
+                "with model.hints=true; leave them out"
+            )
+        if self.color_hints and self.is_initializing():
+            color_hints = jnp.zeros((*sketch.shape[:3], COLOR_HINT_CHANNELS))
 
         def conv(x: Array, features: int, stride: int, name: str) -> Array:
             init = pixel_init(stride) if name.startswith("model") else silu_init
@@ -145,7 +161,17 @@ class SketchEncoder(nn.Module):
         chain = tuple(zip(self.stem_channels, (1, 1, s[0], 1, s[1], 1, s[2]), strict=True))
         x = sketch
         for i, (features, stride) in enumerate(chain):
-            x = nn.silu(conv(x, features, stride, f"model_{2 * i}"))
+            x = conv(x, features, stride, f"model_{2 * i}")
+            if i == 0 and color_hints is not None:
+                # Apart, the sum's order is that of a network without hints: zeros change no bit.
+                x += Conv(
+                    features,
+                    use_bias=False,
+                    kernel_init=nn.initializers.zeros,
+                    dtype=self.dtype,
+                    name="color_hints",
+                )(color_hints)
+            x = nn.silu(x)
         levels = [conv(x, self.model_channels, 1, f"model_{2 * len(chain)}")]
         for i, mult in enumerate(self.channel_mult):
             stride = 1 if i == len(self.channel_mult) - 1 else 2

@@ -26,7 +26,7 @@ from colorize_jax.types import Array, Params
 MAX_LISTED = 3
 PLUGIN, ANCHOR = "background_encoder", "anchor"
 # Parameters that a network may have beside those of the weights that it starts from.
-ADDITIONS = r"(^|/)(lora_(down|up)_\w+|conv_fg|(map|warp)_modules_\d+_\d)/"
+ADDITIONS = r"(^|/)(lora_(down|up)_\w+|conv_fg|(map|warp)_modules_\d+_\d|color_hints)/"
 
 
 def abstract_state(system: TrainSystem) -> TrainState:

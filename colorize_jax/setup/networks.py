@@ -75,6 +75,7 @@ def network_configs(config: Config) -> dict[str, dict[str, Any]]:
             "head_dim": model.sketch_head_dim,
             "strides": list(model.sketch_strides),
             "stem_channels": list(model.sketch_stem_channels),
+            "color_hints": model.hints,
         },
         "reference_projection": {
             "num_tokens": model.context_tokens,

@@ -38,6 +38,7 @@ from colorize_jax.sharding import constrain_batch, constrain_layouts, constrain_
 from colorize_jax.training import augment, refinement, trees
 from colorize_jax.training.augment import StepRandomness
 from colorize_jax.training.branches import anchor_features, run_branches
+from colorize_jax.training.color_hints import draw_hints
 from colorize_jax.training.encoding import encode_parts
 from colorize_jax.training.gram_blocks import GramBlocks, gram_metrics
 from colorize_jax.training.losses.diffusion import diffusion_loss
@@ -97,6 +98,7 @@ class Inputs:
         vector: (B, E) size embedding.
         mask: (B, H, W, 1) foreground, or None.
         random: the random numbers of the step.
+        color_hints: (B, H, W, 4) of a model that takes them, see `SketchEncoder`.
         background: what the plugin's encoder sees; None in the first stage.
     """
 
@@ -108,6 +110,7 @@ class Inputs:
     vector: Array
     mask: Array | None
     random: StepRandomness
+    color_hints: Array | None = None
     background: Background | None = None
 
 
@@ -174,9 +177,30 @@ def jit_step(system: TrainSystem, mesh: Mesh, shardings: Any, **options: bool) -
     )
 
 
-def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step: Array) -> Inputs:
-    """Encode a batch and draw its random numbers, all for the global batch."""
-    options = system.config.diffusion
+def prepare(
+    system: TrainSystem,
+    frozen: Params,
+    batch: Batch,
+    key: Array,
+    step: Array,
+    *,
+    hint: bool = True,
+) -> Inputs:
+    """Encode a batch and draw its random numbers, all for the global batch.
+
+    Args:
+        system: static.
+        frozen: parameters, the encoders' among them.
+        batch: globally B samples.
+        key: of the run.
+        step: of the run.
+        hint: whether a model that takes hints of colour gets some.
+    """
+    options, color_hints = system.config.diffusion, None
+    if hint and system.config.model.hints and not system.config.refine.enabled:
+        own = stream(key, step, "color_hints")
+        image, color_hints = draw_hints(batch.image, batch.sketch, own, system.config.color_hints)
+        batch = batch.replace(image=image)
     if batch.reference is not None:  # tokens were computed of references that had been painted
         batch = augment.inpaint_reference(batch, stream(key, step, "inpaint"), options.inpaint_rate)
     background, count = None, system.config.optimizer.accumulation
@@ -201,7 +225,8 @@ def prepare(system: TrainSystem, frozen: Params, batch: Batch, key: Array, step:
         num_hints=len(system.colorizer.unet.hint_blocks),
     )
     vector = system.colorizer.vector(batch.size, batch.aesthetic_score)
-    return pair(encoded, batch.sketch, vector, random, batch.sketch_mask, background)
+    inputs = pair(encoded, batch.sketch, vector, random, batch.sketch_mask, background)
+    return inputs.replace(color_hints=color_hints)
 
 
 def pair(
@@ -344,9 +369,10 @@ def embed(colorizer: Colorizer, params: Params, inputs: Inputs) -> Conditions:
     """The aligned branch's conditions, after dropout."""
     random = inputs.random
     context = join_context(colorizer, params, inputs.tokens)
+    hints = colorizer.hints(params, inputs.sketch, inputs.color_hints)
     return Conditions(
         context=augment.drop_context(context, random.keep_reference),
-        hints=augment.drop_hints(colorizer.hints(params, inputs.sketch), random.keep_hints),
+        hints=augment.drop_hints(hints, random.keep_hints),
         vector=inputs.vector,
     )
 

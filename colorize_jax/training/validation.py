@@ -1,7 +1,8 @@
 """The diffusion loss on pictures that training never sees, by quarter of the timesteps.
 
-Timesteps and noise are the same at every step of a run, and nothing is dropped, so that its numbers
-differ by what was learned alone. One branch runs; the Gram loss is a means, not a measure.
+Timesteps and noise are the same at every step of a run, nothing is dropped or hinted at, so that
+its numbers differ by what was learned alone. One branch runs; the Gram loss is a means, not a
+measure.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +35,7 @@ def validation_losses(
     config = system.config
     average = state.ema if config.sampling.ema and state.ema is not None else state.params
     key = stream(key, 0, "validation")
-    inputs = prepare(system, state.frozen, augment.to_batch(record), key, number)
+    inputs = prepare(system, state.frozen, augment.to_batch(record), key, number, hint=False)
     kept = jax.tree.map(jnp.ones_like, (inputs.random.keep_reference, inputs.random.keep_hints))
     span = config.diffusion.num_timesteps // QUARTERS
 

@@ -85,6 +85,7 @@ WRONG = {
     "diffusion.beta_start=0.5": "beta_start = 0.5 above diffusion.beta_end",
     "data.path=pictures": "data.path = 'pictures' with data.source = 'illustrations'",
     "data.buckets=true": "data.buckets = True with .* not read it .only 'folder' or 'encoded' does",
+    "color_hints.dropout=0.5": "color_hints for a run that trains none",
     "gram.temperature=2": "gram.temperature = 2.0 with gram.loss = 'mse'",
     "mesh.tensor=0": "mesh.tensor 0, expected a whole number from 1 to 65536 or -1",
 }
@@ -105,6 +106,14 @@ def test_what_has_no_effect_is_refused_and_contradictions_are():
         config_from_dict({"diffusion": eps})
     with pytest.raises(UserError, match=r"data.num_examples = 3 with data.source = 'folder'"):
         config_from_dict({"data": {"source": "folder", "num_examples": 3}})
+
+
+def test_hints_are_drawn_of_pictures_alone():
+    with pytest.raises(UserError, match=r"model.hints with data.source = 'encoded', expected pict"):
+        config_from_dict({"model": {"hints": True}, "data": {"source": "encoded"}})
+    hinted = {"model": {"hints": True}, "color_hints": {"min_radius": 0.2}}
+    with pytest.raises(UserError, match=r"min_radius = 0.2 above color_hints.max_radius = 0.05"):
+        config_from_dict(hinted)
 
 
 def test_a_section_checks_itself_when_it_is_made():

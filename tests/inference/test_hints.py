@@ -147,3 +147,43 @@ def test_many_hinted_places_are_thinned_evenly():
     assert places.shape == (2, hints.MAX_PLACES)
     assert places[0].min() == 100 and places[0].max() == 899
     assert (np.diff(places[0]) <= 4).all() and (mask[1][places[1]] == 0).all()
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return ColorizePipeline(small_system.make_networks(hints=True))
+
+
+def test_a_model_that_takes_hints_gets_them(trained, pair):
+    plain, found = color(trained, pair), color(trained, pair, color_hints=stroke())
+    assert np.abs(plain - found).mean() > 1 and trained._color_map is None
+    # The convolution alone says what hints do: at strength 0 they are not there.
+    none = color(trained, pair, OPTIONS.replace(color_hint_strength=0.0), color_hints=stroke())
+    np.testing.assert_array_equal(none, plain)
+    named = OPTIONS.replace(color_hint_method="trained")
+    np.testing.assert_array_equal(color(trained, pair, named, color_hints=stroke()), found)
+    led = OPTIONS.replace(color_hint_method="led", color_hint_reach=0.05)
+    assert np.abs(color(trained, pair, led, color_hints=stroke()) - found).mean() > 1
+    read = trained.read_reference(pair[1], OPTIONS)
+    pictures = [
+        trained.read_sketch(pair[0], read, OPTIONS, color_hints=hints) for hints in (None, stroke())
+    ]
+    both = [np.asarray(x).astype(int) for x in trained.color(pictures, OPTIONS, [0, 0])]
+    assert np.abs(both[0] - plain).max() <= 1 and np.abs(both[1] - found).max() <= 1
+
+
+def test_what_a_sketch_encoder_takes():
+    random = np.random.default_rng(0)
+    colors = random.uniform(-1, 1, (SIDE, SIDE, 3)).astype(np.float32)
+    mask = (random.uniform(size=(SIDE, SIDE)) > 0.5).astype(np.float32)
+    stacked = hints.stack_hints([None, (colors, mask)], (SIDE, SIDE))
+    assert not stacked[0].any()
+    np.testing.assert_array_equal(stacked[1, ..., 3], mask)
+    np.testing.assert_array_equal(stacked[1, ..., :3], np.where(mask[..., None], colors, 0))
+
+
+def test_options_that_a_model_cannot_follow_are_refused(pipeline, trained, pair):
+    with pytest.raises(UserError, match="takes no hints"):
+        pipeline(*pair, OPTIONS.replace(color_hint_method="trained"))
+    with pytest.raises(UserError, match="color_hint_reach for a model that was trained"):
+        trained(*pair, OPTIONS.replace(color_hint_reach=0.2), color_hints=stroke())

@@ -62,6 +62,29 @@ def test_every_parameter_learns_from_the_first_step() -> None:
     assert not still
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_hints_of_colour_change_no_bit_before_they_are_trained(dtype) -> None:
+    plain = SketchEncoder(32, (1, 2), head_dim=16, strides=(1, 2, 2), dtype=dtype)
+    widened = plain.clone(color_hints=True)
+    sketch = jax.random.uniform(jax.random.key(0), (1, 16, 32, 3), minval=-1.0)
+    given = jax.random.uniform(jax.random.key(1), (1, 16, 32, 4), minval=-1.0)
+    params = jax.jit(plain.init)(jax.random.key(2), sketch)["params"]
+    own = jax.jit(widened.init)(jax.random.key(2), sketch)["params"]
+    kernel = own.pop("color_hints")["kernel"]
+    assert kernel.shape == (3, 3, 4, 16) and not kernel.any()
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool(jnp.all(a == b)), own, params))
+    before = jax.jit(plain.apply)({"params": params}, sketch)
+    apply = jax.jit(widened.apply)
+    for hints in (None, given):
+        after = apply({"params": params | {"color_hints": {"kernel": kernel}}}, sketch, hints)
+        assert all(bool(jnp.all(a == b)) for a, b in zip(before, after, strict=True))
+    trained = {"params": params | {"color_hints": {"kernel": kernel + 0.1}}}
+    assert jnp.any(apply(trained, sketch, given)[0] != before[0])
+    assert jnp.all(apply(trained, sketch, jnp.zeros_like(given))[0] == before[0])
+    with pytest.raises(UserError, match="takes none"):
+        plain.apply({"params": params}, sketch, given)
+
+
 def test_bad_head_dim_is_named() -> None:
     with pytest.raises(UserError, match="head_dim 30"):
         SketchEncoder(32, (1, 2), head_dim=30)

@@ -1,9 +1,10 @@
 """Colour hints: points and strokes of colour that a picture should have where they lie.
 
-No training is needed: in every step the expected clean latents are led to the hints' colours inside
-of them, by a linear map from latents to colours that is fitted to the autoencoder. The same change
-of colour spreads to places that lie near and that the network expects in the same colour: to the
-rest of a sleeve of which a dot was painted.
+Models that were trained with hints take them beside the sketch (`stack_hints`). Any other needs no
+training (`make_hints`): in every step the expected clean latents are led to the hints' colours
+inside of them, by a linear map from latents to colours that is fitted to the autoencoder. The same
+change of colour spreads to places that lie near and that the network expects in the same colour: to
+the rest of a sleeve of which a dot was painted.
 """
 
 import re
@@ -159,6 +160,26 @@ def read_hints(
     colors[box.slices] = to_array(resized.convert("RGB"))
     mask[box.slices] = np.asarray(resized)[..., 3] / np.float32(255)
     return colors, mask
+
+
+def stack_hints(
+    hints: Sequence[tuple[np.ndarray, np.ndarray] | None], shape: tuple[int, int]
+) -> np.ndarray:
+    """The hints of a batch as a sketch encoder takes them.
+
+    Args:
+        hints: of every picture colours and mask of `read_hints`, or None: it has none.
+        shape: (H, W) of the canvas.
+
+    Returns:
+        (B, H, W, 4) colours times the mask, and the mask.
+    """
+    stacked = np.zeros((len(hints), *shape, 4), np.float32)
+    for own, found in zip(stacked, hints, strict=True):
+        if found is not None:
+            colors, mask = found
+            own[..., :3], own[..., 3] = colors * mask[..., None], mask
+    return stacked
 
 
 def make_hints(

@@ -214,6 +214,7 @@ def _detect_sketch_encoder(shapes: Shapes) -> NetworkConfig:
         "model_channels": base,
         "channel_mult": _multiples(widths, base),
         "stem_channels": stem if all(stem) else None,
+        "color_hints": "color_hints.weight" in shapes,
     }
 
 

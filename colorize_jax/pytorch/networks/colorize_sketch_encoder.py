@@ -27,6 +27,7 @@ class ColorizeSketchEncoder(ModelMixin, ConfigMixin):
         head_dim: int = 128,
         strides: Sequence[int] = (2, 2, 2),
         stem_channels: Sequence[int] = (16, 16, 32, 32, 96, 96, 256),
+        color_hints: bool = False,
         quantization: dict | None = None,
     ):
         super().__init__()
@@ -45,22 +46,31 @@ class ColorizeSketchEncoder(ModelMixin, ConfigMixin):
             )
             for i in range(last + 1)
         )
+        if color_hints:
+            self.color_hints = nn.Conv2d(4, stem_channels[0], 3, 1, 1, bias=False)
+            nn.init.zeros_(self.color_hints.weight)
         width = widths[-1]
         self.proj_ins = nn.ModuleList(nn.Conv2d(c, width, 1) for c in [*widths, width])
         self.proj_outs = nn.ModuleList(nn.Conv2d(width, c, 1) for c in widths)
         self.attn_layer = ScaleCausalAttention(width, head_dim)
         quantize_linears(self, quantization)
 
-    def forward(self, sketch: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, sketch: Tensor, color_hints: Tensor | None = None) -> tuple[Tensor, ...]:
         """Encode a sketch.
 
         Args:
             sketch: (B, 3, H, W) in [-1, 1], line = +1, paper = -1.
+            color_hints: (B, 4, H, W) colours in [-1, 1] times the mask, and the mask, 0..1, of the
+                places that are hinted at, for a network with `color_hints`.
 
         Returns:
             Hints, finest first, each (B, C_i, h_i, w_i).
         """
-        levels = [self.model(sketch.to(self.model[0].weight.dtype))]
+        first, dtype = self.model[0], self.model[0].weight.dtype
+        x = first(sketch.to(dtype))
+        if color_hints is not None:
+            x = x + self.color_hints(color_hints.to(dtype))
+        levels = [self.model[1:](x)]
         for layer in self.downsample_layers:
             levels.append(layer(levels[-1]))
         mean = levels[-1].float().mean((2, 3), keepdim=True).to(levels[-1].dtype)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .colorize_hints import read_hints
 from .colorize_options import Options
 from .colorize_pictures import (
     PAPER,
@@ -67,14 +68,20 @@ class Conditioning:
         sketch_mask=None,
         reference_mask=None,
         background=None,
+        color_hints=None,
     ) -> Conditions:
         """Read pictures and run all networks but the denoiser; arguments as in a call."""
         self._check(reference, background, options)
+        if color_hints is not None and not self.sketch_encoder.config.color_hints:
+            raise ValueError(
+                "got color_hints, expected a folder of a model that was trained with them; hints "
+                "that need no training are not here"
+            )
         references: list[Reference] = []
         if not options.unconditional:
             many = _paired(_sequence(reference), reference_mask, "reference_mask")
             references = [self._read_reference(r, m, background, options) for r, m in many]
-        sketches, masks = [], []
+        sketches, masks, hints = [], [], []
         for one, mask in _paired(_sequence(sketch), sketch_mask, "sketch_mask"):
             picture = open_picture(one)
             size = options.size((picture.height, picture.width), self.limits)
@@ -83,6 +90,8 @@ class Conditioning:
             if options.needs_sketch_mask:
                 found = read_mask(mask, picture, "sketch")
                 masks.append(place_mask(found, sketches[-1]))
+            if color_hints is not None:
+                hints.append(read_hints(color_hints, picture, sketches[-1]))
         count = max(len(sketches), len(references))
         if not {len(sketches), len(references or sketches)} <= {1, count}:
             raise ValueError(
@@ -91,8 +100,9 @@ class Conditioning:
             )
         if len({s.tensor.shape for s in sketches}) > 1:
             raise ValueError("got sketches whose pictures differ in size, expected one size a call")
-        sketches = sketches * (count // len(sketches))
-        return self._encode(sketches, masks, references, options)
+        repeats = count // len(sketches)
+        sketches, hints = sketches * repeats, hints * repeats
+        return self._encode(sketches, masks, references, options, hints)
 
     def _encode(
         self,
@@ -100,14 +110,15 @@ class Conditioning:
         masks: list[Tensor],
         references: list[Reference],
         options: Options,
+        color_hints: Sequence[Tensor] = (),
     ) -> Conditions:
         device, batch = self._execution_device, len(sketches)
         frame = sketches[0].frame
         size = torch.tensor([math.sqrt(frame.height * frame.width), options.aesthetic_score])
         tensors = torch.stack([s.tensor for s in sketches])
-        conditions = Conditions(
-            sketches, size.expand(batch, 2).to(device), self._hints(tensors, options)
-        )
+        given = torch.stack([*color_hints]) if color_hints else None
+        hints = self._hints(tensors, options, given)
+        conditions = Conditions(sketches, size.expand(batch, 2).to(device), hints)
         if options.sketch_guidance > 1:
             blank = self._hints(torch.full_like(tensors[:1], PAPER), options)
             conditions.blank_hints = [hint.expand(batch, -1, -1, -1) for hint in blank]
@@ -160,8 +171,13 @@ class Conditioning:
         with Widened(self.vae):
             return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
 
-    def _hints(self, sketches: Tensor, options: Options) -> list[Tensor]:
-        hints = self.sketch_encoder(sketches.to(self._execution_device, self.sketch_encoder.dtype))
+    def _hints(
+        self, sketches: Tensor, options: Options, color_hints: Tensor | None = None
+    ) -> list[Tensor]:
+        device = self._execution_device
+        if color_hints is not None:
+            color_hints = options.color_hint_strength * color_hints.to(device)
+        hints = self.sketch_encoder(sketches.to(device), color_hints)
         return [
             hint * options.sketch_strength * strength
             for hint, strength in zip(hints, options.sketch_strengths, strict=False)

@@ -28,6 +28,7 @@ class Options:
     block_strengths: Sequence[float] | None = None  # one for each transformer block
     sketch_strength: float = 1.0
     sketch_strengths: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # by level, finest first
+    color_hint_strength: float = 1.0  # of color_hints, 0 to 1
     # foreground and background
     split_attention: bool = False  # foreground and background attend to the reference's own
     foreground_strength: float = 1.0
@@ -68,7 +69,7 @@ class Options:
             )
         if self.autofit and (self.height or self.width):
             raise ValueError("got autofit and a size, expected one of them")
-        for name in ("merge", "sketch_mask_threshold", "injection_fidelity"):
+        for name in ("color_hint_strength", "merge", "sketch_mask_threshold", "injection_fidelity"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected 0 to 1")
         if self.steps < 1:

@@ -102,6 +102,7 @@ class ColorizePipeline(
         sketch_mask=None,
         reference_mask=None,
         background=None,
+        color_hints=None,
         seed: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -119,6 +120,8 @@ class ColorizePipeline(
             sketch_mask, reference_mask: pictures whose white is foreground, where options need
                 them; a picture's transparency takes the place of one that is not given.
             background: a picture in the place of the reference's own background.
+            color_hints: colours that are wanted at places of the sketch, see `read_hints`; for a
+                model that was trained with them.
             seed: of the noise; or a `generator`.
             latents: (B, C, h, w) standard normal, to start from.
             noise: in the place of all noise, see `Noise`.
@@ -134,7 +137,7 @@ class ColorizePipeline(
         if seed is not None and generator is None:
             generator = torch.Generator(device="cpu").manual_seed(seed)
         conditions = self.condition(
-            sketch, reference, controls, sketch_mask, reference_mask, background
+            sketch, reference, controls, sketch_mask, reference_mask, background, color_hints
         )
         noise = noise or self._noise_of(generator, conditions, latents)
         latents = self.denoise(conditions, controls, noise, callback_on_step_end, generator)
