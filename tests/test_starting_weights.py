@@ -70,6 +70,30 @@ def test_a_colorizer_that_contradicts_the_config_is_no_start(
     assert run(tmp_path / "run", *SHORT, *EPS, start) == 0
 
 
+def test_hints_of_colour_begin_from_weights_that_have_none(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hinted = ("--config.model.hints=true", f"--config.model.init_from={weights / 'weights'}")
+    flags = (*EPS, *hinted, "--config.color_hints.dropout=0", "--config.logging.samples_every=0")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole, *flags, "--config.total_steps=2", "--config.checkpoint.every_steps=1") == 0
+    before = RunWeights(whole, step=1).read("sketch_encoder")
+    after = RunWeights(whole).read("sketch_encoder")
+    assert before["color_hints"]["kernel"].any()  # one update of what was zero
+    assert not np.array_equal(before["color_hints"]["kernel"], after["color_hints"]["kernel"])
+    # Stopped after a step, a run with hints draws those of the run that was not.
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "checkpoints" / "2")
+    again = (*flags, "--config.total_steps=2", "--config.checkpoint.every_steps=1")
+    assert run(parts, *again) == 0
+    resumed = RunWeights(parts).read("sketch_encoder")
+    np.testing.assert_array_equal(resumed["color_hints"]["kernel"], after["color_hints"]["kernel"])
+    # Weights with hints are no start for a run without.
+    plain = (*SHORT, *EPS, f"--config.model.init_from={whole}")
+    assert run(tmp_path / "plain", *plain) == 2
+    assert "color_hints/kernel" in error_of(capsys)
+
+
 def test_of_an_sdxl_base_the_change_is_named(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

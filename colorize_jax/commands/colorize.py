@@ -9,8 +9,10 @@ from typing import Any
 HELP = "colour sketches like references (exit status 1: some files of a folder could not be read)"
 EPILOG = (
     "Options of the picture come from the checkpoint (a run samples as it was sampled from "
-    "in training), --from-image, --options and these flags; later ones win."
+    "in training), --from-image, --options and these flags; later ones win. In the place of a "
+    'picture or hint, "none" leaves out the one of --from-image.'
 )
+NONE = "none"
 MAX_SHEET_ROWS = 100
 SHEET_SIDE = 256  # px
 COLUMNS = ("sketch", "reference", "result")
@@ -168,34 +170,59 @@ def _recall(args: argparse.Namespace) -> dict[str, Any]:
     """
     from colorize_jax.commands.option_flags import options_from_flags
     from colorize_jax.errors import UserError
-    from colorize_jax.inference.controls.scenes import Scene
     from colorize_jax.inference.metadata import read_metadata
     from colorize_jax.inference.options import InferenceOptions, read_options
 
-    given: dict[str, Any] = {}
+    dropped = _drop(args)
     args.scene_file = args.scene
     args.reference, args.scene = _references(args)
-    if args.from_image:
-        remembered = read_metadata(args.from_image)
-        given |= remembered.options.to_dict()
-        if args.scene is None and args.reference is None and "scene" in remembered.extra:
-            args.scene = Scene.from_dict(remembered.extra["scene"])
-        for role, path in remembered.inputs.items():
-            taken = {"reference": args.scene, "hints": args.hint}.get(role)
-            if getattr(args, role, path) is None and not taken:
-                setattr(args, role, path)
-        if args.hint is None and args.hints is None:
-            args.hint = remembered.extra.get("hint")
-        args.checkpoint = args.checkpoint or remembered.extra.get("checkpoints")
-        args.tokenizer = args.tokenizer or remembered.extra.get("tokenizer")
+    remembered = read_metadata(args.from_image) if args.from_image else None
+    given = {} if remembered is None else remembered.options.to_dict()
     if args.options:
         given |= read_options(args.options)
     given |= options_from_flags(args)
-    InferenceOptions.from_dict(given)  # before anything is loaded
+    options = InferenceOptions.from_dict(given)  # before anything is loaded
+    if options.unconditional:
+        if args.reference or args.scene:
+            raise UserError(
+                "got a reference and --unconditional, expected one of them: without a reference "
+                "it would not be looked at; drop one (--no-unconditional takes a remembered one)"
+            )
+        dropped |= {"reference", "reference_mask", "background"}
+    if remembered is not None:
+        _recall_inputs(args, remembered, dropped)
     for name in ("checkpoint", "sketch"):
         if not getattr(args, name):
             raise UserError(f"got no --{name}, expected one; name it")
     return given
+
+
+def _drop(args: argparse.Namespace) -> set[str]:
+    """Roles of which "none" was given: what --from-image remembers of them is left out."""
+    from colorize_jax.inference.jobs import PARTNERS
+
+    dropped = {role for role in (*PARTNERS, "hint") if getattr(args, role) in (NONE, [NONE])}
+    for role in dropped:
+        setattr(args, role, None)
+    return dropped
+
+
+def _recall_inputs(args: argparse.Namespace, remembered: Any, dropped: set[str]) -> None:
+    """Fill in what a picture was made from, but for what is given or dropped."""
+    from colorize_jax.inference.controls.scenes import Scene
+
+    hinted = args.hint or args.hints or dropped & {"hint", "hints"}
+    if not (args.scene or args.reference or "reference" in dropped):
+        scene = remembered.extra.get("scene")
+        args.scene = None if scene is None else Scene.from_dict(scene)
+    taken = dropped | ({"reference"} if args.scene else set()) | ({"hints"} if hinted else set())
+    for role, path in remembered.inputs.items():
+        if getattr(args, role, path) is None and role not in taken:
+            setattr(args, role, path)
+    if not hinted:
+        args.hint = remembered.extra.get("hint")
+    args.checkpoint = args.checkpoint or remembered.extra.get("checkpoints")
+    args.tokenizer = args.tokenizer or remembered.extra.get("tokenizer")
 
 
 def _references(args: argparse.Namespace) -> tuple[str | None, Any]:

@@ -239,7 +239,7 @@ def read_sketch(
         )
     scene = None if reference is None else reference.scene
     weights = None
-    if scene is not None:
+    if scene is not None and not scene.joined:
         weights = region_weights(scene, picture, sketch, options.region_softness)
     hints = None if color_hints is None else read_hints(color_hints, sketch, picture)
     return PictureInputs(sketch, found, reference, sketch.doubt(), weights, hints)
@@ -317,11 +317,16 @@ def stack(pictures: Sequence[np.ndarray], batch: int) -> np.ndarray:
 
 
 def check_reference(reference: object, options: InferenceOptions) -> None:
-    """Check that there is a reference where one is needed.
+    """Check that there is a reference where one is needed, and none where none is looked at.
 
     Raises:
-        UserError: there is none, or none although a control needs it.
+        UserError: there is none, or none although a control needs it; or one with `unconditional`.
     """
+    if reference is not None and options.unconditional:
+        raise UserError(
+            "got a reference with unconditional, expected one of them: it would not be looked at; "
+            "drop one"
+        )
     if reference is None and not options.unconditional:
         raise UserError(
             "got no reference, expected one; to colour without one ask for it (unconditional)"
@@ -338,7 +343,7 @@ def check_reference(reference: object, options: InferenceOptions) -> None:
         )
         if getattr(options, name)
     ]
-    if needing and (reference is None or options.unconditional):
+    if needing and reference is None:
         raise UserError(
             f"got {', '.join(needing)} without a reference, expected one to take it from; drop "
             f"{'it' if len(needing) == 1 else 'them'} or give a reference"

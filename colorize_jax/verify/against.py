@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from colorize_jax.errors import UserError, nearest_hint
+from colorize_jax.inference.controls.scenes import RegionReference, Scene
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.rng import stream
@@ -22,7 +23,8 @@ SEED, STEPS = 7, 4
 MASKED = ("split_attention", "background_plugin", "background_latent_copy", "remove_background")
 PLUGIN_RUNS = ("background_plugin", "foreground_latent")
 
-# Run -> options; "background": another picture than the reference's own; "color_hints": some.
+# Run -> options; "background": another picture than the reference's own; "color_hints": some;
+# "references": two of one picture, by regions.
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "as the model suggests": {},
     "DPM++ 2M": {"sampler": "DPM++ 2M", "reference_guidance": 1},
@@ -40,6 +42,14 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
         "sketch_strengths": (0.7, 0.8, 0.9, 1.1),
     },
     "no reference": {"unconditional": True},
+    "several references": {"references": True, "reference_guidance": 2},
+    "several references, split attention": {
+        "references": True,
+        "region_softness": 0,
+        "split_attention": True,
+        "merge": 0.3,
+        "sketch_guidance": 1.5,
+    },
     "color hints": {"color_hints": True, "color_hint_strength": 0.9},
     "split attention": {"split_attention": True},
     "split attention, merged": {
@@ -208,6 +218,20 @@ def draw_pictures(side: int) -> dict[str, Image.Image]:
     return found | {"color_hints": Image.fromarray(rgba)}
 
 
+def _two_references(pictures: Mapping[str, Image.Image]) -> list[dict[str, Any]]:
+    """One for the sketch's figure, and a part of another one for what is around it."""
+    mask = pictures["sketch_mask"]
+    return [
+        {"picture": pictures["reference"], "mask": mask, "strength": 0.9},
+        {
+            "picture": pictures["background"],
+            "mask": ImageOps.invert(mask),
+            "own_mask": pictures["background_mask"],
+            "weight": 0.7,
+        },
+    ]
+
+
 def _compare(
     name: str,
     ours: ColorizePipeline,
@@ -228,10 +252,18 @@ def _compare(
         inputs["background"] = pictures["background"]
     if given.pop("color_hints", False):
         inputs["color_hints"] = pictures["color_hints"]
+    several = None
+    if given.pop("references", False):
+        del inputs["reference"]
+        several = _two_references(pictures)
+        inputs["references"] = several
 
     options = InferenceOptions.from_dict({**ours.defaults.to_dict(), **given, "seed": SEED})
+    source = inputs.get("reference")
+    if several is not None:
+        source = Scene(tuple(RegionReference(**one) for one in several))
     reference = ours.read_reference(
-        inputs.get("reference"), options, inputs.get("reference_mask"), inputs.get("background")
+        source, options, inputs.get("reference_mask"), inputs.get("background")
     )
     picture = ours.read_sketch(
         inputs["sketch"],

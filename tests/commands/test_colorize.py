@@ -186,6 +186,43 @@ def test_without_a_reference_where_that_is_asked_for(run, files):
     sketch = ("--sketch", files / "sketches" / "a.png")
     assert run(*sketch, "--unconditional", "--output", out)[0] == 0
     assert "reference" not in read_metadata(out).inputs
+    reference = files / "references" / "a.png"
+    again = files / "again.png"
+    flags = (*sketch, "--reference", reference, "--output", again)
+    status, _, error = run(*flags, "--unconditional")
+    assert status == 2 and "got a reference and --unconditional, expected one" in error
+    # Of a remembered picture either may be changed.
+    status, _, error = run("--from-image", out, "--reference", reference, "--output", again)
+    assert status == 2 and "--no-unconditional takes" in error
+    changed = ("--from-image", out, "--reference", reference, "--no-unconditional")
+    assert run(*changed, "--output", again)[0] == 0
+    third = files / "third.png"
+    assert run("--from-image", again, "--unconditional", "--seed", 1, "--output", third)[0] == 0
+    assert "reference" not in read_metadata(third).inputs
+
+
+def test_what_a_picture_remembers_can_be_left_out(run, files):
+    sketch = ("--sketch", files / "sketches" / "a.png")
+    reference = ("--reference", files / "references" / "a.png")
+    strokes = Image.new("RGBA", Image.open(files / "sketches" / "a.png").size)
+    strokes.paste((200, 30, 60, 255), (4, 4, 20, 20))
+    strokes.save(files / "strokes.png")
+    plain = files / "plain.png"
+    assert run(*sketch, *reference, "--seed", 0, "--output", plain)[0] == 0
+    for number, flags in enumerate(
+        (("--hints", files / "strokes.png"), ("--hint", "0.5,0.5,#c81e3c,0.2"))
+    ):
+        hinted, kept = files / f"hinted{number}.png", files / f"kept{number}.png"
+        assert run(*sketch, *reference, *flags, "--seed", 0, "--output", hinted)[0] == 0
+        assert (pixels(hinted) != pixels(plain)).any()
+        assert run("--from-image", hinted, "--output", kept)[0] == 0
+        np.testing.assert_array_equal(pixels(kept), pixels(hinted))
+        for flag in ("--hints", "--hint"):
+            out = files / f"without{number}{flag}.png"
+            assert run("--from-image", hinted, flag, "none", "--output", out)[0] == 0
+            np.testing.assert_array_equal(pixels(out), pixels(plain))
+            told = read_metadata(out)
+            assert "hints" not in told.inputs and "hint" not in told.extra
 
 
 # --------------------------------------------------------------------------------- imported weights

@@ -212,6 +212,7 @@ REFUSED = {
     "no picture": ({"references": [{"mask": "a"}]}, "got a reference without a picture"),
     "unknown": ({"references": [{"picture": "a", "maks": "b"}]}, 'the nearest is "mask"'),
     "weight": ({"references": [{"picture": "a", "weight": -1}]}, "weight of a reference"),
+    "weightless": ({"references": [{"picture": "a", "weight": 0}]}, "weights are all 0"),
     "many": ({"references": [{"picture": "a"}] * (MAX_REFERENCES + 1)}, "change their number"),
 }
 

@@ -128,8 +128,9 @@ def test_a_step_that_begins_from_published_weights_has_their_loss(hinted):
     inputs, grads, metrics = run(system, params)
     theirs, _, expected = run(plain, without)
     assert inputs.color_hints.any() and theirs.color_hints is None
-    assert float(metrics["loss"]) == float(expected["loss"])
-    assert float(metrics["gram_loss"]) == float(expected["gram_loss"]) > 0
+    for name in ("diffusion_loss", "gram_loss", "loss"):  # the compiler may fuse otherwise
+        assert float(metrics[name]) == pytest.approx(float(expected[name]), rel=1e-5)
+    assert metrics["gram_loss"] > 0
     # Every other random number is what it was, and the hints' kernel learns from the first step.
     np.testing.assert_array_equal(inputs.random.noise, theirs.random.noise)
     np.testing.assert_array_equal(inputs.latents, theirs.latents)

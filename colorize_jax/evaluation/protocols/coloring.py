@@ -118,7 +118,7 @@ class Evaluator:
             return
         opened = _Open(index, pair, set(kinds))
         for name, one in inputs.items():
-            key = (kinds[name].plugin, *one.sketch.tensor.shape)
+            key = (name, *one.sketch.tensor.shape)
             batch = self._waiting.setdefault(key, [])
             batch.append((opened, name, one))
             if len(batch) == self._batch_size:
@@ -129,9 +129,11 @@ class Evaluator:
         masks = [None if m is None else m[..., 0] for m in (pair.reference_mask, pair.sketch_mask)]
         if not kind.plugin:
             masks = [None, None]
-        image = pair.references[kind.reference]
-        reference = self._pipeline.read_reference(image, options, masks[0])
-        return self._pipeline.read_sketch(pair.sketch[..., 0], reference, options, masks[1])
+        given = pair.scenes.get(kind.reference, pair.references[kind.reference])
+        given = None if options.unconditional else given
+        reference = self._pipeline.read_reference(given, options, masks[0])
+        hints = pair.hint.picture if kind.hinted else None
+        return self._pipeline.read_sketch(pair.sketch[..., 0], reference, options, masks[1], hints)
 
     def _options_of(self, kind: Kind) -> InferenceOptions:
         if any(one.plugin for one in self._pairs.kinds.values()):
@@ -169,6 +171,8 @@ class Evaluator:
         shown = {"sketch": pair.sketch[..., 0], "truth": pair.truth}
         shown |= {f"reference-{name}": image for name, image in pair.references.items()}
         shown |= {f"result-{name}": image for name, image in results.items()}
+        if pair.hint is not None:
+            shown["hints"] = np.asarray(pair.hint.picture)
         for name, picture in shown.items():
             thumbnail = Image.fromarray(picture)
             thumbnail.thumbnail((SHOWN_SIDE, SHOWN_SIDE))

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.errors import UserError
+from colorize_jax.inference.controls.scenes import Scene
 from data.errors import DataError
 from data.illustrations import CrossPairSource
 from data.records import Record
@@ -19,6 +20,7 @@ from data.sources.array_records import Pictures
 from data.sources.folders import FolderSource
 
 ALIGNED, CROSS, SHUFFLED, BACKGROUNDS = "aligned", "cross", "shuffled", "backgrounds"
+SCENES, HINTS = "scenes", "hints"
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,13 @@ class Kind:
     Attributes:
         reference: which of a pair's references.
         plugin: whether the background plugin takes part.
+        hinted: whether the pair's hints of colour are given.
         answered: whether the pair's truth is the right answer, not only a picture of its kind.
     """
 
     reference: str
     plugin: bool = False
+    hinted: bool = False
     answered: bool = True
 
 
@@ -54,6 +58,14 @@ DRAWN_KINDS = {
     },
     SHUFFLED: {"other": Kind("other", answered=False)},
     BACKGROUNDS: {"plugin": Kind("cross", plugin=True), "plain": Kind("cross")},
+    SCENES: {
+        "regions": Kind("regions"),
+        "everywhere": Kind("everywhere"),
+        "concatenated": Kind("concatenated"),
+        "left": Kind("left", answered=False),
+        "right": Kind("right", answered=False),
+    },
+    HINTS: {"hinted": Kind("cross", hinted=True, answered=False), "plain": Kind("cross")},
 }
 DRAWN_KINDS |= {name: DRAWN_KINDS[SHUFFLED] | DRAWN_KINDS[ALIGNED] for name in PRESETS}
 DRAWN_REFERENCES = {
@@ -62,6 +74,23 @@ DRAWN_REFERENCES = {
     "moved": "moved_reference",
     "other": "other_reference",
 }
+
+
+@dataclass(frozen=True, eq=False)
+class Hint:
+    """Dots of one colour on one part of a drawing.
+
+    Attributes:
+        picture: transparent but for them.
+        mask: (H, W) bool, where they are.
+        part: index of the part.
+        color: (3,) uint8.
+    """
+
+    picture: Image.Image
+    mask: np.ndarray
+    part: int
+    color: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +105,8 @@ class Pair:
         sketch_mask, reference_mask: (H, W, 1) and (h, w, 1) uint8 foregrounds, 255 inside; of the
             drawn pairs of `BACKGROUNDS` alone.
         parts: (H, W, 1) indices of drawn parts; None where nobody knows them.
+        scenes: name -> what is given in the place of the reference of this name, which shows it.
+        hint: of the pairs of `HINTS`.
     """
 
     name: str
@@ -85,6 +116,8 @@ class Pair:
     sketch_mask: np.ndarray | None = None
     reference_mask: np.ndarray | None = None
     parts: np.ndarray | None = None
+    scenes: dict[str, Scene] = field(default_factory=dict)
+    hint: Hint | None = None
 
 
 class Pairs(Protocol):

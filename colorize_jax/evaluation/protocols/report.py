@@ -25,6 +25,9 @@ MEASURES = {
     "figure_error": ("figure's colour error: CIEDE2000 of its parts' mean colours", "lower"),
     "leaked_in": ("share of the figure in colours of the background", "lower"),
     "leaked_out": ("share of the background in colours of the figure", "lower"),
+    "leaked_across": ("share of a figure's half in colours of the other's", "lower"),
+    "hinted_error": ("CIEDE2000 of hinted pixels' mean colour to the hints'", "lower"),
+    "hinted_part_error": ("CIEDE2000 of hinted parts' mean colour to the hints'", "lower"),
     "line_f1": ("line F1 against the sketch", "higher"),
     "entanglement": (
         "entanglement: CIEDE2000 away from lines, by another reference's geometry",
@@ -186,7 +189,7 @@ def _sheet(
     progress: Progress, scored: Sequence[Mapping[str, Any]], kinds: Mapping[str, Kind]
 ) -> Image.Image | None:
     """Sketch, and reference and result of every kind, and truth, of the first pairs."""
-    columns = ["sketch"]
+    columns = ["sketch", *(["hints"] if any(kind.hinted for kind in kinds.values()) else [])]
     for name, kind in kinds.items():
         columns += [f"reference-{kind.reference}", f"result-{name}"]
     columns = [*dict.fromkeys(columns), "truth"]

@@ -39,6 +39,13 @@ DTYPES = {
 }
 
 
+# What the published system does not have is said beside its config.
+HINTS_KEY = "colorize_jax.color_hints"
+HINTS_TEXT = (
+    "control_encoder.color_hints.weight, over colours times a mask and that mask, adds to the "
+    "sketch encoder's first convolution; the published system has no such tensor and colours "
+    "without hints when it is left out"
+)
 PLUGIN_NETWORKS = ("unet", "background_encoder")  # of a published plugin file
 
 
@@ -237,6 +244,8 @@ def file_metadata(weights: Weights, components: Iterable[str] | None = None) -> 
         metadata[SCHEDULE_KEY] = noise_schedules.to_text(known.schedule)
     if known.size is not None:
         metadata[SIZE_KEY] = json.dumps(known.size)
+    if configs.get("sketch_encoder", {}).get("color_hints"):
+        metadata[HINTS_KEY] = HINTS_TEXT
     return metadata
 
 

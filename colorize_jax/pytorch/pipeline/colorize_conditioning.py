@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from .colorize_pictures import (
     stretch,
     to_tensor,
 )
+from .colorize_regions import read_regions, region_weights
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Conditions:
         hints: of the sketches, finest first, scaled by their strengths.
         blank_hints: of a sheet without lines, where the sketch guides.
         context: (B, S, C) tokens of the references; None: colour without.
+        weights: (P, B, 1, h, w) how far each of several references of a picture counts.
+        weight_strengths: factors of their attentions.
         mask: (B, 1, h, w) foreground of the sketches at the latents' resolution.
         banks: transformer block -> tokens of the background, for the plugin.
         foreground, kept, injected: (B, C, h, w) latents of the reference, for the controls that
@@ -50,6 +53,8 @@ class Conditions:
     hints: list[Tensor]
     blank_hints: list[Tensor] | None = None
     context: Tensor | None = None
+    weights: Tensor | None = None
+    weight_strengths: Sequence[float] = ()
     mask: Tensor | None = None
     banks: dict[str, Tensor] | None = None
     foreground: Tensor | None = None
@@ -69,19 +74,24 @@ class Conditioning:
         reference_mask=None,
         background=None,
         color_hints=None,
+        references=None,
     ) -> Conditions:
         """Read pictures and run all networks but the denoiser; arguments as in a call."""
+        regions = None if references is None else read_regions(references)
+        if regions is not None and reference is not None:
+            raise ValueError("got reference and references, expected one of them; drop the other")
+        reference = reference if regions is None else regions[0].picture
         self._check(reference, background, options)
         if color_hints is not None and not self.sketch_encoder.config.color_hints:
             raise ValueError(
                 "got color_hints, expected a folder of a model that was trained with them; hints "
                 "that need no training are not here"
             )
-        references: list[Reference] = []
+        read: list[Reference] = []
         if not options.unconditional:
             many = _paired(_sequence(reference), reference_mask, "reference_mask")
-            references = [self._read_reference(r, m, background, options) for r, m in many]
-        sketches, masks, hints = [], [], []
+            read = [self._read_reference(r, m, background, options) for r, m in many]
+        sketches, masks, hints, weights = [], [], [], []
         for one, mask in _paired(_sequence(sketch), sketch_mask, "sketch_mask"):
             picture = open_picture(one)
             size = options.size((picture.height, picture.width), self.limits)
@@ -92,17 +102,28 @@ class Conditioning:
                 masks.append(place_mask(found, sketches[-1]))
             if color_hints is not None:
                 hints.append(read_hints(color_hints, picture, sketches[-1]))
-        count = max(len(sketches), len(references))
-        if not {len(sketches), len(references or sketches)} <= {1, count}:
+            if regions is not None:
+                given = (picture, sketches[-1], options.region_softness, self.cell)
+                weights.append(region_weights(regions, *given))
+        count = max(len(sketches), len(read))
+        if not {len(sketches), len(read or sketches)} <= {1, count}:
             raise ValueError(
-                f"got {len(sketches)} sketches and {len(references)} references, expected as many "
-                "of both, or one of either"
+                f"got {len(sketches)} sketches and {len(read)} references, expected as many of "
+                "both, or one of either"
             )
         if len({s.tensor.shape for s in sketches}) > 1:
             raise ValueError("got sketches whose pictures differ in size, expected one size a call")
         repeats = count // len(sketches)
         sketches, hints = sketches * repeats, hints * repeats
-        return self._encode(sketches, masks, references, options, hints)
+        if regions is not None:
+            plain = replace(options, background_plugin=False, split_attention=False)
+            others = [self._read_reference(r.picture, None, None, plain) for r in regions[1:]]
+            read[0] = read[0]._replace(others=tuple(one.image for one in others))
+        conditions = self._encode(sketches, masks, read, options, hints)
+        if regions is not None:
+            conditions.weights = torch.stack(weights, dim=1).to(self._execution_device)
+            conditions.weight_strengths = [region.strength for region in regions]
+        return conditions
 
     def _encode(
         self,
@@ -126,7 +147,8 @@ class Conditioning:
             conditions.mask = _rows(self._latent_mask(torch.stack(masks)), batch)
         if not references:
             return conditions
-        context = self.encode_reference([r.image for r in references])
+        parts = zip(*((r.image, *r.others) for r in references), strict=True)
+        context = torch.cat([self.encode_reference(part) for part in parts], dim=1)
         if options.splits_context:
             behind = self.encode_reference([r.background[0] for r in references])
             context = torch.cat([context, behind], dim=1)
@@ -229,9 +251,10 @@ class Conditioning:
         return Reference(image, found, (behind, figure))
 
     def _check(self, reference, background, options: Options) -> None:
-        if reference is None and not options.unconditional:
+        if (reference is None) != options.unconditional:
             raise ValueError(
-                "got no reference, expected one; to colour without: unconditional=True"
+                "got no reference without unconditional=True, or one with it, expected a reference "
+                "or to colour without one"
             )
         taking = ("split_attention", "background_plugin", "foreground_latent")
         taking += ("background_latent_copy", "attention_injection")

@@ -28,6 +28,7 @@ class Options:
     block_strengths: Sequence[float] | None = None  # one for each transformer block
     sketch_strength: float = 1.0
     sketch_strengths: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # by level, finest first
+    region_softness: float = 0.01  # of borders between references, share of the shorter side
     color_hint_strength: float = 1.0  # of color_hints, 0 to 1
     # foreground and background
     split_attention: bool = False  # foreground and background attend to the reference's own

@@ -50,11 +50,13 @@ class Reference(NamedTuple):
         image: (3, h, w) in [-1, 1].
         mask: (h, w) in [0, 1]; None where nothing asks for it.
         background: (3, h, w) and mask of what stands behind the figure; None likewise.
+        others: (3, h, w) of further references of the same picture.
     """
 
     image: Tensor
     mask: Tensor | None = None
     background: tuple[Tensor, Tensor] | None = None
+    others: tuple[Tensor, ...] = ()
 
 
 def open_picture(source) -> Image.Image:

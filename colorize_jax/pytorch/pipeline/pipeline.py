@@ -99,6 +99,7 @@ class ColorizePipeline(
         sketch,
         reference=None,
         *,
+        references=None,
         sketch_mask=None,
         reference_mask=None,
         background=None,
@@ -117,6 +118,8 @@ class ColorizePipeline(
         Args:
             sketch: a path, PIL picture or array, or a list of them.
             reference: likewise, one for all or one for each.
+            references: several of every picture in the place of one: dictionaries with "picture",
+                and perhaps "mask" of the sketch, "own_mask", "weight" and "strength".
             sketch_mask, reference_mask: pictures whose white is foreground, where options need
                 them; a picture's transparency takes the place of one that is not given.
             background: a picture in the place of the reference's own background.
@@ -137,7 +140,14 @@ class ColorizePipeline(
         if seed is not None and generator is None:
             generator = torch.Generator(device="cpu").manual_seed(seed)
         conditions = self.condition(
-            sketch, reference, controls, sketch_mask, reference_mask, background, color_hints
+            sketch,
+            reference,
+            controls,
+            sketch_mask,
+            reference_mask,
+            background,
+            color_hints,
+            references,
         )
         noise = noise or self._noise_of(generator, conditions, latents)
         latents = self.denoise(conditions, controls, noise, callback_on_step_end, generator)

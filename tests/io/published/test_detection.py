@@ -50,6 +50,13 @@ def test_variants_of_the_unet_are_recognized(changes):
     assert found == small_models.full_config("unet", **changes)
 
 
+def test_trained_hints_of_colour_are_recognized():
+    shapes = _shapes("sketch_encoder", color_hints=True)
+    assert "p.color_hints.weight" in shapes
+    found = detect_config("sketch_encoder", shapes, "p.", _said("sketch_encoder"))
+    assert found == small_models.full_config("sketch_encoder", color_hints=True)
+
+
 def test_what_shapes_cannot_tell_is_never_guessed():
     for component in UNSEEN:
         field = UNSEEN[component][0][0]

@@ -50,6 +50,21 @@ def test_what_was_imported_comes_out_again(tmp_path, folder, arrays):
     assert source.configs == open_weights(folder).metadata.configs
 
 
+def test_hints_of_colour_travel_and_the_file_says_so(tmp_path):
+    arrays = system(("sketch_encoder",), sketch_encoder={"color_hints": True})
+    assert "control_encoder.color_hints.weight" in arrays
+    config = CONFIGS["sketch_encoder"] | {"color_hints": True}
+    file = save(tmp_path / "model.safetensors", arrays)
+    source = checkpoint.open_published(file, {"sketch_encoder": config})
+    importing.import_weights(source, tmp_path / "weights")
+    out = tmp_path / "again.safetensors"
+    export.export_safetensors(open_weights(tmp_path / "weights"), out)
+    assert small_models.same_bits(safetensors.numpy.load_file(out), arrays)
+    with safetensors.safe_open(out, "numpy") as opened:
+        assert "control_encoder.color_hints.weight" in opened.metadata()[export.HINTS_KEY]
+    assert checkpoint.open_published(out).configs["sketch_encoder"]["color_hints"] is True
+
+
 @pytest.mark.parametrize("dtype", export.DTYPES)
 def test_dtypes(tmp_path, folder, arrays, dtype):
     out = tmp_path / "model.safetensors"
