@@ -191,7 +191,7 @@ def train(
         metrics = None
         for number in range(first, config.total_steps):
             trace.before(number)
-            with watch.timing("data"), meter.waiting():
+            with watch.timing("data"), meter.waiting(metrics):
                 record = global_batch(mesh, datasets.step_record(next(batches)))
             dual = is_dual(config, number)
             program = programs.key(record, dual=dual)
