@@ -7,6 +7,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,14 +59,25 @@ def identity(root: Path) -> str:
     return json.dumps([[path.name, path.stat().st_size] for path in find_files(root)])
 
 
-def _open_tfds(root: Path) -> Examples:
+def import_tfds() -> ModuleType:
+    """The package, which sets of TFDS need alone.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
-        import tensorflow_datasets as tfds
+        import importlib_resources  # noqa: F401 (TFDS reads its own files through it)
+        import tensorflow_datasets
     except ImportError as error:
         raise DataError(
-            f"got the TFDS set {root} and no package {error.name}, expected "
-            "tensorflow-datasets; pip install '.[tfds]'"
+            f"got no package {error.name}, expected tensorflow-datasets and importlib_resources; "
+            "pip install '.[tfds]'"
         ) from error
+    return tensorflow_datasets
+
+
+def _open_tfds(root: Path) -> Examples:
+    tfds = import_tfds()
     try:
         builder = tfds.builder_from_directory(str(root))
         split, *others = builder.info.splits
