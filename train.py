@@ -29,9 +29,10 @@ from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.saved_steps import check_saved
 from colorize_jax.io.runs.workdir import claim_workdir
-from colorize_jax.setup import datasets, distributed, platform, sharding_report
+from colorize_jax.setup import datasets, sharding_report
 from colorize_jax.setup.held_out import make_monitoring, make_sampler
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
+from colorize_jax.setup.machine import distributed, platform
 from colorize_jax.setup.networks import build_train_system, needs_encoders, weights_metadata
 from colorize_jax.setup.programs import Programs
 from colorize_jax.sharding import (

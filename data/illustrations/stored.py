@@ -11,8 +11,8 @@ from typing import SupportsIndex
 import numpy as np
 
 from data.errors import DataError
+from data.extras import import_tfds
 from data.records import Record, checked_index
-from data.sources.examples import import_tfds
 
 
 def build(directory: str | Path, **options) -> Path:

@@ -7,13 +7,13 @@ import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from grain.sources import ArrayRecordDataSource
 
 from data.errors import DataError
+from data.extras import import_tfds
 from data.sources.files import is_remote
 
 INFO = "dataset_info.json"
@@ -57,23 +57,6 @@ def identity(root: Path) -> str:
     if (root / INFO).is_file():
         return (root / INFO).read_text()
     return json.dumps([[path.name, path.stat().st_size] for path in find_files(root)])
-
-
-def import_tfds() -> ModuleType:
-    """The package, which sets of TFDS need alone.
-
-    Raises:
-        DataError: it is not installed.
-    """
-    try:
-        import importlib_resources  # noqa: F401 (TFDS reads its own files through it)
-        import tensorflow_datasets
-    except ImportError as error:
-        raise DataError(
-            f"got no package {error.name}, expected tensorflow-datasets and importlib_resources; "
-            "pip install '.[tfds]'"
-        ) from error
-    return tensorflow_datasets
 
 
 def _open_tfds(root: Path) -> Examples:

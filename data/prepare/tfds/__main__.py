@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import DataError
-from data.sources.examples import import_tfds
+from data.extras import import_tfds
 
 ERROR_STATUS = 2
 
