@@ -26,6 +26,8 @@ from colorize_jax.inference.program_options import make_traced_options
 from colorize_jax.studio import journal
 from colorize_jax.studio.journal import JobRecord, Journal
 from colorize_jax.studio.metrics import Metrics
+from colorize_jax.studio.previews import Preview
+from colorize_jax.studio.several import read_scene
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class Job:
         picture: what is coloured.
         options: with the seed.
         wanted: false once it is cancelled.
+        preview: what it will roughly be, once a step has run.
         finished: resolves to the last record.
     """
 
@@ -79,12 +82,16 @@ class Job:
     picture: PictureInputs
     options: InferenceOptions
     wanted: bool = True
+    preview: Preview | None = None
     finished: "Future[JobRecord]" = field(default_factory=Future)
 
     @property
     def group(self) -> tuple[Any, ...]:
         """Equal for jobs that can be made together."""
-        return (self.options.replace(seed=0), self.picture.sketch.tensor.shape)
+        reference, sketch = self.picture.reference, self.picture.sketch
+        references = 0 if reference is None else len(reference.all_images)
+        hinted = self.picture.color_hints is not None
+        return (self.options.replace(seed=0), sketch.tensor.shape, references, hinted)
 
 
 class Service:
@@ -117,7 +124,11 @@ class Service:
     # --------------------------------------------------------------------------------- clients
 
     def submit(
-        self, pictures: dict[str, Picture], options: InferenceOptions, owner: str = ""
+        self,
+        pictures: dict[str, Picture],
+        options: InferenceOptions,
+        owner: str = "",
+        factors: Sequence[Any] = (),
     ) -> Job:
         """Queue a picture; what is wrong with it is found here, before it waits.
 
@@ -125,6 +136,7 @@ class Service:
             pictures: role of `uploads.ROLES` -> picture.
             options: without a seed they get one.
             owner: name of the client's key.
+            factors: of several references, see `several.read_scene`.
 
         Raises:
             UserError: bad input.
@@ -137,13 +149,17 @@ class Service:
         # Strengths and steps that the model does not have.
         make_traced_options(self.pipeline.system, options)
         reference = self.pipeline.read_reference(
-            pictures.get("reference"),
+            read_scene(pictures, factors),
             options,
             pictures.get("reference_mask"),
             pictures.get("background"),
         )
         picture = self.pipeline.read_sketch(
-            pictures["sketch"], reference, options, pictures.get("sketch_mask")
+            pictures["sketch"],
+            reference,
+            options,
+            pictures.get("sketch_mask"),
+            pictures.get("color_hints"),
         )
         record = JobRecord.new(owner, options.to_dict(), picture.doubt)
         job = Job(record, picture, options)
@@ -179,6 +195,11 @@ class Service:
         job = self._jobs.get(job_id)
         record = job.record if job else self.journal.read(job_id)
         return record if record is not None and record.owner == owner else None
+
+    def preview(self, job_id: str) -> Preview | None:
+        """What a running job's picture will roughly be, once a step has run."""
+        job = self._jobs.get(job_id)
+        return None if job is None else job.preview
 
     def place(self, job_id: str) -> int | None:
         """How many jobs stand before this one, itself included; None: it does not wait."""
@@ -286,12 +307,16 @@ class Service:
 
     def _color(self, batch: Sequence[Job]) -> None:
         options = batch[0].options
+        # Where memory is short, the autoencoder is not kept for previews.
+        color_map = None if options.low_memory else self.pipeline.color_map
 
-        def watch(done: int, latents: Any, total: int | None) -> None:
+        def watch(done: int, expected: Any, total: int | None) -> None:
+            seen = None if color_map is None else color_map.pixels(expected)
             with self._changed:
-                for job in batch:
+                for i, job in enumerate(batch):
                     if job.wanted:
                         job.record = job.record.change(steps_done=done, steps=total)
+                        job.preview = None if seen is None else Preview(seen[i])
             if not any(job.wanted for job in batch):
                 raise AllCancelledError
 
