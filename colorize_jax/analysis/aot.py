@@ -20,10 +20,11 @@ from etils import epath
 from jax.sharding import Mesh
 
 from colorize_jax import sharding
-from colorize_jax.analysis import hlo, needs, traffic
+from colorize_jax.analysis import needs
+from colorize_jax.analysis.compiled import hlo, traffic
 from colorize_jax.analysis.hardware.machines import Machines
 from colorize_jax.analysis.hardware.topology import describe
-from colorize_jax.analysis.roofline import roofline
+from colorize_jax.analysis.roofline import in_order, roofline
 from colorize_jax.analysis.stored_step import HASH, save_step
 from colorize_jax.analysis.summary import summary
 from colorize_jax.config.options import Config
@@ -96,9 +97,11 @@ def compile_step(
         report["memory"] |= needs.program_memory(compiled)
         report["largest"] = needs.largest_buffers(program)
         report["kernels"] = traffic.kernels(program)
-        report |= needs.exchanges(program, mesh, state)
+        exchanges = hlo.collectives(program, dict(mesh.shape))
+        report |= needs.exchanges(program, exchanges, state)
         report["hbm_bytes"] = traffic.total(program)
         report["roofline"] = roofline(report, machines)
+        report["in_order"] = in_order(program, exchanges, report, machines)
     report["fits"] = compiled is not None and report["memory"]["total"] <= capacity
     report["remedies"] = [] if report["fits"] else needs.remedies(config, mesh)
     return Step(report, compiled)

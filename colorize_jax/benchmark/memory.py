@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.analysis import hlo, traffic
 from colorize_jax.analysis.aot import for_platform
+from colorize_jax.analysis.compiled import hlo, traffic
 from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.analysis.needs import program_memory
 from colorize_jax.benchmark.timing import Report, header

@@ -93,13 +93,14 @@ class Program:
         def visit(name: str, times: int) -> None:
             counts[name] = counts.get(name, 0) + times
             for operation in self.computations[name]:
-                for called, trips in self._called(operation):
+                for called, trips in self.called(operation):
                     visit(called, times * trips)
 
         visit(self.entry, 1)
         return counts
 
-    def _called(self, operation: Operation) -> Iterator[tuple[str, int]]:
+    def called(self, operation: Operation) -> Iterator[tuple[str, int]]:
+        """Computations that an operation runs as its own, and how often."""
         if operation.opcode == "while":
             trips = self.trip_count(operation)
             for name in _CALLED.findall(operation.text):
