@@ -21,7 +21,8 @@ def summary(report: Report) -> str:
     lines = [
         f"{report['topology']} x {report['num_slices']}: {report['chips']} devices, mesh {mesh}; "
         f"batch {report['batch_size']} ({report['images_per_chip']:g} a device) of "
-        f"{report['width']}x{report['height']} px, {branches}, attention {report['attention']}; "
+        f"{report['width']}x{report['height']} px, {branches}, attention {report['attention']}, "
+        f"remat {report['remat']}; "
         f"compiled in {report['compile_seconds']:.0f} s",
         *([f"compiler options: {options}"] if options else []),
         "",

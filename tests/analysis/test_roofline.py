@@ -28,7 +28,7 @@ def make_report(topology="v5e:8x8", chips=64):
             {"kind": "collective-permute", "axes": ["fsdp"], "count": 1, "bytes": 1e9},
         ],
         "stack_gathers": [],
-        "compile_seconds": 60.0,
+        "compile_cpu_seconds": 60.0,
     }
     seconds = {"compute": 1.97, "hbm": 1.0, "ici": 0.64, "dcn": 0.0}
     ordered = {

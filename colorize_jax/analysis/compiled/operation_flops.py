@@ -26,7 +26,7 @@ _CALLED = re.compile(r"calls=%?([\w.\-]+)")
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _WINDOW = re.compile(r"window=\{([^}]*)\}")
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
-_INTERMEDIATE = re.compile(r'"intermediate_tensor_shape":\{"dimensions":\[([^\]]*)\]')
+_INTERMEDIATE = re.compile(r'"intermediate_tensor_shape":\s*\{[^\]]*?"dimensions":\s*\[([^\]]*)\]')
 
 Dims = tuple[int, ...]
 
@@ -105,7 +105,7 @@ def _splash_pairs(shapes: Sequence[Dims]) -> int:
 def _dot(text: str, shapes: Sequence[Dims], result: Dims) -> int:
     named = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", text)
     if named is None:  # of a library's call
-        named = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', text)
+        named = re.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', text)
     axes = [int(axis) for axis in re.findall(r"\d+", named[1])] if named else []
     return 2 * math.prod(result) * math.prod(shapes[0][axis] for axis in axes)
 

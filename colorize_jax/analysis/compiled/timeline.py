@@ -1,5 +1,9 @@
 """How long a compiled program takes at least if its operations run one after another, as scheduled.
 
+    python -m colorize_jax.analysis.compiled.timeline PROGRAM h200
+
+reads a program of one device, as `compiled.as_text()` writes it.
+
 An operation takes the longer of its FLOPs at the peak of their dtype and of its bytes at the
 memory's bandwidth. What the schedule starts in one place and ends in another goes on beside what
 stands between: exchanges on the links, copies in what operations leave of the memory's bandwidth.
@@ -7,18 +11,23 @@ Where the end comes before they are done, the device waits; an exchange with a s
 waited for as a whole.
 
 A roofline of sums, `roofline`, lets every operation hide behind every other one. This does not, but
-still has no cost of starting a kernel, and none that falls short of its peak.
+still has no cost of starting a kernel, and no kernel that falls short of its peak: `expected` has,
+where somebody measured how short they fall.
 """
 
+import argparse
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from colorize_jax.analysis.compiled import traffic
+from colorize_jax.analysis.compiled import hlo, traffic
 from colorize_jax.analysis.compiled.hlo import Operation, Program
 from colorize_jax.analysis.compiled.operation_flops import operation_flops
+from colorize_jax.analysis.hardware.cards import CARDS
+from colorize_jax.analysis.hardware.chips import CHIPS
 from colorize_jax.analysis.hardware.machines import Device
 
 # The module of a place in the traced program: a class of networks, and how it is traced.
@@ -264,3 +273,26 @@ class _Walk:
             for name, _ in self.program.called(operation)
             for one in self.program.computations[name]
         )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the times of a program in a file; returns the exit status."""
+    devices = CHIPS | CARDS
+    parser = argparse.ArgumentParser(prog="python -m colorize_jax.analysis.compiled.timeline")
+    parser.add_argument("program", type=Path, help="text of a compiled program")
+    parser.add_argument("device", choices=sorted(devices))
+    options = parser.parse_args(arguments)
+    device = devices[options.device]
+    found = timeline(hlo.parse(options.program.read_text()), device, {})
+    report = as_report(found)
+    print(f"{1e3 * found.seconds:.1f} ms at the peaks")
+    if device.REACHED:
+        print(f"{1e3 * expected(found, device):.1f} ms expected")
+    for name in ("kinds", "modules"):
+        for one in report[name]:
+            print(f"  {1e3 * one['seconds']:8.1f} ms  {' '.join(one['of'])}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

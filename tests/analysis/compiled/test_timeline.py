@@ -118,3 +118,13 @@ def test_peaks_by_dtype():
     assert (H200.peak("bf16"), H200.peak("f32")) == (989e12, 494.5e12)
     assert (CHIPS["v5e"].peak("s8"), CHIPS["v5e"].peak("f32")) == (394e12, 197e12)
     assert H200.peak("f8e4m3fn") == 1978e12
+
+
+def test_a_program_in_a_file(tmp_path, capsys):
+    path = tmp_path / "program.txt"
+    path.write_text(
+        f"ENTRY %main (f: f32[]) -> f32[] {{\n  %f = f32[] parameter(0)\n  %a = {COPY}\n}}"
+    )
+    assert timeline.main([str(path), "h200"]) == 0
+    printed = capsys.readouterr().out
+    assert "ms at the peaks" in printed and "ms expected" in printed and "layout f32" in printed
