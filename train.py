@@ -30,9 +30,10 @@ from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.saved_steps import check_saved
 from colorize_jax.io.runs.workdir import claim_workdir
-from colorize_jax.setup import datasets, distributed, platform, sharding_report
+from colorize_jax.setup import datasets, sharding_report
 from colorize_jax.setup.held_out import make_monitoring, make_sampler
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
+from colorize_jax.setup.machine import distributed, platform
 from colorize_jax.setup.networks import build_train_system, needs_encoders, weights_metadata
 from colorize_jax.setup.programs import Programs
 from colorize_jax.sharding import (
@@ -193,7 +194,7 @@ def train(
         metrics = None
         for number in range(first, config.total_steps):
             trace.before(number)
-            with watch.timing("data"), meter.waiting():
+            with watch.timing("data"), meter.waiting(metrics):
                 record = global_batch(mesh, datasets.step_record(next(batches)))
             dual = is_dual(config, number)
             program = programs.key(record, dual=dual)

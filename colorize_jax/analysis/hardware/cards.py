@@ -10,7 +10,7 @@ from jax.experimental import topologies
 
 from colorize_jax.analysis.hardware.machines import Device, Machines
 from colorize_jax.errors import UserError
-from colorize_jax.setup import platform
+from colorize_jax.setup.machine import platform
 
 CARDS_OF_A_NODE = 8
 NODES = ("1", "2", "4", "8")
