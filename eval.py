@@ -42,9 +42,9 @@ from colorize_jax.inference.options import InferenceOptions, read_options
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.io.formats.atomic import Reads
 from colorize_jax.io.open_weights import weights_paths
-from colorize_jax.setup import distributed, platform
 from colorize_jax.setup.checkpoints import open_pipeline
 from colorize_jax.setup.judges import open_judges
+from colorize_jax.setup.machine import distributed, platform
 from data.errors import DataError
 from data.sources.array_records import open_pictures
 from data.sources.folders import FolderOptions

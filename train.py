@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax.analysis import aot
+from colorize_jax.analysis.rematerialization import settle
 from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.analysis.stored_step import for_arguments, load_step, recorded_hashes
 from colorize_jax.config.load import check_changes, load_config
@@ -29,9 +30,10 @@ from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.saved_steps import check_saved
 from colorize_jax.io.runs.workdir import claim_workdir
-from colorize_jax.setup import datasets, distributed, platform, sharding_report
+from colorize_jax.setup import datasets, sharding_report
 from colorize_jax.setup.held_out import make_monitoring, make_sampler
 from colorize_jax.setup.initialize import abstract_state, forked_state, initial_state, run_key
+from colorize_jax.setup.machine import distributed, platform
 from colorize_jax.setup.networks import build_train_system, needs_encoders, weights_metadata
 from colorize_jax.setup.programs import Programs
 from colorize_jax.sharding import (
@@ -110,6 +112,7 @@ def train(
     watch = Stopwatch()
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
+    config = settle(config, mesh)
     system = build_train_system(config)
     source = datasets.make_source(config)
     sampler = datasets.make_bucket_sampler(config.data, source)
@@ -191,7 +194,7 @@ def train(
         metrics = None
         for number in range(first, config.total_steps):
             trace.before(number)
-            with watch.timing("data"), meter.waiting():
+            with watch.timing("data"), meter.waiting(metrics):
                 record = global_batch(mesh, datasets.step_record(next(batches)))
             dual = is_dual(config, number)
             program = programs.key(record, dual=dual)

@@ -36,13 +36,14 @@ DATA = READING | {
 ALLOWED: dict[str, set[str]] = {
     # ------------------------------------------------- records and pictures: neither JAX nor ours
     "data.errors": set(),
+    "data.extras": {"data.errors"},
     "data.outputs": {"data.errors"},
     "data.records": set(),
     "data.pictures": {"data.errors"},
     "data.illustrations.canvas": set(),
     "data.illustrations.parts": {"data.illustrations.canvas"},
-    "data.illustrations": {"data.errors", "data.outputs", "data.records", *DRAWING},
-    "data.sources": {"data.errors", "data.pictures", "data.records"},
+    "data.illustrations": {"data.errors", "data.extras", "data.outputs", "data.records", *DRAWING},
+    "data.sources": {"data.errors", "data.extras", "data.pictures", "data.records"},
     "data.buckets": {"data.errors"},
     "data.cache": {"data.records"},
     "data.transforms": {"data.errors", "data.pictures", "data.records"},
@@ -52,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "data.prepare.jobs": {"data.errors", "data.pictures", "data.prepare.models", "data.sources"},
     "data.prepare.stages": PREPARING | {"data.pictures"},
     "data.prepare": PREPARING | {"data.pictures", "data.prepare.stages"},
+    "data.prepare.tfds": {"data.errors", "data.extras", "data.sources"},
     "data.check": (DATA | {"data.outputs"})
     - {"data.cache", "data.encoded", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows
@@ -110,6 +112,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"config", "evaluation", "io.formats", "models.frozen"},
     "looking": BASICS | INFERENCE | {"diffusion", "evaluation", "nn", "rng"},
     # ---------------------------------------------------------------------------- composition
+    "setup.machine": BASICS,
     "setup": BASICS
     | NETWORKS
     | INFERENCE
@@ -123,22 +126,43 @@ ALLOWED: dict[str, set[str]] = {
         "evaluation",
         "evaluation.protocols",
         "rng",
+        "setup.machine",
         "sharding",
     },
-    "analysis.hardware": BASICS | {"setup"},
+    "analysis.hardware": BASICS | {"setup.machine"},
+    "analysis.compiled": {"analysis.hardware"},
     "analysis": BASICS
     | TRAINING
-    | {"analysis.hardware", "config", "io.formats", "models", "nn", "setup", "sharding"},
+    | {
+        "analysis.compiled",
+        "analysis.hardware",
+        "config",
+        "io.formats",
+        "models",
+        "nn",
+        "setup",
+        "sharding",
+    },
     "verify": BASICS
     | NETWORKS
     | INFERENCE
     | TRAINING
-    | {"conditioning", "config", "diffusion", "diffusion.samplers", "io.published", "rng", "setup"},
+    | {
+        "conditioning",
+        "config",
+        "diffusion",
+        "diffusion.samplers",
+        "io.published",
+        "rng",
+        "setup",
+        "setup.machine",
+    },
     "benchmark": BASICS
     | INFERENCE
     | TRAINING
     | {
         "analysis",
+        "analysis.compiled",
         "analysis.hardware",
         "config",
         "diffusion.samplers",
@@ -146,6 +170,7 @@ ALLOWED: dict[str, set[str]] = {
         "models",
         "nn",
         "setup",
+        "setup.machine",
         "sharding",
     },
     # ---------------------------------------------------------------------------- over the network
@@ -164,6 +189,7 @@ ALLOWED: dict[str, set[str]] = {
         "looking",
         "models",
         "setup",
+        "setup.machine",
         "studio",
         "studio.page",
         "verify",

@@ -19,7 +19,7 @@ from colorize_jax.benchmark.suite import ROWS, Row, write_row
 from colorize_jax.config.load import load_config
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.setup import platform
+from colorize_jax.setup.machine import platform
 from colorize_jax.training.monitoring.throughput import peak_bandwidth, peak_flops
 
 CALLS = 5  # of a step or a batch of pictures

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
     from colorize_jax.config.load import load_config
     from colorize_jax.io.formats.atomic import Reads, atomic_output
-    from colorize_jax.setup import distributed, platform
+    from colorize_jax.setup.machine import distributed, platform
 
     _check(args)
     if args.what == "suite":

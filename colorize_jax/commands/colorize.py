@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
 
     from colorize_jax.errors import UserError
     from colorize_jax.inference.jobs import run_jobs
-    from colorize_jax.setup import platform
     from colorize_jax.setup.checkpoints import open_pipeline
+    from colorize_jax.setup.machine import platform
 
     for line in platform.configure():
         print(line)

@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Encode what is missing."""
     from colorize_jax.config.load import load_config
-    from colorize_jax.setup import distributed, encode, platform
+    from colorize_jax.setup import encode
+    from colorize_jax.setup.machine import distributed, platform
 
     options = encode.EncodeOptions(
         args.precision, args.crops, not args.without_masks, args.shard_size, args.batch_size

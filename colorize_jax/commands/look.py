@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from colorize_jax.io.formats.atomic import Reads, atomic_output, check_output
     from colorize_jax.io.open_weights import weights_paths
     from colorize_jax.looking.sheets import Looks
-    from colorize_jax.setup import platform
     from colorize_jax.setup.checkpoints import open_pipeline
+    from colorize_jax.setup.machine import platform
 
     if not 0 <= args.noise <= 1:
         raise UserError(f"got --noise {args.noise}, expected 0..1; give a share")

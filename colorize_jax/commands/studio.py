@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     _check_extra(page=not args.no_page)
-    from colorize_jax.setup import platform
     from colorize_jax.setup.checkpoints import open_pipeline
+    from colorize_jax.setup.machine import platform
     from colorize_jax.studio.app import create_app
     from colorize_jax.studio.journal import Journal
     from colorize_jax.studio.server import serve

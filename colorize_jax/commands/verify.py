@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one line an output; 0 where all pass, 1 otherwise."""
     from colorize_jax.errors import UserError
-    from colorize_jax.setup import platform
+    from colorize_jax.setup.machine import platform
     from colorize_jax.verify import verify_folder
 
     if (args.folder is None) == (args.against is None):

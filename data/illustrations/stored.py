@@ -11,19 +11,8 @@ from typing import SupportsIndex
 import numpy as np
 
 from data.errors import DataError
+from data.extras import import_tfds
 from data.records import Record, checked_index
-
-
-def _tfds():
-    try:
-        import importlib_resources  # noqa: F401 (TFDS reads its own files through it)
-        import tensorflow_datasets
-    except ImportError as error:
-        raise DataError(
-            f"got no package {error.name}, expected tensorflow-datasets and importlib_resources; "
-            "pip install '.[tfds]'"
-        ) from error
-    return tensorflow_datasets
 
 
 def build(directory: str | Path, **options) -> Path:
@@ -39,7 +28,7 @@ def build(directory: str | Path, **options) -> Path:
     Raises:
         DataError: without the `tfds` extra, or on options out of range.
     """
-    tfds = _tfds()
+    tfds = import_tfds()
     from data.illustrations import illustrations_dataset_builder as stored
 
     builder = stored.Builder(
@@ -62,7 +51,7 @@ class StoredSource:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        tfds = _tfds()
+        tfds = import_tfds()
         self.directory = str(directory)
         try:
             builder = tfds.builder_from_directory(self.directory)

@@ -25,7 +25,7 @@ from data.records import Record, checked_index
 from data.sources.catalog import CACHE, lots
 from data.sources.examples import INFO, find_files, identity, open_examples
 from data.sources.files import as_path
-from data.sources.folders import FolderSource, decoded, of_aspect
+from data.sources.folders import NO_SKETCH, FolderSource, decoded, of_aspect
 from data.sources.index_tables import OURS
 from data.sources.selection import FolderOptions, Selection
 
@@ -171,14 +171,18 @@ class ArrayRecordSource:
             return StoredPicture(content, f"{self.root}/{self._name(row)}/{name}", kind)
 
         image = picture("image", "color")
+        # A feature that a picture has not is empty: one shape of example serves the whole set.
+        styles = [style for style in self.styles if example.get(style)]
+        if not styles and self.options.sketches != "extract":
+            raise PictureError(f"got {self.root}/{self._name(row)}, which {NO_SKETCH}")
         sketch: Deferred = ExtractedLines(image)
-        if self.styles:
-            style = self.styles[int(draw * len(self.styles))]
+        if styles:
+            style = styles[int(draw * len(styles))]
             sketch = of_aspect(picture(style, "sketch"), image)
         record = {"image": image, "sketch": sketch, "reference": image}
         if self.options.masks != "off":
             mask: Deferred = EstimatedMask(image)
-            if self._mask_name:
+            if self._mask_name and example.get(self._mask_name):
                 mask = of_aspect(picture(self._mask_name, "mask"), image)
             record |= {"sketch_mask": mask, "reference_mask": mask}
         height, width = image.shape

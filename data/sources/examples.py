@@ -13,6 +13,7 @@ import numpy as np
 from grain.sources import ArrayRecordDataSource
 
 from data.errors import DataError
+from data.extras import import_tfds
 from data.sources.files import is_remote
 
 INFO = "dataset_info.json"
@@ -59,13 +60,7 @@ def identity(root: Path) -> str:
 
 
 def _open_tfds(root: Path) -> Examples:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as error:
-        raise DataError(
-            f"got the TFDS set {root} and no package {error.name}, expected "
-            "tensorflow-datasets; pip install '.[tfds]'"
-        ) from error
+    tfds = import_tfds()
     try:
         builder = tfds.builder_from_directory(str(root))
         split, *others = builder.info.splits

@@ -171,7 +171,7 @@ class FolderSource:
             record |= {"sketch_mask": mask, "reference_mask": reference_mask}
         height, width = image.shape
         record["size"] = np.float32(math.sqrt(height * width))
-        record["aesthetic_score"] = self._score(row)
+        record["aesthetic_score"] = self.score(row)
         return record
 
     @property
@@ -185,7 +185,8 @@ class FolderSource:
         names = [name for name in ("caption", "tags") if name in self.table.column_names]
         return {name: self.table[name][row].as_py() or "" for name in names}
 
-    def _score(self, row: int) -> np.float32:
+    def score(self, row: int) -> np.float32:
+        """The aesthetic score of a row of the catalog, or what stands for one that has none."""
         score = self.table["score"][row].as_py()
         if score is None or math.isnan(score):
             score = (PUBLISHED if self.table["published"][row].as_py() else OURS).score

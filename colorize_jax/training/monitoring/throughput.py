@@ -72,7 +72,7 @@ def peak_memory(devices: Sequence[jax.Device] | None = None) -> int | None:
 class Meter:
     """Throughput of a loop between two reports.
 
-        with meter.waiting():
+        with meter.waiting(metrics):  # of the step before
             record = next(records)
         state, metrics = step(state, record)
         meter.count(program)
@@ -111,13 +111,22 @@ class Meter:
         self._steps: dict[Hashable, int] = {}
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time inside as waiting for data."""
+    def waiting(self, newest: object) -> Iterator[None]:
+        """Count the time inside as waiting for data, if the devices have nothing else to do.
+
+        Steps are dispatched ahead. While one of them still runs when its successor's data is
+        there, nothing has waited but the host; otherwise all of the time counts, although the
+        devices may have begun to wait in the midst of it.
+
+        Args:
+            newest: a pytree of outputs of the step dispatched last; None where there is none.
+        """
         start = self._clock()
         try:
             yield
         finally:
-            self._waited += self._clock() - start
+            if all(output.is_ready() for output in jax.tree.leaves(newest)):
+                self._waited += self._clock() - start
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -21,7 +21,7 @@ import numpy as np
 from colorize_jax import sharding
 from colorize_jax.config.options import MeshConfig
 from colorize_jax.io.runs.checkpoint import Checkpoints
-from colorize_jax.setup.distributed import initialize
+from colorize_jax.setup.machine.distributed import initialize
 from colorize_jax.training.state import TrainState
 
 STEP = 3

@@ -13,7 +13,7 @@ PROGRAM = """
 import sys
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs.owner import Owner
-from colorize_jax.setup import distributed
+from colorize_jax.setup.machine import distributed
 
 workdir, address, index = sys.argv[1], sys.argv[2], int(sys.argv[3])
 distributed.initialize(address, 2, index)

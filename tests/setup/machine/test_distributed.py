@@ -14,10 +14,10 @@ import pytest
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.runs.run_weights import RunWeights
-from colorize_jax.setup.distributed import Start, find_start
+from colorize_jax.setup.machine.distributed import Start, find_start
 from colorize_jax.training.monitoring.run_writer import read_metrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = ROOT / "tests" / "configs" / "smallest.py"
 DEVICES = 4
 SLURM = {
@@ -87,7 +87,7 @@ def environment(num_devices):
 def test_a_start_that_fails_is_one_line():
     program = "\n".join(
         [
-            "from colorize_jax import errors\nfrom colorize_jax.setup import distributed",
+            "from colorize_jax import errors\nfrom colorize_jax.setup.machine import distributed",
             "import sys",
             "try:",
             f"    distributed.initialize('127.0.0.1:{free_port()}', 2, 0, timeout=1)",

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from colorize_jax.setup import platform
+from colorize_jax.setup.machine import platform
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Prepared folders as TFDS sets."""
