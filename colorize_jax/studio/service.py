@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +24,7 @@ from colorize_jax.inference.pictures.arrays import Picture
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.inference.program_options import make_traced_options
 from colorize_jax.studio import journal
+from colorize_jax.studio.errands import Errand
 from colorize_jax.studio.journal import JobRecord, Journal
 from colorize_jax.studio.metrics import Metrics
 from colorize_jax.studio.previews import Preview
@@ -116,6 +117,7 @@ class Service:
         self._limits = limits or ServiceLimits()
         self._queue: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}  # those that are not finished
+        self._errands: deque[Errand] = deque()
         self._open = True
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="device", daemon=True)
@@ -145,7 +147,7 @@ class Service:
         if "sketch" not in pictures:
             raise UserError("got no sketch, expected one; send a picture under that name")
         options = options.with_seed()
-        self._check_size(pictures["sketch"], options)
+        self.check_size(pictures["sketch"], options)
         # Strengths and steps that the model does not have.
         make_traced_options(self.pipeline.system, options)
         reference = self.pipeline.read_reference(
@@ -180,7 +182,7 @@ class Service:
             self._changed.notify_all()
         return job
 
-    def _check_size(self, sketch: Picture, options: InferenceOptions) -> None:
+    def check_size(self, sketch: Picture, options: InferenceOptions) -> None:
         """Raise UserError before anything of a size is allocated that is too large."""
         sizes = self.pipeline.system.limits
         height, width = options.output_size(sketch.height, sketch.width, sizes)
@@ -189,6 +191,23 @@ class Service:
                 f"got a size of {width}x{height} px, expected at most {self._limits.num_pixels} "
                 "pixels; lower height or width"
             )
+
+    def run(self, function: Callable[[ColorizePipeline], Any]) -> "Future[Any]":
+        """Do something else on the device, before the next pictures.
+
+        Args:
+            function: gets the pipeline; what it returns or raises is the future's.
+
+        Raises:
+            BusyError: too many wait, or the service is closing.
+        """
+        errand = Errand(function)
+        with self._changed:
+            if not self._open or len(self._errands) >= self._limits.queue:
+                raise BusyError("got no room for this now; ask again later")
+            self._errands.append(errand)
+            self._changed.notify_all()
+        return errand.future
 
     def find(self, job_id: str, owner: str = "") -> JobRecord | None:
         """Return a job's record; None: the owner has no such job."""
@@ -244,6 +263,8 @@ class Service:
         self._worker.join(seconds)
         with self._changed:
             self._queue.clear()
+            while self._errands:
+                self._errands.pop().future.cancel()
             for job in list(self._jobs.values()):
                 job.wanted = False
                 self._finish(job, status=journal.LOST, error=journal.LOST_REASON)
@@ -254,10 +275,10 @@ class Service:
     # ------------------------------------------------------------------------------ the worker
 
     def _work(self) -> None:
-        while True:
-            batch = self._take()
-            if not batch:
-                return
+        while (batch := self._take()) is not None:
+            if isinstance(batch, Errand):
+                batch.run(self.pipeline)
+                continue
             try:
                 self._make(batch)
             except Exception as error:
@@ -265,13 +286,15 @@ class Service:
                 logger.exception("a batch of %d pictures failed", len(batch))
                 self._fail(batch, INTERNAL.format(type(error).__name__), journal.INTERNAL)
 
-    def _take(self) -> list[Job]:
-        """Wait for a job and for its company; an empty list: the service is closed."""
+    def _take(self) -> list[Job] | Errand | None:
+        """Wait for a job and for its company, or for an errand; None: the service is closed."""
         with self._changed:
-            while not self._queue:
+            while not (self._queue or self._errands):
                 if not self._open:
-                    return []
+                    return None
                 self._changed.wait()
+            if self._errands:
+                return self._errands.popleft()
             group, deadline = self._queue[0].group, time.monotonic() + self._limits.window
             while self._open and len(self._of(group)) < self._limits.batch:
                 left = deadline - time.monotonic()

@@ -22,6 +22,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.inference.controls.scenes import RegionReference, Scene
 from colorize_jax.inference.metadata import read_metadata
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.pictures.arrays import read_picture
 from colorize_jax.studio import journal
 from colorize_jax.studio.access import Access
 from colorize_jax.studio.service import ServiceLimits
@@ -189,6 +190,32 @@ def test_a_cancelled_job_frees_the_device_within_a_step(pipeline, tmp_path):
         for job in (first, second):
             assert client.get(f"/v1/jobs/{job['id']}").json()["status"] == "cancelled"
             assert client.get(f"/v1/jobs/{job['id']}/picture").status_code == 404
+
+
+def test_other_work_runs_on_the_device_between_pictures(served):
+    client, service = served
+    assert service.run(lambda _: threading.current_thread().name).result(60) == "device"
+
+    def fail(_):
+        raise UserError("got nothing")
+
+    with pytest.raises(UserError, match="got nothing"):
+        service.run(fail).result(60)
+    assert client.post("/v1/colorize", **form()).status_code == 200
+
+
+def test_what_the_networks_look_at_is_drawn_for_the_page(served):
+    from colorize_jax.studio.page.looking import look
+
+    _, service = served
+    names = ("sketch", "reference")
+    arrays = dict(zip(names, small_system.make_pictures(), strict=True))
+    pictures = {name: read_picture(array, name) for name, array in arrays.items()}
+    sheet = look(service, pictures, InferenceOptions(**OPTIONS), "levels")
+    assert sheet.mode == "RGB" and np.asarray(sheet).std() > 1
+    del pictures["reference"]
+    with pytest.raises(UserError, match="got no reference"):
+        look(service, pictures, InferenceOptions(**OPTIONS), "levels")
 
 
 def test_a_full_queue_and_a_closing_server_say_so(pipeline, tmp_path):

@@ -9,9 +9,11 @@ import gradio as gr
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.metadata import read_metadata
+from colorize_jax.looking.sheets import TEXTS
 from colorize_jax.studio import journal
 from colorize_jax.studio.page import painting
 from colorize_jax.studio.page.controls import FRONT, groups, make_control, options_of, shown
+from colorize_jax.studio.page.looking import look
 from colorize_jax.studio.page.making import (
     MAX_PICTURES,
     follow,
@@ -74,6 +76,8 @@ class Page:
                     self._front()
                 with gr.Column(min_width=300):
                     self._results()
+            with gr.Accordion("What the networks look at", open=False, elem_id="looking"):
+                self._looking()
             with gr.Accordion("All other options", open=False):
                 self._groups()
             self._wire()
@@ -179,6 +183,22 @@ class Page:
         self._shown = gr.State([])  # numbers of the jobs in the history
         self._jobs = gr.State([])  # of the latest click
 
+    def _looking(self) -> None:
+        self._view = gr.Radio(
+            [(f"{name}: {text}", name) for name, text in TEXTS.items()],
+            value=next(iter(TEXTS)),
+            label="View of the picture that these options make",
+            elem_id="view",
+        )
+        self._look = gr.Button("Look", elem_id="look")
+        self._sheet = gr.Image(
+            label="View",
+            elem_id="sheet",
+            type="pil",
+            interactive=False,
+            buttons=["download", "fullscreen"],
+        )
+
     def _groups(self) -> None:
         with gr.Tabs():
             for title, names in groups().items():
@@ -210,6 +230,13 @@ class Page:
         self._restore.upload(self._recall, self._restore, restored, **quiet)
         self._history.select(self._again, self._shown, restored, **quiet)
         masks = [self._sketch_mask, self._reference_mask, self._status]
+        self._look.click(
+            self._show_view,
+            [self._view, self._sketch, self._reference, *controls],
+            [self._status, seed, self._sheet],
+            concurrency_limit=1,
+            api_visibility="private",
+        )
         below = [self._regions, self._hints]
         self._take.click(_sheets, self._sketch, below, **quiet)
         self._show_masks.click(self._masks, [self._sketch, self._reference], masks, **quiet)
@@ -290,6 +317,15 @@ class Page:
             return [mask_preview(sketch, True), mask_preview(reference, False), gr.skip()]
         except UserError as error:
             return [None, None, _told(error)]
+
+    def _show_view(self, name: str, sketch: Any, reference: Any, *values: Any) -> Updates:
+        try:
+            options = options_of(dict(zip(self._controls, values, strict=True))).with_seed()
+            pictures = read_pictures(sketch, reference, None, options)
+            sheet = look(self._service, pictures, options, name)
+        except UserError as error:
+            return [_told(error), gr.skip(), None]
+        return [f"{name.capitalize()}: drawn.", shown("seed", options.seed), sheet]
 
     def _list(self, request: gr.Request) -> tuple[list[str], list[str]]:
         """The history: copies of pictures, and the numbers of their jobs."""
