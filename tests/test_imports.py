@@ -130,9 +130,19 @@ ALLOWED: dict[str, set[str]] = {
         "sharding",
     },
     "analysis.hardware": BASICS | {"setup.machine"},
+    "analysis.compiled": {"analysis.hardware"},
     "analysis": BASICS
     | TRAINING
-    | {"analysis.hardware", "config", "io.formats", "models", "nn", "setup", "sharding"},
+    | {
+        "analysis.compiled",
+        "analysis.hardware",
+        "config",
+        "io.formats",
+        "models",
+        "nn",
+        "setup",
+        "sharding",
+    },
     "verify": BASICS
     | NETWORKS
     | INFERENCE
@@ -152,6 +162,7 @@ ALLOWED: dict[str, set[str]] = {
     | TRAINING
     | {
         "analysis",
+        "analysis.compiled",
         "analysis.hardware",
         "config",
         "diffusion.samplers",
@@ -165,7 +176,7 @@ ALLOWED: dict[str, set[str]] = {
     # ---------------------------------------------------------------------------- over the network
     "client": set(),
     "studio": BASICS | READING | INFERENCE | {"config", "diffusion.samplers", "io.formats"},
-    "studio.page": BASICS | READING | INFERENCE | {"config", "io.formats", "studio"},
+    "studio.page": BASICS | READING | INFERENCE | {"config", "io.formats", "looking", "studio"},
     "commands": BASICS
     | INFERENCE
     | IO

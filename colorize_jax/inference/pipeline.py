@@ -8,7 +8,7 @@ compiled programs (`programs`), which this module calls.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ from colorize_jax.inference.text.texts import Texts
 from colorize_jax.nn.lora import merge_loras
 from colorize_jax.types import Array, Params
 
-# (evaluations of the UNet done, latents (B, h, w, C) so far, how many in all, if known) -> nothing
+# (evaluations done, clean latents (B, h, w, C) as expected, gone at the next, how many in all)
 Watch = Callable[[int, Array, int | None], None]
 
 
@@ -70,7 +70,6 @@ class ColorizePipeline:
         """Use networks that are opened, extractors, and the folder of CLIP's tokenizer."""
         self.networks, self._extractors = networks, extractors
         self._texts = Texts(tokenizer, networks.system.clip_text, self._embed)
-        self._color_map: hints.ColorMap | None = None
         self._merged: tuple[dict[str, float], Params] | None = None
         self.system, self.defaults = networks.system, networks.defaults
 
@@ -272,16 +271,18 @@ class ColorizePipeline:
         self, pictures: Sequence[PictureInputs], options: InferenceOptions
     ) -> tuple[np.ndarray | None, hints.Hints | None]:
         """The hints of a batch for the sketch encoder, or those that lead the loop."""
-        found = [picture.color_hints for picture in pictures]
+        found, shape = [p.color_hints for p in pictures], pictures[0].sketch.tensor.shape[:2]
         if all(one is None for one in found):
             return None, None
-        shape, cell = pictures[0].sketch.tensor.shape[:2], self.system.cell
         if takes_color_hints(self.system, options):
             return options.color_hint_strength * hints.stack_hints(found, shape), None
-        if self._color_map is None:
-            encode = partial(programs.encode_images, self.system, self.networks.params("vae"))
-            self._color_map = hints.fit_color_map(encode, cell)
-        return None, hints.make_hints(found, shape, cell, self._color_map)
+        return None, hints.make_hints(found, shape, self.system.cell, self.color_map)
+
+    @cached_property
+    def color_map(self) -> hints.ColorMap:
+        """The linear map from latents to colours, fitted to the autoencoder."""
+        encode = partial(programs.encode_images, self.system, self.networks.params("vae"))
+        return hints.fit_color_map(encode, self.system.cell)
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int
