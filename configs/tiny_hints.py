@@ -4,8 +4,7 @@
 
 The same networks, and the part of the sketch encoder's first convolution that takes hints, which
 starts at zero and learns faster than the rest. Every hinted part has a colour that the reference
-does not have, and more samples than usual have no reference, so that few steps do. Made for less
-than ten minutes on two CPU cores.
+does not have, and more samples than usual have no reference.
 """
 
 from ml_collections import ConfigDict

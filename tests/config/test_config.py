@@ -12,7 +12,7 @@ from colorize_jax.errors import UserError
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "base"])
+@pytest.mark.parametrize("name", ["tiny", "tiny_hints", "small", "base"])
 def test_every_config_loads_and_survives_json(name):
     config = load_config(CONFIGS / f"{name}.py")
     assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -10,18 +10,16 @@ import argparse
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 from tqdm import tqdm
 
 from colorize_jax.evaluation import metrics
 from colorize_jax.evaluation.bootstrap import ratio_interval
 from colorize_jax.evaluation.color import ciede2000, to_lab
 from colorize_jax.evaluation.contact_sheet import contact_sheet
+from colorize_jax.evaluation.protocols.controls import dots, large_parts
 from colorize_jax.evaluation.protocols.pairs import CROSS, DrawnPairs
 from colorize_jax.setup.checkpoints import open_pipeline
 
-NUM_DOTS, RADIUS = 3, 2.0
-LEAST = 0.03  # share of a picture that a part must cover
 SHOWN = 6
 MEASURES = ("hinted pixels", "hinted parts", "other parts", "line F1")
 
@@ -68,27 +66,6 @@ def main() -> None:
     if args.sheet:
         titles = ("sketch", "reference", "hints", "without", "with hints")
         contact_sheet(cells, titles).save(args.sheet)
-
-
-def large_parts(pair) -> list[int]:
-    """Parts that cover enough of a picture."""
-    labels, counts = np.unique(pair.parts, return_counts=True)
-    found = labels[counts >= LEAST * pair.parts.size]
-    return [int(part) for part in found if part > 0]
-
-
-def dots(inside: np.ndarray) -> np.ndarray:
-    """Discs where a part is broadest, apart from each other."""
-    rows, columns = np.indices(inside.shape)
-    scale = min(inside.shape) / 64
-    room = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-    mask = np.zeros_like(inside)
-    for _ in range(NUM_DOTS):
-        y, x = np.unravel_index(room.argmax(), room.shape)
-        distance = np.hypot(rows - y, columns - x) / scale
-        mask |= (distance <= RADIUS) & inside
-        room = np.where(distance <= 3 * RADIUS, 0, room)
-    return mask
 
 
 def score(result: np.ndarray, pair, part: int, mask: np.ndarray, wanted: np.ndarray) -> list[float]:

@@ -40,7 +40,7 @@ def color(pipeline, pair, options=OPTIONS, **kwargs):
 
 def test_the_map_is_exact_where_colours_are_linear_in_latents(pipeline):
     pipeline(*small_system.make_pictures(0, SIDE, SIDE), OPTIONS, color_hints=stroke())
-    found = pipeline._color_map
+    found = pipeline.color_map
     random = np.random.default_rng(1)
     color = random.uniform(-1, 1, 3).astype(np.float32)
     image = np.broadcast_to(color, (1, SIDE, SIDE, 3))
