@@ -27,7 +27,7 @@ from .colorize_pictures import (
     stretch,
     to_tensor,
 )
-from .colorize_regions import read_regions, region_weights
+from .colorize_regions import region_weights
 
 
 @dataclass
@@ -74,19 +74,13 @@ class Conditioning:
         reference_mask=None,
         background=None,
         color_hints=None,
-        references=None,
+        regions=None,
     ) -> Conditions:
         """Read pictures and run all networks but the denoiser; arguments as in a call."""
-        regions = None if references is None else read_regions(references)
         if regions is not None and reference is not None:
             raise ValueError("got reference and references, expected one of them; drop the other")
         reference = reference if regions is None else regions[0].picture
         self._check(reference, background, options)
-        if color_hints is not None and not self.sketch_encoder.config.color_hints:
-            raise ValueError(
-                "got color_hints, expected a folder of a model that was trained with them; hints "
-                "that need no training are not here"
-            )
         read: list[Reference] = []
         if not options.unconditional:
             many = _paired(_sequence(reference), reference_mask, "reference_mask")

@@ -15,6 +15,15 @@ _NUMBER = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*"
 _POINT = re.compile(rf"{_NUMBER},{_NUMBER},\s*(#[0-9a-fA-F]{{6}})\s*(?:,{_NUMBER})?")
 
 
+def check_hints(given, sketch_encoder) -> None:
+    """Raise ValueError where there are hints for a model that takes none."""
+    if given is not None and not sketch_encoder.config.color_hints:
+        raise ValueError(
+            "got color_hints, expected a folder of a model that was trained with them; hints that "
+            "need no training are not here"
+        )
+
+
 def read_hints(source, picture: Image.Image, sketch: Sketch) -> Tensor:
     """Hints as the sketch encoder takes them: (4, H, W), colours times the mask, and the mask.
 

@@ -22,8 +22,10 @@ from torch import Tensor
 
 from .colorize_conditioning import Conditioning
 from .colorize_denoising import Denoising, Noise
+from .colorize_hints import check_hints
 from .colorize_options import Limits, read_options
 from .colorize_pictures import to_pictures
+from .colorize_regions import read_regions
 
 FORMAT = 1  # of the folder
 
@@ -137,6 +139,8 @@ class ColorizePipeline(
             ValueError: bad input.
         """
         controls = read_options({**self.config.defaults, **options})
+        check_hints(color_hints, self.sketch_encoder)
+        regions = None if references is None else read_regions(references)
         if seed is not None and generator is None:
             generator = torch.Generator(device="cpu").manual_seed(seed)
         conditions = self.condition(
@@ -147,7 +151,7 @@ class ColorizePipeline(
             reference_mask,
             background,
             color_hints,
-            references,
+            regions,
         )
         noise = noise or self._noise_of(generator, conditions, latents)
         latents = self.denoise(conditions, controls, noise, callback_on_step_end, generator)
