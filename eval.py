@@ -211,8 +211,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="PATH",
-        help="a training run's workdir, folder of weights or published file; repeat it where "
-        "networks lie elsewhere",
+        help="a training run's workdir, folder of weights, exported or published file, or demo; "
+        "repeat it where networks lie elsewhere",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the evaluation")
     parser.add_argument(
