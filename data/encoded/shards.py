@@ -7,9 +7,10 @@ ROOT/SPLIT-00003-of-00120.json           their pictures' numbers, and which were
 A shard's file is there when all of it is: it is written under another name and then renamed.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +75,19 @@ def is_written(root: Path, shard: Shard) -> bool:
     return (root / (shard.name + _SUFFIX)).is_file()
 
 
+@contextlib.contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Raise DataError for what cannot be written; ArrayRecord's writer raises RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(
+            f"got output {root} that cannot be written ({reason}), expected a writable place with "
+            "room; the same command goes on where it was"
+        ) from error
+
+
 class ShardWriter:
     """Writes one shard; it is there once `close` has returned, and not before.
 
@@ -85,14 +99,16 @@ class ShardWriter:
     def __init__(self, root: Path, shard: Shard) -> None:
         self._shard, self._root = shard, root
         self._temporary = root / f".{shard.name}.tmp"
-        self._writer = ArrayRecordWriter(str(self._temporary), _WRITER)
+        with writing(root):
+            self._writer = ArrayRecordWriter(str(self._temporary), _WRITER)
         self._indices: list[int] = []
         self._names: list[str] = []
         self._skipped: dict[str, str] = {}
 
     def write(self, index: int, name: str, content: bytes) -> None:
         """Add the record of picture `index`."""
-        self._writer.write(content)
+        with writing(self._root):
+            self._writer.write(content)
         self._indices.append(index)
         self._names.append(name)
 
@@ -101,9 +117,11 @@ class ShardWriter:
         self._skipped[name] = reason
 
     def close(self) -> None:
-        """Finish the shard."""
-        self._writer.close()
-        _sync(self._temporary)
+        """Finish the shard.
+
+        Raises:
+            DataError: it cannot be written, as from all other methods.
+        """
         known = {
             "variant": self._shard.variant,
             "bucket": self._shard.bucket,
@@ -111,9 +129,12 @@ class ShardWriter:
             "names": self._names,
             "skipped": self._skipped,
         }
-        write_json(self._root / f"{self._shard.name}.json", known)
-        self._temporary.replace(self._root / (self._shard.name + _SUFFIX))
-        _sync(self._root)
+        with writing(self._root):
+            self._writer.close()
+            _sync(self._temporary)
+            write_json(self._root / f"{self._shard.name}.json", known)
+            self._temporary.replace(self._root / (self._shard.name + _SUFFIX))
+            _sync(self._root)
 
 
 def write_json(path: Path, content: Any) -> None:
