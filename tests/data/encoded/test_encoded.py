@@ -13,6 +13,7 @@ from data.encoded.reading import read_pictures
 from data.encoded.source import EncodedSource, MixedEncodings
 from data.errors import DataError, PictureError
 from data.loader import Skipped, make_loader
+from tests.full_disk import full_disk
 
 OWN = (16, 24)
 SHAPES = {"moments": (4, 6, 8), "clip_tokens": (5, 12), "tagger_tokens": (4, 16)}
@@ -221,3 +222,12 @@ def test_pictures_are_read_as_training_reads_them():
         if not any(batches.take_skipped()):
             stored = found[number // 5, batch["number"][0]]
             assert stored["drawn"] == batch["drawn"][0] and stored["noise"] == batch["noise"][0]
+
+
+def test_a_shard_that_cannot_be_written_is_one_line_and_not_there(tmp_path):
+    shard = shards.Shard("train-00000-of-00001", 0, None, np.arange(1))
+    writer = shards.ShardWriter(tmp_path, shard)
+    with full_disk(1000), pytest.raises(DataError, match="cannot be written"):
+        writer.write(0, "a", bytes(range(256)) * 4000)
+        writer.close()
+    assert not shards.is_written(tmp_path, shard)
