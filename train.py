@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from colorize_jax.analysis import aot
+from colorize_jax.analysis.rematerialization import settle
 from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.analysis.stored_step import for_arguments, load_step, recorded_hashes
 from colorize_jax.config.load import check_changes, load_config
@@ -111,6 +112,7 @@ def train(
     watch = Stopwatch()
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
+    config = settle(config, mesh)
     system = build_train_system(config)
     source = datasets.make_source(config)
     sampler = datasets.make_bucket_sampler(config.data, source)

@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
             "total_steps": 70_000,
             "model": {
                 "dtype": "bfloat16",
-                "remat": "block",
+                "remat": "auto",
                 # Weights of SDXL that predict noise learn to predict velocity, as published.
                 "init_changes": ("prediction_type",),
             },

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from colorize_jax import sharding
-from colorize_jax.analysis import hlo
+from colorize_jax.analysis.compiled import hlo
 from colorize_jax.config.options import (
     Config,
     DataConfig,

@@ -130,9 +130,19 @@ ALLOWED: dict[str, set[str]] = {
         "sharding",
     },
     "analysis.hardware": BASICS | {"setup.machine"},
+    "analysis.compiled": {"analysis.hardware"},
     "analysis": BASICS
     | TRAINING
-    | {"analysis.hardware", "config", "io.formats", "models", "nn", "setup", "sharding"},
+    | {
+        "analysis.compiled",
+        "analysis.hardware",
+        "config",
+        "io.formats",
+        "models",
+        "nn",
+        "setup",
+        "sharding",
+    },
     "verify": BASICS
     | NETWORKS
     | INFERENCE
@@ -152,6 +162,7 @@ ALLOWED: dict[str, set[str]] = {
     | TRAINING
     | {
         "analysis",
+        "analysis.compiled",
         "analysis.hardware",
         "config",
         "diffusion.samplers",

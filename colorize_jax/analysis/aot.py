@@ -5,7 +5,6 @@
 Bytes and FLOPs are those of the compiled program; the time is a lower bound, see `roofline`.
 """
 
-import dataclasses
 import json
 import os
 import re
@@ -15,28 +14,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
 from colorize_jax import sharding
-from colorize_jax.analysis import hlo, needs, traffic
+from colorize_jax.analysis import needs
+from colorize_jax.analysis.compiled import hlo, traffic
 from colorize_jax.analysis.hardware.machines import Machines
 from colorize_jax.analysis.hardware.topology import describe
-from colorize_jax.analysis.roofline import roofline
+from colorize_jax.analysis.rematerialization import settle
+from colorize_jax.analysis.roofline import in_order, roofline
+from colorize_jax.analysis.shapes import arguments, for_platform
 from colorize_jax.analysis.stored_step import HASH, save_step
 from colorize_jax.analysis.summary import summary
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
 from colorize_jax.io.formats.atomic import atomic_output, check_output
 from colorize_jax.nn import attention
-from colorize_jax.setup.encoders import abstract_encodings
-from colorize_jax.setup.initialize import abstract_state
-from colorize_jax.setup.networks import build_train_system, needs_encoders
+from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import TrainSystem, jit_step
-
-PICTURES = {"image": 3, "sketch": 1, "reference": 3, "sketch_mask": 1, "reference_mask": 1}
 
 Report = dict[str, Any]
 
@@ -96,9 +93,11 @@ def compile_step(
         report["memory"] |= needs.program_memory(compiled)
         report["largest"] = needs.largest_buffers(program)
         report["kernels"] = traffic.kernels(program)
-        report |= needs.exchanges(program, mesh, state)
+        exchanges = hlo.collectives(program, dict(mesh.shape))
+        report |= needs.exchanges(program, exchanges, state)
         report["hbm_bytes"] = traffic.total(program)
         report["roofline"] = roofline(report, machines)
+        report["in_order"] = in_order(program, exchanges, report, machines)
     report["fits"] = compiled is not None and report["memory"]["total"] <= capacity
     report["remedies"] = [] if report["fits"] else needs.remedies(config, mesh)
     return Step(report, compiled)
@@ -122,7 +121,9 @@ def lower_step(
     """
     mesh = sharding.make_mesh(config.mesh, machines.devices)
     sharding.check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
-    system = build_train_system(for_platform(config, machines.platform))
+    config = for_platform(config, machines.platform)
+    config = settle(config, mesh, machines.device.memory)
+    system = build_train_system(config)
     shapes = arguments(system, mesh)
     shardings = sharding.state_shardings(mesh, shapes[0])
     with jax.set_mesh(mesh):
@@ -212,44 +213,3 @@ def _needed(message: str) -> str:
     """The compiler's message about memory."""
     numbers = re.search(r"\(?\d[\d.]*[GMK]\)? exceeds[^.]*\(?[\d.]+[GMK]\)?", message)
     return numbers[0] if numbers else " ".join(message.split())[:200]
-
-
-# ------------------------------------------------------------------------------ what is compiled
-
-
-def for_platform(config: Config, platform: str) -> Config:
-    """Replace "auto", which depends on the machine that traces, by the choice for a platform."""
-    implementation = attention.for_platform(config.model.attention, platform)
-    model = dataclasses.replace(config.model, attention=implementation)
-    return dataclasses.replace(config, model=model)
-
-
-def arguments(system: TrainSystem, mesh: Mesh) -> tuple[TrainState, Any, Any]:
-    """Shapes of a step's state, record and key, with their shardings."""
-    state = abstract_state(system)
-    state = sharding.with_shardings(state, sharding.state_shardings(mesh, state))
-    record = abstract_record(system.config)
-    record = sharding.with_shardings(record, dict.fromkeys(record, sharding.batch_sharding(mesh)))
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return state, record, sharding.with_shardings(key, sharding.replicated(mesh))
-
-
-def abstract_record(config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes of a loader's batch, pictures at the config's own size."""
-    data, batch = config.data, config.data.batch_size
-    sizes = dict.fromkeys(PICTURES, (data.height, data.width))
-    if data.reference_size:
-        sizes |= dict.fromkeys(("reference", "reference_mask"), (data.reference_size,) * 2)
-    record = {
-        name: jax.ShapeDtypeStruct((batch, *sizes[name], channels), jnp.uint8)
-        for name, channels in PICTURES.items()
-    }
-    if not needs_encoders(config):
-        own = {name: record[name] for name in ("sketch", "sketch_mask")}
-        record = own | abstract_encodings(config)
-    numbers = {"size": (), "aesthetic_score": ()}
-    if data.whole_reference:
-        numbers["crop"] = (4,)
-    return record | {
-        name: jax.ShapeDtypeStruct((batch, *shape), jnp.float32) for name, shape in numbers.items()
-    }

@@ -4,15 +4,16 @@ import dataclasses
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 from colorize_jax import sharding
-from colorize_jax.analysis import hlo
+from colorize_jax.analysis.compiled import hlo
+from colorize_jax.analysis.compiled.traffic import SCRATCH, beside_products
 from colorize_jax.analysis.flops import count_jaxpr, equations, trace
 from colorize_jax.analysis.step_flops import step_flops
-from colorize_jax.analysis.traffic import SCRATCH, beside_products
 from colorize_jax.config.options import Config
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.training.state import TrainState
@@ -62,15 +63,14 @@ def flops(system: TrainSystem, state: TrainState, record: Any, *, dual: bool) ->
     return {"model": model, "executed": count_jaxpr(jaxpr)}
 
 
-def exchanges(program: hlo.Program, mesh: jax.sharding.Mesh, state: Any) -> Report:
+def exchanges(program: hlo.Program, found: Sequence[hlo.Collective], state: Any) -> Report:
     """Collectives of a step by kind, axes of the mesh and dtype; all-gathers of whole stacks.
 
     Args:
         program: compiled.
-        mesh: of the run.
+        found: its collectives.
         state: whose stacked parameters are looked for; shapes.
     """
-    found = hlo.collectives(program, dict(mesh.shape))
     count, sent, beside = Counter(), Counter(), Counter()
     overlapped = beside_products(program)
     for exchange in found:

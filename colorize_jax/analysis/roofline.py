@@ -14,10 +14,12 @@ a ring lacks links. Between slices or nodes the sum is counted whole on the slow
 import argparse
 import json
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from colorize_jax.analysis.compiled import hlo, timeline
 from colorize_jax.analysis.hardware.cards import CARDS, Card
 from colorize_jax.analysis.hardware.chips import CHIPS, Chip, min_links
 from colorize_jax.analysis.hardware.machines import GIB, Device, Machines
@@ -29,6 +31,7 @@ CHIP_COUNTS = (16, 64, 256, 1024)
 CARD_COUNTS = (8, 16, 64, 256)
 # Links are those inside a slice (ICI) or node (NVLink), the network joins slices or nodes.
 RESOURCES = {"compute": "compute", "hbm": "HBM", "ici": "links", "dcn": "network"}
+BOUNDS = {"compute": "compute", "memory": "HBM", "links": "links"}
 # Columns of the short table.
 SHORT = ["devices", "batch", "bound by", "images/s at most", "MFU at most", "MFU without overlap"]
 
@@ -46,6 +49,39 @@ def roofline(report: Report, machines: Machines) -> dict[str, Any]:
         "dcn": outer / device.network_bandwidth,
     }
     return bound(seconds, report["flops"]["model"] / report["chips"] / device.peak_flops, report)
+
+
+def in_order(
+    program: hlo.Program,
+    exchanges: Sequence[hlo.Collective],
+    report: Report,
+    machines: Machines,
+) -> dict[str, Any]:
+    """Least seconds of a step whose operations run one after another; see `timeline`.
+
+    Args:
+        program: compiled.
+        exchanges: its collectives.
+        report: with "flops", "chips" and "images_per_chip".
+        machines: that it is for.
+
+    Returns:
+        "step_seconds", "mfu" and "images_per_second_per_chip" as in `bound`; "expected_seconds",
+        where shares of the peaks were measured; and `timeline.as_report`.
+    """
+    device, linked = machines.device, defaultdict(float)
+    for exchange in exchanges:
+        slow = machines.count > 1 and "data" in exchange.axes
+        rate = device.network_bandwidth if slow else machines.inner_bandwidth
+        linked[exchange.name] += exchange.sent / exchange.times / rate
+    found = timeline.timeline(program, device, linked)
+    useful = report["flops"]["model"] / report["chips"] / device.peak_flops
+    return {
+        "step_seconds": found.seconds,
+        "mfu": useful / found.seconds,
+        "images_per_second_per_chip": report["images_per_chip"] / found.seconds,
+        "expected_seconds": timeline.expected(found, device),
+    } | timeline.as_report(found)
 
 
 def bound(seconds: Mapping[str, float], useful: float, report: Report) -> dict[str, Any]:
@@ -187,9 +223,27 @@ def report_table(reports: Sequence[Report]) -> str:
             f"{1e3 * roof['step_seconds']:.0f} ms ({RESOURCES[roof['bound_by']]})",
         )
         row("MFU at most", f"{100 * roof['mfu']:.0f} %")
+        for name, text in _ordered(report).items():
+            row(name, text)
         row("images/s a device at most", f"{roof['images_per_second_per_chip']:.2f}")
-        row("compiled in", f"{report['compile_seconds'] / 60:.1f} min")
+        row("compiled in, processor", f"{report['compile_cpu_seconds'] / 60:.1f} min")
     return _markdown([[name, *texts] for name, texts in rows.items()])
+
+
+def _ordered(report: Report) -> dict[str, str]:
+    """Rows of the roofline in order, which reports of earlier versions lack."""
+    found = report.get("in_order", {})
+
+    def text(seconds: float | None) -> str:
+        return f"{1e3 * seconds:.0f} ms" if seconds else "–"
+
+    bounds = found.get("bounds", {})
+    return {
+        "one operation after another": text(found.get("step_seconds")),
+        **{f"of which bound by {BOUNDS[name]}": text(bounds.get(name)) for name in BOUNDS},
+        "MFU at most in that order": f"{100 * found['mfu']:.0f} %" if found else "–",
+        "expected by what was measured": text(found.get("expected_seconds")),
+    }
 
 
 def scaling_table(reports: Sequence[Report], *, short: bool = False) -> str:

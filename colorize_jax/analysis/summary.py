@@ -8,7 +8,7 @@ Report = dict[str, Any]
 
 STATE = ("parameters", "optimizer", "ema", "frozen")
 PROGRAM = ("arguments", "temporaries", "results", "program", "total")
-# Kinds of kernels that move less than this share of all bytes are left to the JSON.
+# What takes less than this share of all bytes, or of the time, is left to the JSON.
 MIN_SHARE = 0.005
 
 
@@ -21,7 +21,8 @@ def summary(report: Report) -> str:
     lines = [
         f"{report['topology']} x {report['num_slices']}: {report['chips']} devices, mesh {mesh}; "
         f"batch {report['batch_size']} ({report['images_per_chip']:g} a device) of "
-        f"{report['width']}x{report['height']} px, {branches}, attention {report['attention']}; "
+        f"{report['width']}x{report['height']} px, {branches}, attention {report['attention']}, "
+        f"remat {report['remat']}; "
         f"compiled in {report['compile_seconds']:.0f} s",
         *([f"compiler options: {options}"] if options else []),
         "",
@@ -76,5 +77,28 @@ def _speed(report: Report) -> list[str]:
         f"a step takes at least {1e3 * roof['step_seconds']:.0f} ms, bound by {roof['bound_by']} "
         f"(roofline: {times}): MFU up to {100 * roof['mfu']:.0f} %, "
         f"{roof['images_per_second_per_chip']:.2f} images/s a device",
+        *_in_order(report["in_order"]),
         "",
     ]
+
+
+def _in_order(found: Report) -> list[str]:
+    bounds = ", ".join(f"{name} {1e3 * s:.0f} ms" for name, s in found["bounds"].items())
+    lines = [
+        f"one operation after another it takes at least {1e3 * found['step_seconds']:.0f} ms "
+        f"({bounds}): MFU up to {100 * found['mfu']:.0f} %, "
+        f"{found['images_per_second_per_chip']:.2f} images/s a device"
+    ]
+    if found["expected_seconds"]:
+        lines.append(
+            f"with the shares of the peaks that were measured (docs/gpu.md), "
+            f"{1e3 * found['expected_seconds']:.0f} ms are expected"
+        )
+    for name in ("modules", "kinds"):
+        lines += [
+            f"  {1e3 * one['seconds']:8.1f} ms {one['flops'] / 1e12:8.2f} T "
+            f"{one['bytes'] / 1e9:8.1f} GB  {' '.join(one['of'])}"
+            for one in found[name]
+            if one["seconds"] >= MIN_SHARE * found["step_seconds"]
+        ]
+    return lines

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.analysis import hlo, traffic
-from colorize_jax.analysis.aot import for_platform
+from colorize_jax.analysis.compiled import hlo, traffic
 from colorize_jax.analysis.hardware.topology import describe
 from colorize_jax.analysis.needs import program_memory
+from colorize_jax.analysis.shapes import for_platform
 from colorize_jax.benchmark.timing import Report, header
 from colorize_jax.config.options import Config, MeshConfig
 from colorize_jax.inference import programs

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from colorize_jax.analysis.aot import abstract_record, for_platform
 from colorize_jax.analysis.flops import count_flops
+from colorize_jax.analysis.shapes import abstract_record, for_platform
 from colorize_jax.analysis.step_flops import countable
 from colorize_jax.benchmark.filled import filled
 from colorize_jax.benchmark.profile import kernel_times

@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from colorize_jax.analysis.aot import abstract_record, arguments, compile_step, for_platform
+from colorize_jax.analysis.aot import compile_step
 from colorize_jax.analysis.flops import count_flops
+from colorize_jax.analysis.rematerialization import settle
+from colorize_jax.analysis.shapes import abstract_record, arguments, for_platform
 from colorize_jax.analysis.step_flops import countable, step_flops
 from colorize_jax.benchmark.filled import filled
 from colorize_jax.benchmark.profile import kernel_times
@@ -75,7 +77,7 @@ def benchmark_step(
     duals = _programs(config, branches)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
-    config = for_platform(config, mesh.devices.flat[0].platform)
+    config = settle(for_platform(config, mesh.devices.flat[0].platform), mesh)
     system = build_train_system(config)
     report = header("step", config, mesh) | {"programs": {}}
     with jax.set_mesh(mesh), fitting("a step"):
@@ -178,7 +180,7 @@ def compile_steps(config: Config, topology: str | None = None, branches: str = "
 def _compile_here(config: Config, dual: bool) -> Report:
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.optimizer.accumulation)
-    config = for_platform(config, mesh.devices.flat[0].platform)
+    config = settle(for_platform(config, mesh.devices.flat[0].platform), mesh)
     system = build_train_system(config)
     state, record, key = arguments(system, mesh)
     report = header("step", config, mesh)

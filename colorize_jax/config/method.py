@@ -97,9 +97,10 @@ class ModelConfig(Options):
     )
     remat: str = option(
         "none",
-        Choice(("none", "elementwise", "dots", "block")),
-        "what the backward pass computes again: nothing; norms and activations; all but products "
-        "with parameters; all inside a block",
+        Choice(("auto", "none", "elementwise", "wide", "dots", "block")),
+        "what the backward pass computes again: as little as the devices have memory for; nothing; "
+        "norms and activations; those and the widest products; all but products with parameters; "
+        "all inside a block",
     )
     attention: str = option(
         "auto",

@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from colorize_jax.errors import UserError
 from colorize_jax.nn import cudnn
+from colorize_jax.nn.remat import ATTENTION
 from colorize_jax.sharding import BATCH, TENSOR, constrain
 from colorize_jax.types import Array
 
@@ -68,7 +70,7 @@ def attention(
         from colorize_jax.nn import splash
 
         return splash.attention(q, k, v, scale)
-    return (_plain if chosen == "plain" else _blockwise)(q, k, v, scale)
+    return checkpoint_name((_plain if chosen == "plain" else _blockwise)(q, k, v, scale), ATTENTION)
 
 
 def choose(implementation: str, q: Array, k: Array) -> str:

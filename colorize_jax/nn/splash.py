@@ -8,6 +8,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 from jax.sharding import PartitionSpec as P
 
+from colorize_jax.nn.remat import ATTENTION
 from colorize_jax.sharding import BATCH, TENSOR, fitting_spec
 from colorize_jax.types import Array
 
@@ -94,5 +95,10 @@ def _kernel(
     )
     mask = masks.MultiHeadMask([masks.FullMask((queries, keys)) for _ in range(heads)])
     return kernels.make_splash_mha(
-        mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+        mask,
+        block_sizes=sizes,
+        head_shards=1,
+        q_seq_shards=1,
+        residual_checkpoint_name=ATTENTION,
+        interpret=interpret,
     )

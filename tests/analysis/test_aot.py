@@ -12,7 +12,7 @@ import pytest
 
 import train
 from colorize_jax import sharding
-from colorize_jax.analysis import aot
+from colorize_jax.analysis import shapes
 from colorize_jax.analysis.hardware.cards import CARDS, target_config
 from colorize_jax.analysis.hardware.chips import CHIPS, min_links
 from colorize_jax.analysis.hardware.topology import describe
@@ -242,7 +242,7 @@ def test_a_step_that_nobody_knows_is_not_looked_at(tmp_path, capsys):
 def test_a_run_on_a_stored_step_is_the_same_run(tmp_path):
     config = load_config(CONFIG, [])
     system, mesh = build_train_system(config), sharding.make_mesh(config.mesh)
-    state, record, key = aot.arguments(system, mesh)
+    state, record, key = shapes.arguments(system, mesh)
     with jax.set_mesh(mesh):
         shardings = sharding.state_shardings(mesh, state)
         lowered = jit_step(system, mesh, shardings, dual=True).lower(state, record, key)

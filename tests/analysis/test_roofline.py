@@ -28,10 +28,17 @@ def make_report(topology="v5e:8x8", chips=64):
             {"kind": "collective-permute", "axes": ["fsdp"], "count": 1, "bytes": 1e9},
         ],
         "stack_gathers": [],
-        "compile_seconds": 60.0,
+        "compile_cpu_seconds": 60.0,
     }
     seconds = {"compute": 1.97, "hbm": 1.0, "ici": 0.64, "dcn": 0.0}
-    return report | {"roofline": roofline.bound(seconds, 1.0, report)}
+    ordered = {
+        "step_seconds": 4.0,
+        "mfu": 0.25,
+        "images_per_second_per_chip": 0.5,
+        "expected_seconds": None,
+        "bounds": {"compute": 1.97, "memory": 2.03},
+    }
+    return report | {"roofline": roofline.bound(seconds, 1.0, report), "in_order": ordered}
 
 
 def test_the_largest_time_bounds():

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from colorize_jax.analysis.aot import abstract_record
+from colorize_jax.analysis.shapes import abstract_record
 from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.benchmark import memory, sample, step, timing
 from colorize_jax.commands import cli

@@ -11,12 +11,13 @@ from colorize_jax.models.unet_stages import make_module, unet_stages
 from colorize_jax.nn.remat import POLICIES
 from colorize_jax.nn.transformer import SpatialTransformer
 
+DEPTH = 3
 COSTLY = ("dot_general", "conv_general_dilated")
 
 
 def transformer(policy):
     module = SpatialTransformer(
-        32, 3, 8, head_dim=16, context_channels=24, remat=policy, implementation="plain"
+        32, DEPTH, 8, head_dim=16, context_channels=24, remat=policy, implementation="plain"
     )
     x, context = jnp.ones((2, 4, 4, 32)), jnp.ones((2, 6, 24))
     params = module.init(jax.random.key(0), x, context, method=touch)
@@ -59,12 +60,36 @@ def is_jaxpr(value):
 
 
 @pytest.mark.parametrize("build", [transformer, res_block])
-def test_products_and_convolutions_run_once(build):
+def test_products_and_convolutions_with_parameters_run_once(build):
     counts, gradients = {}, []
-    for name in ("none", "elementwise", "block"):
+    for name in ("none", "elementwise", "wide", "block"):
         loss, params = build(POLICIES[name])
         counts[name] = count(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
         if name != "block":
             gradients.append(jax.jit(jax.grad(loss))(params))
-    assert counts["elementwise"] == counts["none"] != counts["block"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *gradients)
+    logits, wide = ({"dot_general": 2 * DEPTH}, DEPTH) if build is transformer else ({}, 0)
+    assert counts["elementwise"] - counts["none"] == logits
+    # GEGLU's projection, once a block.
+    assert counts["wide"]["dot_general"] - counts["elementwise"]["dot_general"] == wide
+    assert counts["block"].total() > counts["wide"].total()
+    for other in gradients[1:]:
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),
+            gradients[0],
+            other,
+        )
+
+
+def kept(policy):
+    """Shapes that a transformer keeps for its backward pass."""
+    loss, params = transformer(POLICIES[policy])
+    jaxpr = jax.make_jaxpr(lambda params: jax.vjp(loss, params)[1])(params).jaxpr
+    return collections.Counter(var.aval.shape for var in jaxpr.outvars)
+
+
+def test_what_is_kept():
+    logits, projection = (DEPTH, 2, 2, 16, 16), (DEPTH, 2, 16, 8 * 32)
+    assert kept("none")[logits] and kept("none")[projection] == 0  # it keeps its halves
+    assert not kept("elementwise")[logits] and kept("elementwise")[projection]
+    assert not kept("wide")[projection] and kept("wide")[DEPTH, 2, 16, 32]
+    assert kept("block")[DEPTH, 2, 16, 32] < kept("wide")[DEPTH, 2, 16, 32]

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 import train
-from colorize_jax.analysis.aot import arguments
 from colorize_jax.analysis.flops import count_flops
+from colorize_jax.analysis.shapes import arguments
 from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.commands import cli
 from colorize_jax.config.load import load_config

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from small_training import make_inputs, make_params, make_train_system
 
-from colorize_jax.analysis import aot
+from colorize_jax.analysis import shapes
 from colorize_jax.analysis.flops import count_flops
 from colorize_jax.analysis.step_flops import countable
 from colorize_jax.benchmark.step import count_step
@@ -42,7 +42,7 @@ def test_the_full_size_step_is_traced_and_lowered_within_a_minute():
     """In processor time, which does not depend on what else the machine does."""
     system = build_train_system(load_config(CONFIGS / "base.py"))
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    arguments = aot.arguments(system, mesh)
+    arguments = shapes.arguments(system, mesh)
     shardings = state_shardings(mesh, arguments[0])
     for dual in (True, False):
         start = time.process_time()

@@ -1,8 +1,9 @@
 """Figures of TPU chips and GPU cards and of groups of them, for rooflines and memory."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -22,7 +23,14 @@ class Device:
             way, bytes/s.
         network_bandwidth: to other slices or nodes, one way, bytes/s.
         slices: shapes that can be had.
+        FLOAT32_RATE: share of the peak that products of float32 numbers reach, which are none of
+            float32 precision unless they are asked for.
+        REACHED: share of its peak that work of a kind (`timeline.WORK`) reached where it was
+            measured; empty where nothing was.
     """
+
+    FLOAT32_RATE: ClassVar[float]
+    REACHED: ClassVar[Mapping[str, float]] = {}
 
     name: str
     memory: float
@@ -31,6 +39,12 @@ class Device:
     link_bandwidth: float
     network_bandwidth: float
     slices: tuple[str, ...]
+
+    def peak(self, dtype: str) -> float:
+        """FLOP/s of dense products of a dtype, as compiled programs name it ("bf16", "s8")."""
+        if dtype in ("f32", "f64"):
+            return self.FLOAT32_RATE * self.peak_flops
+        return 2 * self.peak_flops if re.fullmatch(r"[su]8|f8\w*", dtype) else self.peak_flops
 
 
 @dataclass(frozen=True)

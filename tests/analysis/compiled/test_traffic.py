@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from colorize_jax.analysis import hlo, traffic
+from colorize_jax.analysis.compiled import hlo, traffic
 
 GPU = """
 HloModule step, is_scheduled=true

@@ -41,7 +41,7 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\](?:\{([^{}]*)\})?")
 _OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
 _CALLED = re.compile(r"(?:calls|body|condition|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_TRIPS = re.compile(r'"known_trip_count":\s*\{\s*"n":\s*"(\d+)"\s*\}')
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,14 @@ class Program:
         def visit(name: str, times: int) -> None:
             counts[name] = counts.get(name, 0) + times
             for operation in self.computations[name]:
-                for called, trips in self._called(operation):
+                for called, trips in self.called(operation):
                     visit(called, times * trips)
 
         visit(self.entry, 1)
         return counts
 
-    def _called(self, operation: Operation) -> Iterator[tuple[str, int]]:
+    def called(self, operation: Operation) -> Iterator[tuple[str, int]]:
+        """Computations that an operation runs as its own, and how often."""
         if operation.opcode == "while":
             trips = self.trip_count(operation)
             for name in _CALLED.findall(operation.text):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from colorize_jax.analysis.hlo import COLLECTIVES, FREE, Operation, Program, size_of
+from colorize_jax.analysis.compiled.hlo import COLLECTIVES, FREE, Operation, Program, size_of
 
 # Library kernels, by their custom-call targets.
 LIBRARIES = {
@@ -28,6 +28,7 @@ class Kernel:
     """One operation that does work.
 
     Attributes:
+        name: of the operation.
         kind: see `kernels`.
         dtype: of its first operand for products and attention, else of its result.
         times: how often a step runs it.
@@ -35,6 +36,7 @@ class Kernel:
         source: where in the traced program it comes from.
     """
 
+    name: str
     kind: str
     dtype: str
     times: int
@@ -77,19 +79,38 @@ def list_kernels(program: Program) -> Iterator[Kernel]:
     for name, times in program.repeats().items():
         known = {operation.name: operation for operation in program.computations[name]}
         for operation in program.computations[name]:
-            if operation.opcode in FREE or operation.opcode.endswith("-done"):
-                continue
-            fused = _fused(program, operation)
-            kind = _kind(operation, fused)
-            first = known.get(operation.operands[0]) if operation.operands else None
-            typed = first if first is not None and kind in LIBRARIES.values() else operation
-            yield Kernel(
-                kind=kind,
-                dtype=max(typed.shapes, key=lambda s: size_of(*s[:2]))[0] if typed.shapes else "",
-                times=times,
-                bytes=_traffic(fused, operation, known),
-                source=operation.source,
-            )
+            if works(operation):
+                yield kernel(program, operation, known, times)
+
+
+def works(operation: Operation) -> bool:
+    """Whether an operation is work, and no name for or end of another's."""
+    return operation.opcode not in FREE and not operation.opcode.endswith("-done")
+
+
+def kernel(
+    program: Program, operation: Operation, known: Mapping[str, Operation], times: int
+) -> Kernel:
+    """Describe an operation that works.
+
+    Args:
+        program: that it is of.
+        operation: one for which `works` holds.
+        known: the operations of its computation, by name.
+        times: how often a step runs it.
+    """
+    fused = _fused(program, operation)
+    kind = _kind(operation, fused)
+    first = known.get(operation.operands[0]) if operation.operands else None
+    typed = first if first is not None and kind in LIBRARIES.values() else operation
+    return Kernel(
+        name=operation.name,
+        kind=kind,
+        dtype=max(typed.shapes, key=lambda s: size_of(*s[:2]))[0] if typed.shapes else "",
+        times=times,
+        bytes=_traffic(fused, operation, known),
+        source=operation.source or next((o.source for o in reversed(fused) if o.source), ""),
+    )
 
 
 def beside_products(program: Program) -> set[str]:
@@ -126,9 +147,11 @@ def _kind(operation: Operation, fused: Sequence[Operation]) -> str:
         return opcode
     if opcode in LAYOUTS:
         return "layout"
+    opcodes = {o.opcode for o in fused}
+    if opcode == "async":
+        return next((name for name in COLLECTIVES if name in opcodes), "elementwise")
     if opcode != "fusion":
         return "elementwise"
-    opcodes = {o.opcode for o in fused}
     if opcodes & set(PRODUCTS):
         return "product"
     if _ending(fused) in LAYOUTS:
@@ -161,13 +184,20 @@ def _traffic(
     if operation.opcode == "fusion-start":
         return total + _written(fused, fused[-1])
     if operation.opcode.endswith("-start"):  # returns its operands beside its results
-        read = sum(known[name].bytes for name in operation.operands if name in known)
-        return total + max(0, operation.bytes - read)
+        read = sum(_slow_bytes(known[name]) for name in operation.operands if name in known)
+        return total + max(0, _slow_bytes(operation) - read)
     return total + (0 if _fast(operation) else _written(fused, operation))
 
 
 def _fast(operation: Operation) -> bool:
     return all("S(" in layout for _, _, layout in operation.shapes) and bool(operation.shapes)
+
+
+def _slow_bytes(operation: Operation) -> int:
+    """Bytes of an operation's results in main memory."""
+    return sum(
+        size_of(dtype, dims) for dtype, dims, layout in operation.shapes if "S(" not in layout
+    )
 
 
 def _read(fused: Sequence[Operation], index: int, whole: int) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from colorize_jax.analysis import hlo
+from colorize_jax.analysis.compiled import hlo
 
 MESH = {"data": 2, "fsdp": 4, "tensor": 1}
 TEXT = """
