@@ -2,7 +2,8 @@
 
 ROOT/manifest.json               what was encoded, by what, and how
 ROOT/SPLIT-00003-of-00120.array_record   records, see `arrays`
-ROOT/SPLIT-00003-of-00120.json           their pictures' numbers, and which were left out
+ROOT/SPLIT-00003-of-00120.json           their pictures' numbers, where in the file they lie (for
+                                         reading from buckets), and which were left out
 
 A shard's file is there when all of it is: it is written under another name and then renamed.
 """
@@ -11,6 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +21,15 @@ import numpy as np
 import pyarrow as pa
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from data.encoded.ranges import find_records
 from data.errors import DataError
-from data.sources.files import is_remote
+from data.sources.files import is_remote, read_range
 
 FORMAT = "colorize-jax encodings 1"
 MANIFEST = "manifest.json"
 TRAIN, HELD_OUT = "train", "heldout"
 _SUFFIX = ".array_record"
+_READING_THREADS, _MOST_TEXT = 16, 2**30
 _WRITER = "group_size:1,uncompressed"  # one record a read; floats hardly compress
 
 
@@ -132,6 +136,7 @@ class ShardWriter:
         with writing(self._root):
             self._writer.close()
             _sync(self._temporary)
+            known["places"] = find_records(self._temporary, len(self._indices))
             write_json(self._root / f"{self._shard.name}.json", known)
             self._temporary.replace(self._root / (self._shard.name + _SUFFIX))
             _sync(self._root)
@@ -153,16 +158,20 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _text(path: Path) -> str:
+    return read_range(str(path), 0, _MOST_TEXT).decode()
+
+
 def local_folder(root: str | os.PathLike) -> Path:
-    """The folder of a set.
+    """The folder that a set is written to.
 
     Raises:
         DataError: it lies in a bucket.
     """
     if is_remote(root):
         raise DataError(
-            f"got encodings at {root}, expected a folder on a disk, which is all that the reader "
-            "of ArrayRecord files knows; mount the bucket or copy the shards"
+            f"got output {root}, expected a folder on a disk, which is all that the writer of "
+            "ArrayRecord files knows; copy the set there when it is done: runs read it from there"
         )
     return Path(root).absolute()
 
@@ -174,7 +183,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
         DataError: there is none.
     """
     try:
-        content = json.loads((root / MANIFEST).read_text())
+        content = json.loads(_text(root / MANIFEST))
     except FileNotFoundError:
         content = {}
     except (OSError, ValueError) as error:
@@ -200,6 +209,8 @@ class Written:
         variants, buckets: of each.
         indices: of all records' pictures, shard after shard.
         names: of the same pictures.
+        places: (N, 2) start and length of the same records in their files; (0, 2) where the set
+            does not say it.
         num_skipped: how many pictures were left out.
     """
 
@@ -209,6 +220,7 @@ class Written:
     buckets: list[tuple[int, int]] = field(default_factory=list)
     indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     names: pa.ChunkedArray | None = None
+    places: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
     num_skipped: int = 0
 
 
@@ -230,14 +242,17 @@ def read_shards(root: Path, split: str, num_shards: int, own: tuple[int, int]) -
             f"got {root} with {len(paths)} of {num_shards} shards of {split}, expected all of "
             "them; let `python -m colorize_jax encode` with the same options finish"
         )
-    found, indices, names = Written(paths=paths), [], []
-    for path in paths:
-        known = json.loads(path.with_suffix(".json").read_text())
+    with ThreadPoolExecutor(_READING_THREADS) as pool:  # from a bucket they take a while each
+        texts = list(pool.map(_text, [path.with_suffix(".json") for path in paths]))
+    found, indices, names, places = Written(paths=paths), [], [], []
+    for known in map(json.loads, texts):
         found.counts.append(len(known["indices"]))
         found.variants.append(known["variant"])
         found.buckets.append(tuple(known["bucket"] or own))
         found.num_skipped += len(known["skipped"]) if known["variant"] == 0 else 0
         indices.append(np.array(known["indices"], np.int64))
         names.append(pa.array(known["names"], pa.large_string()))
+        places.append(np.array(known.get("places", ()), np.int64).reshape(-1, 2))
     found.indices, found.names = np.concatenate(indices), pa.chunked_array(names)
+    found.places = np.concatenate(places)
     return found
