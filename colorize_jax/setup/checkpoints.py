@@ -182,8 +182,8 @@ def _build(name: str, where: Mapping[str, Weights], dtype: Any) -> Any:
 
 
 def _run_config(weights: Weights) -> Config | None:
-    """The config of the training run that the weights are from, if they are from one."""
-    content = getattr(weights, "config", None)
+    """What is known of the config of the training run that the weights are from, if of one."""
+    content = weights.metadata.system
     return None if content is None else config_from_dict(content)
 
 
@@ -250,8 +250,8 @@ def _check_parts(system: System) -> None:
     if autoencoder.latent_channels != colorizer.unet.in_channels:
         raise UserError(
             f"got a UNet for latents of {colorizer.unet.in_channels} channels and an autoencoder "
-            f"of {autoencoder.latent_channels}, expected the same; a run's workdir knows its own "
-            "autoencoder, an exported file does not"
+            f"of {autoencoder.latent_channels}, expected the same; name the checkpoint of its "
+            "autoencoder, too"
         )
     shrink = 1
     for stride in colorizer.sketch_encoder.strides:

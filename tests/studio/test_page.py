@@ -93,6 +93,41 @@ def test_paint_goes_over_the_estimate():
         assert painting.painted_mask(value, lambda: estimate, "the mask") is None
 
 
+def test_regions_are_told_by_their_paint():
+    layer = strokes((painting.REGIONS[1], (0, 0, 8, 10)), (painting.REGIONS[3], (10, 0, 12, 10)))
+    first, second = (mask.rgb[..., 0] for mask in painting.painted_regions(editor(layer), 2))
+    expected = np.zeros((10, 20))
+    expected[:, :8] = 255
+    np.testing.assert_array_equal(second, expected)
+    # Nothing is painted of the first: it takes what is left; paint of a fourth is none.
+    np.testing.assert_array_equal(first, 255 - expected)
+    for value, count in ((None, 3), (editor(strokes()), 3), (editor(layer), 1)):
+        assert painting.painted_regions(value, count) == [None] * count
+
+
+def test_strokes_of_any_colour_are_hints():
+    hints = painting.painted_hints(editor(strokes(("#cc2244", (3, 2, 6, 8)))))
+    np.testing.assert_array_equal(hints.rgb[4, 4], (0xCC, 0x22, 0x44))
+    assert (hints.alpha[2:8, 3:6] == 255).all() and hints.alpha.sum() == 18 * 255
+    for value in (None, editor(), editor(strokes())):
+        assert painting.painted_hints(value) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"others": [Image.new("RGB", (8, 8))]}, "without the first"),
+        ({"regions": editor(strokes((painting.REGIONS[0], (0, 0, 4, 4))))}, "for one reference"),
+    ],
+)
+def test_regions_and_references_without_a_partner_are_told(more, message):
+    from colorize_jax.studio.page.making import read_pictures
+
+    sketch = editor(None, Image.new("RGB", (20, 10), "white"))
+    with pytest.raises(UserError, match=message):
+        read_pictures(sketch, None, None, InferenceOptions(), **more)
+
+
 def test_black_draws_lines_and_alone_makes_a_sketch():
     layer = strokes((painting.LINE, (5, 0, 6, 10)), (painting.FOREGROUND, (0, 0, 4, 4)))
     for background in (None, Image.new("RGB", (20, 10), "white")):
