@@ -13,7 +13,7 @@ import json
 import secrets
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class Client:
         sketch: PictureFile,
         reference: PictureFile | None = None,
         options: Mapping[str, Any] | None = None,
+        factors: Sequence[Mapping[str, float]] = (),
         **others: PictureFile,
     ) -> bytes:
         """Colour a sketch and wait for the picture.
@@ -61,7 +62,10 @@ class Client:
             sketch: what to colour.
             reference: what to take the colours from.
             options: names and values; `options_schema` says which there are.
-            others: sketch_mask, reference_mask, background.
+            factors: of several references, "weight" against each other and "strength" of each.
+            others: sketch_mask, reference_mask, background; color_hints, transparent but for them;
+                reference_2 to reference_4 and, white where in the sketch a reference counts, region
+                and region_2 to region_4.
 
         Returns:
             A PNG that carries its options.
@@ -70,17 +74,18 @@ class Client:
             ServerError: the server says why not.
             OSError: a file cannot be read.
         """
-        return self._send(sketch, reference, options, others, wait=True)
+        return self._send(sketch, reference, options, factors, others, wait=True)
 
     def submit(
         self,
         sketch: PictureFile,
         reference: PictureFile | None = None,
         options: Mapping[str, Any] | None = None,
+        factors: Sequence[Mapping[str, float]] = (),
         **others: PictureFile,
     ) -> dict[str, Any]:
         """Queue a picture; arguments as for `colorize`. Returns the job, with its "id"."""
-        return json.loads(self._send(sketch, reference, options, others, wait=False))
+        return json.loads(self._send(sketch, reference, options, factors, others, wait=False))
 
     def job(self, job_id: str) -> dict[str, Any]:
         """What becomes of a job."""
@@ -114,12 +119,14 @@ class Client:
         sketch: PictureFile,
         reference: PictureFile | None,
         options: Mapping[str, Any] | None,
+        factors: Sequence[Mapping[str, float]],
         others: Mapping[str, PictureFile],
         wait: bool,
     ) -> bytes:
         files = {"sketch": sketch, "reference": reference, **others}
         contents = {role: _content(file) for role, file in files.items() if file is not None}
         fields = {"options": json.dumps(dict(options or {})), "wait": json.dumps(wait)}
+        fields |= {"factors": json.dumps([dict(one) for one in factors])} if factors else {}
         body, kind = _form(fields, contents)
         return self._ask("POST", "/v1/colorize", body, {"Content-Type": kind})
 

@@ -176,7 +176,7 @@ ALLOWED: dict[str, set[str]] = {
     # ---------------------------------------------------------------------------- over the network
     "client": set(),
     "studio": BASICS | READING | INFERENCE | {"config", "diffusion.samplers", "io.formats"},
-    "studio.page": BASICS | READING | INFERENCE | {"config", "io.formats", "studio"},
+    "studio.page": BASICS | READING | INFERENCE | {"config", "io.formats", "looking", "studio"},
     "commands": BASICS
     | INFERENCE
     | IO

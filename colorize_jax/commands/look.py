@@ -6,9 +6,6 @@ from typing import Any
 
 HELP = "show attention, likeness of places, the denoising and every level's part in one picture"
 KIND = "a folder of maps"
-POINTS = ((0.35, 0.5), (0.8, 0.5), (0.1, 0.1))
-FRAMES = 8
-BLOCKS = (23, 63)  # the published Gram blocks
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     from colorize_jax.evaluation.page import image, page, table
     from colorize_jax.io.formats.atomic import Reads, atomic_output, check_output
     from colorize_jax.io.open_weights import weights_paths
-    from colorize_jax.looking.sheets import Looks
+    from colorize_jax.looking.sheets import FRAMES, POINTS, TEXTS, Looks, default_blocks
     from colorize_jax.setup.checkpoints import open_pipeline
     from colorize_jax.setup.machine import platform
 
@@ -79,21 +76,13 @@ def run(args: argparse.Namespace) -> int:
     options = pipeline.defaults.replace(**given).with_seed()
     if options.unconditional:
         raise UserError("got unconditional, expected a reference to look at; drop the option")
+    blocks = _blocks(args.blocks) or default_blocks(pipeline)
     look = Looks(pipeline, options, args.sketch, args.reference, args.noise)
     sheets = {
         "denoising": look.denoising(FRAMES),
         "attention": look.attention(points),
-        "likeness": look.likeness(points, _blocks(args.blocks, pipeline), args.aligned),
+        "likeness": look.likeness(points, blocks, args.aligned),
         "levels": look.levels(),
-    }
-    texts = {
-        "denoising": "What the picture would be if the remaining steps were one, by noise level.",
-        "attention": "Where in the reference a marked place of the picture looks, by stack of "
-        "transformer blocks, mean over blocks and heads; and back: which places of the picture "
-        "look at what that place looks at most.",
-        "likeness": "Which places are like the marked one (Gram matrix) under the aligned "
-        "reference and under the given one, and how far both differ.",
-        "levels": "The picture with one level's reference, or all, switched off.",
     }
     facts = {
         "sketch": args.sketch,
@@ -104,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     }
     parts = [table((), facts.items())]
     for name, sheet in sheets.items():
-        parts.append(f"<h2>{name.capitalize()}</h2><p>{texts[name]}</p>{image(sheet, name)}")
+        parts.append(f"<h2>{name.capitalize()}</h2><p>{TEXTS[name]}</p>{image(sheet, name)}")
     text = page("What the networks look at", parts)
     with atomic_output(args.output, nbytes=2 * len(text), **rules) as folder:
         (folder / "look.html").write_text(text)
@@ -115,14 +104,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _blocks(text: str | None, pipeline: Any) -> list[Any]:
-    """Blocks that were asked for, or that the run's Gram loss compared, or the published ones."""
-    if text:
-        return [int(part) if part.strip().isdigit() else part.strip() for part in text.split(",")]
-    num_blocks = sum(pipeline.system.colorizer.unet.stacks().values())
-    if max(BLOCKS) <= num_blocks:
-        return list(BLOCKS)
-    return [max(1, num_blocks // 3), num_blocks - num_blocks // 6]
+def _blocks(text: str | None) -> list[int | str]:
+    """Blocks that were asked for."""
+    parts = [part.strip() for part in text.split(",")] if text else []
+    return [int(part) if part.isdigit() else part for part in parts]
 
 
 def _point(text: str) -> tuple[float, float]:

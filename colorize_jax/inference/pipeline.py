@@ -8,7 +8,7 @@ compiled programs (`programs`), which this module calls.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ ENCODERS = (
     "background_encoder",
     "vae",
 )
-# (evaluations of the UNet done, latents (B, h, w, C) so far, how many in all, if known) -> nothing
+# (evaluations done, clean latents (B, h, w, C) as expected, gone at the next, how many in all)
 Watch = Callable[[int, Array, int | None], None]
 
 
@@ -78,7 +78,6 @@ class ColorizePipeline:
         """Use networks that are opened, extractors, and the folder of CLIP's tokenizer."""
         self.networks, self._extractors = networks, extractors
         self._texts = Texts(tokenizer, networks.system.clip_text, self._embed)
-        self._color_map: ColorMap | None = None
         self._merged: tuple[dict[str, float], Params] | None = None
         self.system, self.defaults = networks.system, networks.defaults
 
@@ -276,15 +275,16 @@ class ColorizePipeline:
         return self._with_latents(inputs, references, options, sketches.shape[1:3])
 
     def _color_hints(self, pictures: Sequence[PictureInputs]) -> Hints | None:
-        """The hints of a batch; the map of colours is fitted to the autoencoder once."""
-        found = [picture.color_hints for picture in pictures]
-        if all(one is None for one in found):
-            return None
-        shape, cell = pictures[0].sketch.tensor.shape[:2], self.system.cell
-        if self._color_map is None:
-            encode = partial(programs.encode_images, self.system, self.networks.params("vae"))
-            self._color_map = fit_color_map(encode, cell)
-        return make_hints(found, shape, cell, self._color_map)
+        """The hints of a batch; None where it has none."""
+        found, shape = [p.color_hints for p in pictures], pictures[0].sketch.tensor.shape[:2]
+        has_some = any(one is not None for one in found)
+        return make_hints(found, shape, self.system.cell, self.color_map) if has_some else None
+
+    @cached_property
+    def color_map(self) -> ColorMap:
+        """The linear map from latents to colours, fitted to the autoencoder."""
+        encode = partial(programs.encode_images, self.system, self.networks.params("vae"))
+        return fit_color_map(encode, self.system.cell)
 
     def _context(
         self, references: Sequence[ReferenceInputs], options: InferenceOptions, batch: int

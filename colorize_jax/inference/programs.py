@@ -139,7 +139,8 @@ def denoise_by_steps(
 
     Args:
         system, static, params, inputs, traced: see `sampling.sample_latents`.
-        watch: called after every evaluation with how many are done and the latents so far.
+        watch: called after every evaluation with how many are done and the clean latents
+            (B, h, w, C) that it expects, which are gone when the next one begins.
     """
     prepared = prepare(system, static, params, inputs, traced)
     arguments = (system, static, params, inputs, traced, prepared)
@@ -147,7 +148,7 @@ def denoise_by_steps(
     while progress.going:  # the host waits for the device here
         done += 1
         latents, progress = advance(*arguments, progress, np.int32(done))
-        watch(done, jax.block_until_ready(latents))
+        watch(done, jax.block_until_ready(progress.expected))
     return latents
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.evaluation.contact_sheet import contact_sheet
+from colorize_jax.inference.inputs import PictureLike
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pipeline import ColorizePipeline
@@ -15,6 +16,20 @@ from colorize_jax.looking.maps import heat, mark, shown
 
 Point = tuple[float, float]  # y and x, as shares of a picture's height and width
 
+POINTS: tuple[Point, ...] = ((0.35, 0.5), (0.8, 0.5), (0.1, 0.1))
+FRAMES = 8
+BLOCKS = (23, 63)  # the published Gram blocks
+# Sheet of `Looks` -> what it shows.
+TEXTS = {
+    "denoising": "What the picture would be if the remaining steps were one, by noise level.",
+    "attention": "Where in the reference a marked place of the picture looks, by stack of "
+    "transformer blocks, mean over blocks and heads; and back: which places of the picture "
+    "look at what that place looks at most.",
+    "likeness": "Which places are like the marked one (Gram matrix) under the aligned "
+    "reference and under the given one, and how far both differ.",
+    "levels": "The picture with one level's reference, or all, switched off.",
+}
+
 
 class Looks:
     """One picture, made, and sheets of maps of it.
@@ -22,7 +37,7 @@ class Looks:
     Args:
         pipeline: who makes it.
         options: how, with a seed.
-        sketch, reference: files.
+        sketch, reference: files, or pictures that are read.
         noise: 0..1, share of the timesteps, at which the networks look.
 
     Attributes:
@@ -33,8 +48,8 @@ class Looks:
         self,
         pipeline: ColorizePipeline,
         options: InferenceOptions,
-        sketch: str,
-        reference: str,
+        sketch: PictureLike,
+        reference: PictureLike,
         noise: float,
     ):
         self.pipeline, self.options, self.noise = pipeline, options, noise
@@ -57,6 +72,16 @@ class Looks:
     @staticmethod
     def _as_picture(image: np.ndarray) -> Image.Image:
         return to_pictures(image[None])[0]
+
+    def sheet(self, name: str) -> Image.Image:
+        """The sheet of `TEXTS` that is named, of the default places and blocks."""
+        sheets = {
+            "denoising": lambda: self.denoising(FRAMES),
+            "attention": lambda: self.attention(POINTS),
+            "likeness": lambda: self.likeness(POINTS, default_blocks(self.pipeline), None),
+            "levels": self.levels,
+        }
+        return sheets[name]()
 
     def denoising(self, count: int) -> Image.Image:
         """The strip of expected clean pictures."""
@@ -139,6 +164,14 @@ class Looks:
         return forward.collect(
             self.pipeline, inputs, self.latents, self.options, self.noise, wanted
         )
+
+
+def default_blocks(pipeline: ColorizePipeline) -> list[int | str]:
+    """The published Gram blocks, or two of a smaller network at about the same places."""
+    num_blocks = sum(pipeline.system.colorizer.unet.stacks().values())
+    if max(BLOCKS) <= num_blocks:
+        return list(BLOCKS)
+    return [max(1, num_blocks // 3), num_blocks - num_blocks // 6]
 
 
 def _title(stack: str) -> str:

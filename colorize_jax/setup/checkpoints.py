@@ -31,6 +31,7 @@ from colorize_jax.io.pipelines.joined import find_networks
 from colorize_jax.io.pipelines.read import is_pipeline, open_source
 from colorize_jax.io.published import noise_schedules
 from colorize_jax.io.published.published_weights import PublishedWeights
+from colorize_jax.io.shipped import find_checkpoint
 from colorize_jax.models.architectures import (
     SCALING_FACTOR,
     build,
@@ -165,9 +166,14 @@ def open_networks(
 def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:
     """Open a training run's workdir, a folder of imported weights, a published file or a pipeline.
 
+    Args:
+        path: of one of them, or "demo", the model of this package.
+        raw: of training runs, the parameters themselves and not their running average.
+
     Raises:
         UserError: it is none of them.
     """
+    path = find_checkpoint(path)
     if Path(path).is_file() or is_pipeline(path):
         return PublishedWeights(open_source(path))
     return open_weights(path, raw=raw)
@@ -182,8 +188,8 @@ def _build(name: str, where: Mapping[str, Weights], dtype: Any) -> Any:
 
 
 def _run_config(weights: Weights) -> Config | None:
-    """The config of the training run that the weights are from, if they are from one."""
-    content = getattr(weights, "config", None)
+    """What is known of the config of the training run that the weights are from, if of one."""
+    content = weights.metadata.system
     return None if content is None else config_from_dict(content)
 
 
@@ -250,8 +256,8 @@ def _check_parts(system: System) -> None:
     if autoencoder.latent_channels != colorizer.unet.in_channels:
         raise UserError(
             f"got a UNet for latents of {colorizer.unet.in_channels} channels and an autoencoder "
-            f"of {autoencoder.latent_channels}, expected the same; a run's workdir knows its own "
-            "autoencoder, an exported file does not"
+            f"of {autoencoder.latent_channels}, expected the same; name the checkpoint of its "
+            "autoencoder, too"
         )
     shrink = 1
     for stride in colorizer.sketch_encoder.strides:

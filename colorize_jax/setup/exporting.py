@@ -50,8 +50,8 @@ def open_system(
 
 def _check_encoders(weights: Weights, path: str | Path) -> None:
     """Raise UserError for a run that was trained on patches in the place of encoders."""
-    content = getattr(weights, "config", None)
-    if content is None or "encoders" not in content:
+    content = weights.metadata.system
+    if content is None:
         return
     encoders = config_from_dict(content).encoders
     own = {"autoencoder": encoders.autoencoder, "reference": encoders.reference}

@@ -119,7 +119,7 @@ def _add_jobs(app: FastAPI, service: Service, limits: UploadLimits) -> None:
     async def colorize(request: Request) -> Response:
         asked = await read_request(request, service.pipeline.defaults, limits)
         job = await run_in_threadpool(
-            service.submit, asked.pictures, asked.options, _owner(request)
+            service.submit, asked.pictures, asked.options, _owner(request), asked.factors
         )
         if not asked.wait:
             headers = {"Location": f"/v1/jobs/{job.record.id}"}
@@ -224,11 +224,12 @@ def _told(service: Service, record: JobRecord) -> dict[str, Any]:
     """A job as clients see it."""
     told = dataclasses.asdict(record)
     del told["owner"]
-    done = record.status == journal.DONE
+    done, preview = record.status == journal.DONE, service.preview(record.id)
     return told | {
         "seed": record.options["seed"],
         "place": service.place(record.id),
         "picture": f"/v1/jobs/{record.id}/picture" if done else None,
+        "preview": None if preview is None else preview.url,
     }
 
 

@@ -50,6 +50,7 @@ def job_schema() -> dict[str, Any]:
         "error_kind": text,
         "warning": text,
         "picture": text | {"description": "where the picture is, once it is done"},
+        "preview": text | {"description": "a small PNG as a data URL, while steps run"},
     }
     schema = {"type": "object", "properties": properties, "required": list(properties)}
     return {"schema": schema}

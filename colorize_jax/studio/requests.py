@@ -15,9 +15,10 @@ from colorize_jax.errors import UserError, nearest
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pictures.arrays import Picture
 from colorize_jax.studio.schema import Schema, options_schema
+from colorize_jax.studio.several import factors_schema
 from colorize_jax.studio.uploads import ROLES, UploadLimits, read_upload
 
-FIELDS = (*ROLES, "options", "wait")
+FIELDS = (*ROLES, "factors", "options", "wait")
 MULTIPART, JSON = "multipart/form-data", "application/json"
 
 
@@ -28,11 +29,13 @@ class ColorizeRequest:
     Attributes:
         pictures: role -> picture.
         options: those that the client names, over the model's own.
+        factors: of each reference, see `several.read_scene`.
         wait: whether the answer is the picture, or the job at once.
     """
 
     pictures: dict[str, Picture]
     options: InferenceOptions
+    factors: tuple[Any, ...] = ()
     wait: bool = True
 
 
@@ -65,7 +68,10 @@ async def read_request(
         role: await run_in_threadpool(read_upload, content, role, limits)
         for role, content in files.items()
     }
-    return ColorizeRequest(pictures, options, wait)
+    factors = rest.get("factors", [])
+    if not isinstance(factors, list):
+        raise UserError("got factors that are no list, expected one of an object a reference")
+    return ColorizeRequest(pictures, options, tuple(factors), wait)
 
 
 async def _read_form(request: Request) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -99,6 +105,8 @@ def _field(value: Any, name: str) -> Any:
         raise UserError(f"got {name} as a file, expected text; send it without a filename")
     if name == "options":
         return _object(_parsed(value, name), name)
+    if name == "factors":
+        return _parsed(value, name)
     return {"true": True, "false": False}.get(value.lower(), value)
 
 
@@ -109,7 +117,7 @@ def _read_json(body: bytes) -> tuple[dict[str, bytes], dict[str, Any]]:
         _check_name(name)
         if name in ROLES and value is not None:
             files[name] = _decoded(value, name)
-    rest = {name: content[name] for name in ("options", "wait") if name in content}
+    rest = {name: content[name] for name in ("factors", "options", "wait") if name in content}
     if "options" in rest:
         _object(rest["options"], "options")
     return files, rest
@@ -155,9 +163,11 @@ def body_schema() -> Schema:
     file = {"type": "string", "format": "binary"}
     as_text = {"type": "string", "contentMediaType": JSON, "description": "options as JSON"}
     wait = {"type": "boolean", "default": True}
+    factors_text = {**as_text, "description": "factors as JSON"}
 
-    def body(one: Schema, options: Schema) -> Schema:
-        properties = {**dict.fromkeys(ROLES, one), "options": options, "wait": wait}
+    def body(one: Schema, options: Schema, factors: Schema) -> Schema:
+        own = {"factors": factors, "options": options, "wait": wait}
+        properties = {**dict.fromkeys(ROLES, one), **own}
         return {
             "schema": {
                 "type": "object",
@@ -167,5 +177,6 @@ def body_schema() -> Schema:
             }
         }
 
-    content = {MULTIPART: body(file, as_text), JSON: body(picture, options)}
+    as_json = body(picture, options, factors_schema())
+    content = {MULTIPART: body(file, as_text, factors_text), JSON: as_json}
     return {"required": True, "content": content}

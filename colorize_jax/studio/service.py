@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,8 +24,11 @@ from colorize_jax.inference.pictures.arrays import Picture
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.inference.program_options import make_traced_options
 from colorize_jax.studio import journal
+from colorize_jax.studio.errands import Errand
 from colorize_jax.studio.journal import JobRecord, Journal
 from colorize_jax.studio.metrics import Metrics
+from colorize_jax.studio.previews import Preview
+from colorize_jax.studio.several import read_scene
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Job:
         picture: what is coloured.
         options: with the seed.
         wanted: false once it is cancelled.
+        preview: what it will roughly be, once a step has run.
         finished: resolves to the last record.
     """
 
@@ -79,12 +83,16 @@ class Job:
     picture: PictureInputs
     options: InferenceOptions
     wanted: bool = True
+    preview: Preview | None = None
     finished: "Future[JobRecord]" = field(default_factory=Future)
 
     @property
     def group(self) -> tuple[Any, ...]:
         """Equal for jobs that can be made together."""
-        return (self.options.replace(seed=0), self.picture.sketch.tensor.shape)
+        reference, sketch = self.picture.reference, self.picture.sketch
+        references = 0 if reference is None else len(reference.all_images)
+        hinted = self.picture.color_hints is not None
+        return (self.options.replace(seed=0), sketch.tensor.shape, references, hinted)
 
 
 class Service:
@@ -109,6 +117,7 @@ class Service:
         self._limits = limits or ServiceLimits()
         self._queue: deque[Job] = deque()
         self._jobs: dict[str, Job] = {}  # those that are not finished
+        self._errands: deque[Errand] = deque()
         self._open = True
         self._changed = threading.Condition()
         self._worker = threading.Thread(target=self._work, name="device", daemon=True)
@@ -117,7 +126,11 @@ class Service:
     # --------------------------------------------------------------------------------- clients
 
     def submit(
-        self, pictures: dict[str, Picture], options: InferenceOptions, owner: str = ""
+        self,
+        pictures: dict[str, Picture],
+        options: InferenceOptions,
+        owner: str = "",
+        factors: Sequence[Any] = (),
     ) -> Job:
         """Queue a picture; what is wrong with it is found here, before it waits.
 
@@ -125,6 +138,7 @@ class Service:
             pictures: role of `uploads.ROLES` -> picture.
             options: without a seed they get one.
             owner: name of the client's key.
+            factors: of several references, see `several.read_scene`.
 
         Raises:
             UserError: bad input.
@@ -133,17 +147,21 @@ class Service:
         if "sketch" not in pictures:
             raise UserError("got no sketch, expected one; send a picture under that name")
         options = options.with_seed()
-        self._check_size(pictures["sketch"], options)
+        self.check_size(pictures["sketch"], options)
         # Strengths and steps that the model does not have.
         make_traced_options(self.pipeline.system, options)
         reference = self.pipeline.read_reference(
-            pictures.get("reference"),
+            read_scene(pictures, factors),
             options,
             pictures.get("reference_mask"),
             pictures.get("background"),
         )
         picture = self.pipeline.read_sketch(
-            pictures["sketch"], reference, options, pictures.get("sketch_mask")
+            pictures["sketch"],
+            reference,
+            options,
+            pictures.get("sketch_mask"),
+            pictures.get("color_hints"),
         )
         record = JobRecord.new(owner, options.to_dict(), picture.doubt)
         job = Job(record, picture, options)
@@ -164,7 +182,7 @@ class Service:
             self._changed.notify_all()
         return job
 
-    def _check_size(self, sketch: Picture, options: InferenceOptions) -> None:
+    def check_size(self, sketch: Picture, options: InferenceOptions) -> None:
         """Raise UserError before anything of a size is allocated that is too large."""
         sizes = self.pipeline.system.limits
         height, width = options.output_size(sketch.height, sketch.width, sizes)
@@ -174,11 +192,33 @@ class Service:
                 "pixels; lower height or width"
             )
 
+    def run(self, function: Callable[[ColorizePipeline], Any]) -> "Future[Any]":
+        """Do something else on the device, before the next pictures.
+
+        Args:
+            function: gets the pipeline; what it returns or raises is the future's.
+
+        Raises:
+            BusyError: too many wait, or the service is closing.
+        """
+        errand = Errand(function)
+        with self._changed:
+            if not self._open or len(self._errands) >= self._limits.queue:
+                raise BusyError("got no room for this now; ask again later")
+            self._errands.append(errand)
+            self._changed.notify_all()
+        return errand.future
+
     def find(self, job_id: str, owner: str = "") -> JobRecord | None:
         """Return a job's record; None: the owner has no such job."""
         job = self._jobs.get(job_id)
         record = job.record if job else self.journal.read(job_id)
         return record if record is not None and record.owner == owner else None
+
+    def preview(self, job_id: str) -> Preview | None:
+        """What a running job's picture will roughly be, once a step has run."""
+        job = self._jobs.get(job_id)
+        return None if job is None else job.preview
 
     def place(self, job_id: str) -> int | None:
         """How many jobs stand before this one, itself included; None: it does not wait."""
@@ -223,6 +263,8 @@ class Service:
         self._worker.join(seconds)
         with self._changed:
             self._queue.clear()
+            while self._errands:
+                self._errands.pop().future.cancel()
             for job in list(self._jobs.values()):
                 job.wanted = False
                 self._finish(job, status=journal.LOST, error=journal.LOST_REASON)
@@ -233,10 +275,10 @@ class Service:
     # ------------------------------------------------------------------------------ the worker
 
     def _work(self) -> None:
-        while True:
-            batch = self._take()
-            if not batch:
-                return
+        while (batch := self._take()) is not None:
+            if isinstance(batch, Errand):
+                batch.run(self.pipeline)
+                continue
             try:
                 self._make(batch)
             except Exception as error:
@@ -244,13 +286,15 @@ class Service:
                 logger.exception("a batch of %d pictures failed", len(batch))
                 self._fail(batch, INTERNAL.format(type(error).__name__), journal.INTERNAL)
 
-    def _take(self) -> list[Job]:
-        """Wait for a job and for its company; an empty list: the service is closed."""
+    def _take(self) -> list[Job] | Errand | None:
+        """Wait for a job and for its company, or for an errand; None: the service is closed."""
         with self._changed:
-            while not self._queue:
+            while not (self._queue or self._errands):
                 if not self._open:
-                    return []
+                    return None
                 self._changed.wait()
+            if self._errands:
+                return self._errands.popleft()
             group, deadline = self._queue[0].group, time.monotonic() + self._limits.window
             while self._open and len(self._of(group)) < self._limits.batch:
                 left = deadline - time.monotonic()
@@ -286,12 +330,16 @@ class Service:
 
     def _color(self, batch: Sequence[Job]) -> None:
         options = batch[0].options
+        # Where memory is short, the autoencoder is not kept for previews.
+        color_map = None if options.low_memory else self.pipeline.color_map
 
-        def watch(done: int, latents: Any, total: int | None) -> None:
+        def watch(done: int, expected: Any, total: int | None) -> None:
+            seen = None if color_map is None else color_map.pixels(expected)
             with self._changed:
-                for job in batch:
+                for i, job in enumerate(batch):
                     if job.wanted:
                         job.record = job.record.change(steps_done=done, steps=total)
+                        job.preview = None if seen is None else Preview(seen[i])
             if not any(job.wanted for job in batch):
                 raise AllCancelledError
 

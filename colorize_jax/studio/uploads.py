@@ -9,8 +9,19 @@ from colorize_jax.inference.pictures.arrays import Picture, read_picture
 from data.errors import DataError, PictureError
 from data.pictures.reading import opened
 
-ROLES = ("sketch", "reference", "sketch_mask", "reference_mask", "background")
-MASKS = ("sketch_mask", "reference_mask")
+# Several references of one picture, and where in the sketch each of them counts.
+REFERENCES = ("reference", "reference_2", "reference_3", "reference_4")
+REGIONS = ("region", "region_2", "region_3", "region_4")
+ROLES = (
+    "sketch",
+    "sketch_mask",
+    "reference_mask",
+    "background",
+    "color_hints",
+    *REFERENCES,
+    *REGIONS,
+)
+MASKS = ("sketch_mask", "reference_mask", *REGIONS)
 
 
 @dataclass(frozen=True)

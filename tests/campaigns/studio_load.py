@@ -16,17 +16,23 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from colorize_jax.client import Client
 from colorize_jax.inference.metadata import read_metadata
+from data.illustrations import CrossPairSource
 
 OPTIONS = {"sampler": "Euler", "steps": 2}
+SIDE = 128  # px, of the pictures that are sent
 WARM_UP = 100  # requests after which memory should be flat
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="for a run and for outputs")
+    parser.add_argument("--folder", type=Path, required=True, help="for outputs")
+    parser.add_argument("--checkpoint", default="demo", help="which is served (default: demo)")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -34,18 +40,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Serve an untrained run, and ask; 0 where every answer was the right one."""
+    """Serve, and ask; 0 where every answer was the right one."""
     args = parse_arguments()
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    import small_run
-
     args.folder.mkdir(parents=True, exist_ok=True)
-    if not (args.folder / "run").exists():
-        small_run.draw(args.folder)
-        small_run.make(args.folder / "run")
     outputs = args.folder / f"outputs-{args.batch_size}"
     command = [sys.executable, "-m", "colorize_jax", "studio", "--port", "0", "--no-page"]
-    command += ["--checkpoint", str(args.folder / "run"), "--outputs", str(outputs)]
+    command += ["--checkpoint", args.checkpoint, "--outputs", str(outputs)]
     command += ["--batch-size", str(args.batch_size)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
@@ -59,9 +59,9 @@ def main() -> int:
 
 def ask_all(client: Client, args: argparse.Namespace, pid: int) -> dict[str, Any]:
     """Send all requests and return the figures."""
-    files = [((args.folder / "sketches" / f"{s}.png").read_bytes()) for s in ("a", "b")]
-    references = [(args.folder / "references" / f"{r}.png").read_bytes() for r in ("a", "b")]
-    pairs = list(itertools.product(files, references))
+    drawn = [CrossPairSource(0, 2, SIDE, SIDE)[i] for i in range(2)]
+    sketches, references = ([png(one[kind]) for one in drawn] for kind in ("sketch", "reference"))
+    pairs = list(itertools.product(sketches, references))
     for size in range(args.batch_size):  # every size of batch is compiled for
         with ThreadPoolExecutor(size + 1) as pool:
             list(pool.map(lambda _: client.colorize(*pairs[0], OPTIONS), range(4 * (size + 1))))
@@ -77,11 +77,11 @@ def ask_all(client: Client, args: argparse.Namespace, pid: int) -> dict[str, Any
         nonlocal wrong
         pair, seed = number % len(pairs), number // len(pairs)
         began = time.perf_counter()
-        png = client.colorize(*pairs[pair], {**OPTIONS, "seed": seed})
+        made = client.colorize(*pairs[pair], {**OPTIONS, "seed": seed})
         took = time.perf_counter() - began
-        right = read_metadata(io.BytesIO(png)).options.seed == seed
+        right = read_metadata(io.BytesIO(made)).options.seed == seed
         if (pair, seed) in alone:
-            right = right and close(png, alone[pair, seed])
+            right = right and close(made, alone[pair, seed])
         with lock:
             seconds.append(took)
             wrong += not right
@@ -104,11 +104,15 @@ def ask_all(client: Client, args: argparse.Namespace, pid: int) -> dict[str, Any
     }
 
 
+def png(pixels: np.ndarray) -> bytes:
+    """A picture's file."""
+    file = io.BytesIO()
+    Image.fromarray(pixels.squeeze()).save(file, "PNG")
+    return file.getvalue()
+
+
 def close(one: bytes, other: bytes) -> bool:
     """Whether two pictures are equal but for rounding."""
-    import numpy as np
-    from PIL import Image
-
     a, b = (np.asarray(Image.open(io.BytesIO(png)), np.int16) for png in (one, other))
     return bool(np.abs(a - b).max() <= 1)
 

@@ -1,20 +1,24 @@
 """What a pipeline folder says of where it is from, and the networks of several checkpoints."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 import small_models
 import small_run
+import small_system
 from PIL import Image
 
 from colorize_jax.errors import UserError
 from colorize_jax.io.open_weights import open_weights
 from colorize_jax.io.pipelines.joined import JoinedWeights, find_networks
 from colorize_jax.io.published import torch_names
-from colorize_jax.io.published.checkpoint import open_published
-from colorize_jax.io.published.export import PluginAlone, published_tensors
+from colorize_jax.io.published.checkpoint import SYSTEM_KEY, open_published
+from colorize_jax.io.published.export import PluginAlone, export_safetensors, published_tensors
 from colorize_jax.io.published.importing import import_weights
-from colorize_jax.setup.checkpoints import open_networks
+from colorize_jax.setup.checkpoints import open_networks, open_pipeline
 from colorize_jax.setup.exporting import describe_system, open_system
 
 SAID = {"title": "A title", "licence": "other", "base_model": None, "picture": None}
@@ -49,9 +53,42 @@ def test_a_picture_that_is_not_there_is_refused(run):
         describe_system(open_networks([run]), [open_weights(run)], **{**SAID, "picture": "no.png"})
 
 
-def test_a_run_on_patches_is_no_system(run):
-    with pytest.raises(UserError, match="autoencoder and reference are patches"):
-        open_system([run])
+def test_a_run_on_patches_is_no_system(run, tmp_path):
+    file = tmp_path / "model.safetensors"
+    export_safetensors(open_weights(run), file)
+    for path in (run, file):
+        with pytest.raises(UserError, match="autoencoder and reference are patches"):
+            open_system([path])
+
+
+def test_weights_of_a_run_colour_as_the_run_does_wherever_they_go(run, tmp_path):
+    file, folder = tmp_path / "model.safetensors", tmp_path / "weights"
+    export_safetensors(open_weights(run), file)
+    import_weights(open_published(file), folder)
+    sketch, reference = small_system.make_pictures()
+    made = []
+    for path in (run, file, folder):
+        pipeline = open_pipeline(path)
+        assert (pipeline.defaults.steps, pipeline.defaults.reference_guidance) == (2, 1.5)
+        [picture] = pipeline(sketch, reference, pipeline.defaults.replace(seed=3))
+        made.append(np.asarray(picture))
+    np.testing.assert_array_equal(made[0], made[1])
+    np.testing.assert_array_equal(made[0], made[2])
+    with safetensors.safe_open(file, "numpy") as opened:
+        said = opened.metadata()[SYSTEM_KEY]
+    assert json.loads(said)["encoders"]["autoencoder"] == "patch" and str(tmp_path) not in said
+
+
+@pytest.mark.parametrize("said", ["[", '{"encoders": {"autoencoder": "vea"}}', '{"shell": 1}'])
+def test_a_damaged_record_of_the_system_is_refused(run, tmp_path, said):
+    file = tmp_path / "model.safetensors"
+    export_safetensors(open_weights(run), file)
+    with safetensors.safe_open(file, "numpy") as opened:
+        metadata = opened.metadata()
+    tensors = safetensors.numpy.load_file(file)
+    safetensors.numpy.save_file(tensors, file, metadata | {SYSTEM_KEY: said})
+    with pytest.raises(UserError, match="got "):
+        open_pipeline(file)
 
 
 def _weights(folder, components, **changes):

@@ -15,11 +15,14 @@ pytest.importorskip("prometheus_client")
 
 import small_service
 import small_system
+from PIL import Image
 from small_service import OPTIONS, OTHER_REFERENCE, OTHER_SKETCH, REFERENCE, SKETCH, form, pixels
 
 from colorize_jax.errors import UserError
+from colorize_jax.inference.controls.scenes import RegionReference, Scene
 from colorize_jax.inference.metadata import read_metadata
 from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.pictures.arrays import read_picture
 from colorize_jax.studio import journal
 from colorize_jax.studio.access import Access
 from colorize_jax.studio.service import ServiceLimits
@@ -78,6 +81,50 @@ def test_a_job_is_followed_to_its_end(client):
     assert read_metadata(io.BytesIO(made.content)).options.seed == told["seed"]
     # A finished job cannot be cancelled any more.
     assert client.delete(f"/v1/jobs/{told['id']}").json()["status"] == "done"
+
+
+def test_a_running_job_shows_what_it_will_be(client):
+    asked = form({"steps": 400}, wait="false")
+    job = client.post("/v1/colorize", **asked).json()
+    assert job["preview"] is None
+    told = {}
+
+    def seen():
+        told.update(client.get(f"/v1/jobs/{job['id']}").json())
+        return told["preview"]
+
+    wait_for(seen)
+    head, _, content = told["preview"].partition(",")
+    assert head == "data:image/png;base64"
+    assert pixels(base64.b64decode(content)).shape == (8, 8, 3)  # a pixel of each latent
+    assert client.delete(f"/v1/jobs/{job['id']}").json()["preview"] is None
+
+
+def test_several_references_and_colour_hints_are_those_of_the_pipeline(client, pipeline):
+    sketch, reference = small_system.make_pictures()
+    _, other = small_system.make_pictures(1)
+    region = np.zeros(sketch.shape[:2], np.uint8)
+    region[:, : region.shape[1] // 2] = 255
+    hints = np.zeros((*sketch.shape[:2], 4), np.uint8)
+    hints[4:8, 4:8] = (200, 30, 60, 255)
+    files = {
+        "reference_2": OTHER_REFERENCE,
+        "region_2": small_service.png(region),
+        "color_hints": small_service.png(hints),
+    }
+    asked = form(factors=json.dumps([{"strength": 0.5}, {"weight": 2}]))
+    asked["files"] |= {name: (name, content) for name, content in files.items()}
+    answer = client.post("/v1/colorize", **asked)
+    assert answer.status_code == 200, answer.text
+    scene = Scene(
+        (RegionReference(reference, strength=0.5), RegionReference(other, region, weight=2))
+    )
+    (expected,) = pipeline(
+        sketch, scene, InferenceOptions(**OPTIONS), color_hints=Image.fromarray(hints)
+    )
+    np.testing.assert_array_equal(pixels(answer.content), np.asarray(expected, np.int16))
+    plain = client.post("/v1/colorize", **form())
+    assert (pixels(plain.content) != pixels(answer.content)).any()
 
 
 def test_32_clients_get_each_their_own(client, pipeline):
@@ -145,6 +192,32 @@ def test_a_cancelled_job_frees_the_device_within_a_step(pipeline, tmp_path):
             assert client.get(f"/v1/jobs/{job['id']}/picture").status_code == 404
 
 
+def test_other_work_runs_on_the_device_between_pictures(served):
+    client, service = served
+    assert service.run(lambda _: threading.current_thread().name).result(60) == "device"
+
+    def fail(_):
+        raise UserError("got nothing")
+
+    with pytest.raises(UserError, match="got nothing"):
+        service.run(fail).result(60)
+    assert client.post("/v1/colorize", **form()).status_code == 200
+
+
+def test_what_the_networks_look_at_is_drawn_for_the_page(served):
+    from colorize_jax.studio.page.looking import look
+
+    _, service = served
+    names = ("sketch", "reference")
+    arrays = dict(zip(names, small_system.make_pictures(), strict=True))
+    pictures = {name: read_picture(array, name) for name, array in arrays.items()}
+    sheet = look(service, pictures, InferenceOptions(**OPTIONS), "levels")
+    assert sheet.mode == "RGB" and np.asarray(sheet).std() > 1
+    del pictures["reference"]
+    with pytest.raises(UserError, match="got no reference"):
+        look(service, pictures, InferenceOptions(**OPTIONS), "levels")
+
+
 def test_a_full_queue_and_a_closing_server_say_so(pipeline, tmp_path):
     gate, steps, serving = slow_service(pipeline, tmp_path, batch=1, queue=1)
     with serving as (client, service):
@@ -180,6 +253,13 @@ def test_a_failing_picture_costs_itself_alone(pipeline, tmp_path, caplog):
         assert client.post("/v1/colorize", **form()).status_code == 200
 
 
+def lone(reference=REFERENCE, **files):
+    """A request with other files."""
+    asked = form(reference=reference)
+    asked["files"] |= {name: (name, content) for name, content in files.items()}
+    return asked
+
+
 BAD = {
     "no picture": (form(sketch=b"words"), "no picture that can be read"),
     "empty": (form(sketch=b""), "got an empty sketch"),
@@ -199,6 +279,14 @@ BAD = {
     "no object": ({"json": [1]}, "expected an object"),
     "no base64": ({"json": {"sketch": "%"}}, "no base64"),
     "no sketch": ({"json": {}}, "got no sketch"),
+    "second without first": (lone(reference=None, reference_2=REFERENCE), "got reference_2 with"),
+    "region without": (lone(region_3=SKETCH), "got region_3 without reference_3"),
+    "opaque hints": (lone(color_hints=SKETCH), "without transparency"),
+    "factors": (form(factors="{}"), "factors that are no list"),
+    "factor": (form(factors='[{"wait": 1}]'), '"weight" (the nearest)'),
+    "factor of none": (form(factors="[1]"), "expected an object"),
+    "factor out of range": (form(factors='[{"weight": -1}]'), "weight of a reference"),
+    "too many factors": (form(factors="[{}, {}]"), "factors of 2 references, expected at most 1"),
 }
 
 

@@ -3,6 +3,7 @@
 It needs gradio, playwright and Chromium, Debian's or playwright's own.
 """
 
+import io
 import re
 import shutil
 import threading
@@ -104,6 +105,26 @@ def upload(page, pictures):
         sync_api.expect(empty).to_be_hidden()
 
 
+def stroke(page, name):
+    """Paint across the middle of an editor's picture."""
+    page.locator(f"#{name} button[aria-label=Brush]").click()
+    page.wait_for_timeout(500)
+    box = page.locator(f"#{name} canvas").first.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + 0.4 * box["width"], middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.6 * box["width"], middle, steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+
+
+def made(page):
+    """The pixels of the result."""
+    source = page.locator("#results img").first.get_attribute("src")
+    with Image.open(io.BytesIO(page.request.get(source).body())) as image:
+        return np.asarray(image)
+
+
 def number(page, name):
     return page.locator(f"#option-{name} input[type=number]")
 
@@ -115,17 +136,17 @@ def test_a_picture_is_made_restored_and_repeated(page, pictures, tmp_path):
     page.locator("#run").click()
     assert "seed 5" in told(page, "Done|⚠")
     source = page.locator("#results img").first.get_attribute("src")
-    made = tmp_path / "made.png"
-    made.write_bytes(page.request.get(source).body())
-    assert read_metadata(made).options.seed == 5
+    file = tmp_path / "made.png"
+    file.write_bytes(page.request.get(source).body())
+    assert read_metadata(file).options.seed == 5
     # Other options, then those of the picture again.
     page.locator("#preset input").click()
-    page.get_by_role("option", name="fast").click()
-    told(page, "Options of “fast”")
-    assert number(page, "steps").input_value() == "12"
-    page.locator("#restore input[type=file]").set_input_files(made)
+    page.get_by_role("option", name="published defaults").click()
+    told(page, "Options of “published defaults”")
+    assert number(page, "steps").input_value() == "20"
+    page.locator("#restore input[type=file]").set_input_files(file)
     told(page, "Options of the picture")
-    assert number(page, "steps").input_value() == str(read_metadata(made).options.steps)
+    assert number(page, "steps").input_value() == str(read_metadata(file).options.steps)
     # A picture of another origin has no options, and the page says so.
     page.reload()
     page.wait_for_selector("#run")
@@ -135,15 +156,7 @@ def test_a_picture_is_made_restored_and_repeated(page, pictures, tmp_path):
 
 def test_a_mask_is_painted(page, pictures):
     upload(page, pictures)
-    page.locator("#sketch button[aria-label=Brush]").click()
-    page.wait_for_timeout(500)
-    box = page.locator("#sketch canvas").first.bounding_box()
-    middle = box["y"] + box["height"] / 2
-    page.mouse.move(box["x"] + 0.4 * box["width"], middle)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 0.6 * box["width"], middle, steps=8)
-    page.mouse.up()
-    page.wait_for_timeout(1000)
+    stroke(page, "sketch")
     page.get_by_text("All other options").click()
     page.get_by_role("tab", name="Foreground and background").click()
     page.get_by_label("split attention").check()
@@ -157,8 +170,46 @@ def test_a_running_picture_is_cancelled(page, pictures):
     number(page, "steps").press("Tab")
     page.locator("#run").click()
     told(page, "step [1-9]")
+    sync_api.expect(page.locator("#preview img")).to_be_visible()
     page.locator("#cancel").click()
     told(page, "Cancelled")
+    sync_api.expect(page.locator("#preview img")).to_have_count(0)
+
+
+def test_another_reference_and_a_hint_change_the_picture(page, pictures):
+    upload(page, pictures)
+    page.locator("#option-seed").locator("input, textarea").fill("5")
+    page.get_by_label("Lock the seed").check()
+    page.locator("#run").click()
+    told(page, "Done")
+    seen = [made(page)]
+    page.get_by_text("More references, colour hints").click()
+    # Strokes are painted over the sketch: first a hint, then the first reference's region.
+    page.locator("#take").click()
+    for name in ("hints", "regions"):
+        empty = page.locator(f"#{name}").get_by_text("Upload an image")
+        sync_api.expect(empty).to_be_hidden(timeout=WAIT)
+        page.wait_for_timeout(1000)
+        stroke(page, name)
+        if name == "regions":
+            page.locator("#run").click()
+            told(page, "⚠ got regions for one reference")
+            page.locator("#reference-2 input[type=file]").set_input_files(pictures / "sketch.png")
+            page.wait_for_timeout(3000)
+        page.locator("#run").click()
+        told(page, "Colouring|Waiting")
+        told(page, "Done")
+        seen.append(made(page))
+    assert (seen[0] != seen[1]).any() and (seen[1] != seen[2]).any()
+
+
+def test_what_the_networks_look_at_is_drawn(page, pictures):
+    upload(page, pictures)
+    page.get_by_text("What the networks look at").click()
+    page.locator("#view input[value=levels]").check()
+    page.locator("#look").click()
+    told(page, "Levels: drawn")
+    sync_api.expect(page.locator("#sheet img")).to_be_visible()
 
 
 def test_mistakes_are_one_sentence_and_the_page_goes_on(page, pictures):

@@ -9,7 +9,7 @@ pytest.importorskip("prometheus_client")
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.studio.page import painting
-from colorize_jax.studio.page.presets import BUILT_IN, OWN, Presets
+from colorize_jax.studio.page.presets import OWN, Presets, built_in
 
 CHANGED = InferenceOptions(
     reference_guidance=2.5,
@@ -50,11 +50,16 @@ def test_every_option_has_one_control_that_gives_it_back(options):
 
 
 def test_presets_are_kept_and_read_again(tmp_path):
-    presets = Presets(tmp_path / "presets", InferenceOptions(steps=3))
-    assert presets.names() == [OWN, *BUILT_IN]
-    assert presets.load(OWN).steps == 3
-    for name, changes in BUILT_IN.items():
-        assert presets.load(name) == InferenceOptions.from_dict(changes)
+    own = InferenceOptions(steps=3, reference_guidance=1.2, sampler="Euler")
+    presets = Presets(tmp_path / "presets", own)
+    assert presets.names() == list(built_in(own))
+    assert presets.load(OWN) == presets.load("fast") == own
+    assert presets.load("published defaults") == InferenceOptions()
+    # Others change the model's own options, of which it may allow few.
+    faithful = presets.load("faithful to the reference")
+    assert (faithful.steps, faithful.sampler) == (3, "Euler")
+    assert faithful.reference_guidance == pytest.approx(1.8)
+    assert built_in(InferenceOptions(steps=20))["fast"].steps == 12
     presets.save(" mine ", CHANGED)
     assert presets.names()[-1] == "mine" and presets.load("mine") == CHANGED
     presets.save("mine", InferenceOptions())
@@ -91,6 +96,41 @@ def test_paint_goes_over_the_estimate():
     np.testing.assert_array_equal(mask, expected)
     for value in (None, editor(None, picture), editor(strokes(), picture)):
         assert painting.painted_mask(value, lambda: estimate, "the mask") is None
+
+
+def test_regions_are_told_by_their_paint():
+    layer = strokes((painting.REGIONS[1], (0, 0, 8, 10)), (painting.REGIONS[3], (10, 0, 12, 10)))
+    first, second = (mask.rgb[..., 0] for mask in painting.painted_regions(editor(layer), 2))
+    expected = np.zeros((10, 20))
+    expected[:, :8] = 255
+    np.testing.assert_array_equal(second, expected)
+    # Nothing is painted of the first: it takes what is left; paint of a fourth is none.
+    np.testing.assert_array_equal(first, 255 - expected)
+    for value, count in ((None, 3), (editor(strokes()), 3), (editor(layer), 1)):
+        assert painting.painted_regions(value, count) == [None] * count
+
+
+def test_strokes_of_any_colour_are_hints():
+    hints = painting.painted_hints(editor(strokes(("#cc2244", (3, 2, 6, 8)))))
+    np.testing.assert_array_equal(hints.rgb[4, 4], (0xCC, 0x22, 0x44))
+    assert (hints.alpha[2:8, 3:6] == 255).all() and hints.alpha.sum() == 18 * 255
+    for value in (None, editor(), editor(strokes())):
+        assert painting.painted_hints(value) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"others": [Image.new("RGB", (8, 8))]}, "without the first"),
+        ({"regions": editor(strokes((painting.REGIONS[0], (0, 0, 4, 4))))}, "for one reference"),
+    ],
+)
+def test_regions_and_references_without_a_partner_are_told(more, message):
+    from colorize_jax.studio.page.making import read_pictures
+
+    sketch = editor(None, Image.new("RGB", (20, 10), "white"))
+    with pytest.raises(UserError, match=message):
+        read_pictures(sketch, None, None, InferenceOptions(), **more)
 
 
 def test_black_draws_lines_and_alone_makes_a_sketch():

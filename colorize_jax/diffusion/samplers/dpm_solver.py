@@ -87,7 +87,8 @@ def dpm_fast(run: Run, x: Array) -> Outcome:
         t, t_next = time(interval), time(interval + 1)
         t_down, sigma_up = _ancestral_step(t, t_next, t_end)
         h, sigma_down = t_down - t, jnp.exp(-t_down)
-        value = (point - run.denoise(point, sigma)) / sigma
+        x0 = run.denoise(point, sigma)
+        value = (point - x0) / sigma
         first_share = jnp.where(order == 2, 0.5, FIRST_POINT)
 
         def finish(x_next):
@@ -113,10 +114,10 @@ def dpm_fast(run: Run, x: Array) -> Outcome:
             lambda: finish(_second_order(x, eps, value, sigma_down, h, 0.5)),
             lambda: finish(_curved(x, eps, value, sigma_down, h, 1 / SECOND_POINT)),
         )
-        return jax.lax.switch(jnp.where(stage == order - 1, 1 + order, stage), branches)
+        return jax.lax.switch(jnp.where(stage == order - 1, 1 + order, stage), branches), x0
 
     start = (x, run.sigmas[0], x, x)
-    progress = loop(run, run.num_steps, body, start)
+    progress = loop(run, run.num_steps, body, start, x)
     return progress.carry[0], progress
 
 
@@ -170,12 +171,13 @@ def dpm_adaptive(run: Run, x: Array) -> Outcome:
     def unfinished(t):
         return t < t_end - 1e-5
 
-    def body(k: Array, now: _Attempt) -> _Attempt:
+    def body(k: Array, now: _Attempt) -> tuple[_Attempt, Array]:
         x = now.x
         t_next = jnp.minimum(t_end, now.t + now.step_size)
         t_down, sigma_up = _ancestral_step(now.t, t_next, t_end)
         h, sigma_down = _rows(t_down - now.t, x), _rows(jnp.exp(-t_down), x)
-        value = (now.point - run.denoise(now.point, now.sigma)) / _rows(now.sigma, x)
+        x0 = run.denoise(now.point, now.sigma)
+        value = (now.point - x0) / _rows(now.sigma, x)
 
         def look_first():
             sigma = jnp.exp(-now.t - FIRST_POINT * (t_down - now.t))
@@ -209,7 +211,7 @@ def dpm_adaptive(run: Run, x: Array) -> Outcome:
             )
 
         # Three evaluations make an attempted step.
-        return jax.lax.switch(k % 3, (look_first, look_second, decide))
+        return jax.lax.switch(k % 3, (look_first, look_second, decide)), x0
 
     clock = {
         "t": jnp.full(clock_shape, t_start),
@@ -218,6 +220,6 @@ def dpm_adaptive(run: Run, x: Array) -> Outcome:
     }
     sigma = jnp.full(clock_shape, run.sigmas[0])
     start = _Attempt(x, sigma, x, x, low=x, eps=x, **clock)
-    progress = loop(run, MAX_EVALUATIONS, body, start, lambda now: unfinished(now.t).any())
+    progress = loop(run, MAX_EVALUATIONS, body, start, x, lambda now: unfinished(now.t).any())
     final = progress.carry
     return jnp.where(_rows(unfinished(final.t), x), jnp.nan, final.x), progress

@@ -34,11 +34,14 @@ class Progress:
         done: () int32 evaluations of the model so far.
         going: () bool, whether more are to come.
         carry: the sampler's own state.
+        expected: (B, ...) clean latents that the latest evaluation of a part expected; None after
+            a whole loop.
     """
 
     done: Array
     going: Array
     carry: Any
+    expected: Array | None = None
 
 
 @flax.struct.dataclass
@@ -89,17 +92,19 @@ Outcome = tuple[Array, Progress]
 def loop(
     run: Run,
     count: Array | int,
-    body: Callable[[Array, Any], Any],
+    body: Callable[[Array, Any], tuple[Any, Array]],
     carry: Any,
+    x: Array,
     going: Callable[[Any], Array] | None = None,
 ) -> Progress:
-    """Run `carry = body(k, carry)` for k = 0, 1, ..., or the part of it that `run` asks for.
+    """Run `carry, x0 = body(k, carry)` for k = 0, 1, ..., or the part of it that `run` asks for.
 
     Args:
         run: says which part.
         count: most evaluations.
-        body: one evaluation of the model.
+        body: one evaluation of the model, and what it expects.
         carry: before the first one.
+        x: (B, ...) of x0's shape.
         going: whether another one is needed, of samplers that decide themselves.
     """
 
@@ -107,23 +112,26 @@ def loop(
         return k < count if going is None else (k < count) & going(carry)
 
     if run.part is None and going is None:
-        carry = jax.lax.fori_loop(0, count, body, carry)
+        carry = jax.lax.fori_loop(0, count, lambda k, carry: body(k, carry)[0], carry)
         return Progress(jnp.int32(count), jnp.bool_(False), carry)
     if run.part is None:
-        k, until = jnp.int32(0), count
-    elif run.part.progress is None:
+        k, carry = jax.lax.while_loop(
+            lambda now: more(*now),
+            lambda now: (now[0] + 1, body(*now)[0]),
+            (jnp.int32(0), carry),
+        )
+        return Progress(k, more(k, carry), carry)
+    if run.part.progress is None:
         # Weak types would become strong in the first part, and the second one another program.
         carry = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), carry)
-        return Progress(jnp.int32(0), jnp.bool_(True), carry)
-    else:
-        k, carry = run.part.progress.done, run.part.progress.carry
-        until = run.part.until
-    k, carry = jax.lax.while_loop(
-        lambda now: more(*now) & (now[0] < until),
-        lambda now: (now[0] + 1, body(*now)),
-        (k, carry),
+        return Progress(jnp.int32(0), jnp.bool_(True), carry, jnp.zeros_like(x))
+    before = run.part.progress
+    k, carry, expected = jax.lax.while_loop(
+        lambda now: more(*now[:2]) & (now[0] < run.part.until),
+        lambda now: (now[0] + 1, *body(*now[:2])),
+        (before.done, before.carry, before.expected),
     )
-    return Progress(k, more(k, carry), carry)
+    return Progress(k, more(k, carry), carry, expected)
 
 
 def run_steps(
@@ -147,10 +155,11 @@ def run_steps(
 
     def body(i, carry):
         x, memory = carry
-        x, memory = step(i, x, run.denoise(x, run.sigmas[i]), memory)
-        return run.after_step(x, run.sigmas[i + 1], i), memory
+        x0 = run.denoise(x, run.sigmas[i])
+        x, memory = step(i, x, x0, memory)
+        return (run.after_step(x, run.sigmas[i + 1], i), memory), x0
 
-    progress = loop(run, run.num_steps, body, (x, memory))
+    progress = loop(run, run.num_steps, body, (x, memory), x)
     return progress.carry[0], progress
 
 
@@ -190,10 +199,11 @@ def run_two_stage_steps(
             lambda: finish(correct(i, x, x0, point, value)),
             lambda: finish(value),
         )
-        return jax.lax.switch(jnp.where(k % 2 == 1, 1, jnp.where(sigmas[i + 1] == 0, 2, 0)), stages)
+        which = jnp.where(k % 2 == 1, 1, jnp.where(sigmas[i + 1] == 0, 2, 0))
+        return jax.lax.switch(which, stages), value
 
     num_evaluations = 2 * run.num_steps - (sigmas[run.num_steps] == 0)
-    progress = loop(run, num_evaluations, body, (x, sigmas[0], x, x))
+    progress = loop(run, num_evaluations, body, (x, sigmas[0], x, x), x)
     return progress.carry[0], progress
 
 

@@ -55,10 +55,12 @@ def pndm(run: Run, x: Array) -> Outcome:
         return z * jnp.sqrt(1 + sigma**2)
 
     def output_at(z, sigma):
-        """The network's raw output at z, from its denoised form."""
+        """The network's raw output at z, from its denoised form, and that."""
         x = variance_exploding(z, sigma)
         x0 = run.denoise(x, sigma)
-        return (z - variance_exploding(x0, sigma)) / sigma if predicts_v else (x - x0) / sigma
+        if predicts_v:
+            return (z - variance_exploding(x0, sigma)) / sigma, x0
+        return (x - x0) / sigma, x0
 
     def move(z, output, sigma, sigma_next):
         """Follow the slope that an output at (z, sigma) means to another level."""
@@ -75,7 +77,7 @@ def pndm(run: Run, x: Array) -> Outcome:
         sigma, sigma_point, sigma_next = run.evaluations[k]
         runge_kutta = k < RUNGE_KUTTA_STEPS * STAGES
         stage = jnp.where(runge_kutta, k % STAGES, 0)
-        output = output_at(point, sigma_point)
+        output, x0 = output_at(point, sigma_point)
 
         start = jnp.where(stage == 0, point, start)
         total = jnp.where(stage == 0, 0, total) + stage_weights[stage] * output
@@ -92,10 +94,10 @@ def pndm(run: Run, x: Array) -> Outcome:
             lambda: point,
             lambda: after_step(point, sigma_next, step),
         )
-        return point, start, total, history
+        return (point, start, total, history), x0
 
     z = variance_preserving(x, run.sigmas[0])
     zeros = jnp.zeros_like(z)
     num_evaluations = run.num_steps + EXTRA_EVALUATIONS
-    progress = loop(run, num_evaluations, body, (z, z, zeros, (zeros,) * 3))
+    progress = loop(run, num_evaluations, body, (z, z, zeros, (zeros,) * 3), x)
     return variance_exploding(progress.carry[0], run.sigmas[run.num_steps]), progress

@@ -45,6 +45,8 @@ class WeightsMetadata:
         left_out: networks of the whole system that these weights lack.
         schedule: of the noise, see `io.published.noise_schedules`, or None where nobody said.
         size: height and width of the pictures that they were trained on, px, or None.
+        system: of a training run's config what colouring needs beside weights, its encoders and
+            sampling, see `system_record`; None of weights that are from no run.
     """
 
     kind: str
@@ -55,6 +57,19 @@ class WeightsMetadata:
     left_out: list[str] = field(default_factory=list)
     schedule: dict[str, Any] | None = None
     size: list[int] | None = None
+    system: dict[str, Any] | None = None
+
+
+def system_record(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a run's config, as plain dictionaries, what colouring needs beside the weights.
+
+    It travels with the weights, so that encoders made of patches and the run's own sampling are
+    known wherever they go; nothing in it says where anything lies.
+    """
+    encoders = {name: value for name, value in config["encoders"].items() if name != "weights"}
+    # What encoders made of patches have to fit.
+    model = {name: config["model"][name] for name in ("projection_head_dim", "sketch_strides")}
+    return {"encoders": encoders, "sampling": dict(config["sampling"]), "model": model}
 
 
 def save_weights(

@@ -74,10 +74,11 @@ FOREIGN = {
 
 LABEL_EMBEDDING = "label_emb.0.0.weight"  # of the UNet: the layer that --fit changes
 SDXL_VECTOR_CHANNELS = 2816
-# Of safetensors metadata, all JSON: network -> configuration, noise schedule, pictures' size.
+# Of safetensors metadata, all JSON: see `WeightsMetadata`.
 CONFIG_KEY = "colorize_jax.config"
 SCHEDULE_KEY = "colorize_jax.noise_schedule"
 SIZE_KEY = "colorize_jax.size"
+SYSTEM_KEY = "colorize_jax.system"
 
 PREDICTION_TYPES = {
     "v": "v",
@@ -106,6 +107,7 @@ class PublishedCheckpoint:
         schedule: of the noise, see `noise_schedules`, or None where the file does not say.
         size: height and width of the pictures that it was trained on, px, or None.
         averaged: whether the running averages of parameters were taken; None: it has none.
+        system: see `WeightsMetadata`.
     """
 
     path: Path
@@ -121,6 +123,7 @@ class PublishedCheckpoint:
     schedule: noise_schedules.Record | None = None
     size: list[int] | None = None
     averaged: bool | None = None
+    system: dict[str, Any] | None = None
 
     def metadata(self, prediction_type: str | None = None) -> WeightsMetadata:
         """What the weights are.
@@ -137,6 +140,7 @@ class PublishedCheckpoint:
             self.left_out,
             self.schedule,
             self.size,
+            self.system,
         )
 
     def expected(self) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -187,9 +191,9 @@ def open_published(
     """
     path, configs = Path(path), configs or {}
     folder = diffusers_folder.read(path)
-    if folder is not None and averages:
-        raise _no_averages(path)
     if folder is not None:
+        if averages:
+            raise _no_averages(path)
         return _from_folder(path, folder)
     checkpoint = join_checkpoints([open_checkpoint(file) for file in (path, *beside)])
     taken = wrapper_names.take(checkpoint.tensors, averages=averages)
@@ -218,6 +222,7 @@ def open_published(
         schedule,
         _size(metadata, path),
         averaged,
+        _stored(checkpoint, SYSTEM_KEY) or None,
     )
 
 
@@ -313,13 +318,7 @@ def _configs(
     given: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, NetworkConfig]:
     """Find configurations: what the user says, the metadata, a config.json, then the shapes."""
-    try:
-        stored = dict(json.loads(checkpoint.metadata.get(CONFIG_KEY, "{}")))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"got {checkpoint.path} whose metadata holds a damaged config ({error}), expected a "
-            "JSON dictionary; export it again"
-        ) from error
+    stored = _stored(checkpoint, CONFIG_KEY)
     absent = sorted(set(given) - set(prefixes))
     if absent:
         raise UserError(
@@ -341,6 +340,17 @@ def _configs(
     return configs
 
 
+def _stored(checkpoint: Checkpoint, key: str) -> dict[str, Any]:
+    """A dictionary that `export` keeps in the metadata; empty where there is none."""
+    try:
+        return dict(json.loads(checkpoint.metadata.get(key, "{}")))
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"got {checkpoint.path} whose metadata holds a damaged config ({error}), expected a "
+            "JSON dictionary; export it again"
+        ) from error
+
+
 def _prediction_type(checkpoint: Checkpoint) -> str | None:
     """Read the prediction type from metadata, or from the flag that some trainers add."""
     metadata = checkpoint.metadata
@@ -354,19 +364,18 @@ def _scaling_factor(
     metadata: Mapping[str, str], path: Path, prefixes: Mapping[str, str]
 ) -> float | None:
     said = metadata.get("scaling_factor")
-    if said is not None:
-        try:
-            return float(said)
-        except ValueError as error:
-            raise UserError(
-                f"got {path} with scaling_factor {said!r} in its metadata, expected a "
-                "number; export it again"
-            ) from error
-    return architectures.SCALING_FACTOR if "unet" in prefixes or "vae" in prefixes else None
+    if said is None:
+        return architectures.SCALING_FACTOR if {"unet", "vae"} & prefixes.keys() else None
+    try:
+        return float(said)
+    except ValueError as error:
+        raise UserError(
+            f"got {path} with scaling_factor {said!r} in its metadata, expected a number; export "
+            "it again"
+        ) from error
 
 
 def _size(metadata: Mapping[str, str], path: Path) -> list[int] | None:
-    """Height and width of the training pictures, as `export` notes them."""
     text = metadata.get(SIZE_KEY)
     try:
         return None if text is None else _sides(json.loads(text), path)
@@ -383,10 +392,8 @@ def _sides(size: Any, path: Path) -> list[int] | None:
 
 
 def _no_size(size: Any, path: Path) -> UserError:
-    return UserError(
-        f"got {path} with the size {size!r} in its metadata, expected [height, width]; export it "
-        "again"
-    )
+    what = f"got {path} with the size {size!r} in its metadata"
+    return UserError(f"{what}, expected [height, width]; export it again")
 
 
 def _left_out(kind: str, prefixes: Mapping[str, str]) -> list[str]:

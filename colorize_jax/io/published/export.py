@@ -21,7 +21,7 @@ from colorize_jax.io.formats.atomic import NOTHING, Reads, atomic_output
 from colorize_jax.io.formats.tensors import LazyTensor
 from colorize_jax.io.open_weights import Weights
 from colorize_jax.io.published import diffusers_folder, noise_schedules, torch_names
-from colorize_jax.io.published.checkpoint import CONFIG_KEY, SCHEDULE_KEY, SIZE_KEY
+from colorize_jax.io.published.checkpoint import CONFIG_KEY, SCHEDULE_KEY, SIZE_KEY, SYSTEM_KEY
 from colorize_jax.io.published.hub_configs import clip_json
 from colorize_jax.models.architectures import (
     ADDITIONS_KIND,
@@ -237,6 +237,8 @@ def file_metadata(weights: Weights, components: Iterable[str] | None = None) -> 
         metadata[SCHEDULE_KEY] = noise_schedules.to_text(known.schedule)
     if known.size is not None:
         metadata[SIZE_KEY] = json.dumps(known.size)
+    if known.system is not None:
+        metadata[SYSTEM_KEY] = json.dumps(known.system)
     return metadata
 
 

@@ -21,7 +21,7 @@ from etils import epath
 from colorize_jax.config.difference import belongs, difference, differing, flatten
 from colorize_jax.config.options import Config
 from colorize_jax.errors import UserError
-from colorize_jax.io.formats.weights_folder import SCHEDULE_FIELDS, WeightsMetadata
+from colorize_jax.io.formats.weights_folder import SCHEDULE_FIELDS, WeightsMetadata, system_record
 
 CONFIG_FILE = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -227,6 +227,8 @@ def _weights(content: Mapping[str, Any]) -> WeightsMetadata:
         weights["schedule"] = {name: config["diffusion"][name] for name in SCHEDULE_FIELDS}
     if weights.get("size") is None and "data" in config:
         weights["size"] = [config["data"].get(side) for side in ("height", "width")]
+    if {"encoders", "sampling", "model"} <= config.keys():
+        weights["system"] = system_record(config)
     return WeightsMetadata(**weights)
 
 

@@ -1,7 +1,7 @@
 """The page: one screen of editors, controls and results, and what each of its buttons does."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,11 @@ import gradio as gr
 
 from colorize_jax.errors import UserError
 from colorize_jax.inference.metadata import read_metadata
+from colorize_jax.looking.sheets import TEXTS
 from colorize_jax.studio import journal
 from colorize_jax.studio.page import painting
 from colorize_jax.studio.page.controls import FRONT, groups, make_control, options_of, shown
+from colorize_jax.studio.page.looking import look
 from colorize_jax.studio.page.making import (
     MAX_PICTURES,
     follow,
@@ -26,6 +28,8 @@ HISTORY = 24  # pictures that are shown again
 KEPT_SECONDS = (3600, 86_400)  # how often uploads are looked through, and how long they are kept
 CSS = """
 .gradio-container {max-width: 1400px !important}
+#preview {display: flex; gap: 8px}
+#preview img {width: 45%; image-rendering: auto}
 @media (max-width: 700px) {
   .columns {flex-direction: column}
   .columns > * {min-width: 100% !important}
@@ -35,6 +39,11 @@ PAINTING = (
     "Green paints foreground, red background, over the estimate; black draws lines. Masks matter "
     "where options ask for them, such as split attention."
 )
+SEVERAL = (
+    "Further references count everywhere, or where their colour is painted: "
+    "{}. One without paint takes what the others leave."
+)
+NAMES = ("blue the first", "orange the second", "violet the third", "cyan the fourth")
 Updates = list[Any]
 
 
@@ -67,6 +76,8 @@ class Page:
                     self._front()
                 with gr.Column(min_width=300):
                     self._results()
+            with gr.Accordion("What the networks look at", open=False, elem_id="looking"):
+                self._looking()
             with gr.Accordion("All other options", open=False):
                 self._groups()
             self._wire()
@@ -80,6 +91,7 @@ class Page:
             default_size=12,
         )
         common = {"type": "pil", "brush": brush, "height": 340, "sources": ["upload", "clipboard"]}
+        common |= {"buttons": ["fullscreen"]}
         self._sketch = gr.ImageEditor(label="Sketch", elem_id="sketch", **common)
         self._reference = gr.ImageEditor(label="Reference", elem_id="reference", **common)
         gr.Markdown(PAINTING)
@@ -98,6 +110,27 @@ class Page:
                 buttons=[],
             )
 
+        with gr.Accordion("More references, colour hints", open=False, elem_id="several"):
+            with gr.Row():
+                shown = {"type": "pil", "height": 130, "sources": ["upload"], "buttons": []}
+                self._others = [
+                    gr.Image(label=f"Reference {k}", elem_id=f"reference-{k}", **shown)
+                    for k in range(2, 2 + len(painting.REGIONS) - 1)
+                ]
+            self._take = gr.Button("Put the sketch below", elem_id="take")
+            gr.Markdown(SEVERAL.format(", ".join(NAMES)))
+            regions = gr.Brush(colors=list(painting.REGIONS), color_mode="fixed", default_size=24)
+            self._regions = gr.ImageEditor(
+                label="Regions of references",
+                elem_id="regions",
+                **common | {"brush": regions, "format": "png"},
+            )
+            gr.Markdown("Strokes of any colour say what the picture has there.")
+            hints = gr.Brush(default_size=12)
+            self._hints = gr.ImageEditor(
+                label="Colour hints", elem_id="hints", **common | {"brush": hints, "format": "png"}
+            )
+
     def _front(self) -> None:
         self._preset = gr.Dropdown(
             self._presets.names(), value=OWN, label="Preset", elem_id="preset"
@@ -114,6 +147,7 @@ class Page:
         self._status = gr.Markdown("Ready.", elem_id="status")
 
     def _results(self) -> None:
+        self._preview = gr.HTML(elem_id="preview")
         self._slider = gr.ImageSlider(
             label="Sketch and result",
             type="filepath",
@@ -149,6 +183,22 @@ class Page:
         self._shown = gr.State([])  # numbers of the jobs in the history
         self._jobs = gr.State([])  # of the latest click
 
+    def _looking(self) -> None:
+        self._view = gr.Radio(
+            [(f"{name}: {text}", name) for name, text in TEXTS.items()],
+            value=next(iter(TEXTS)),
+            label="View of the picture that these options make",
+            elem_id="view",
+        )
+        self._look = gr.Button("Look", elem_id="look")
+        self._sheet = gr.Image(
+            label="View",
+            elem_id="sheet",
+            type="pil",
+            interactive=False,
+            buttons=["download", "fullscreen"],
+        )
+
     def _groups(self) -> None:
         with gr.Tabs():
             for title, names in groups().items():
@@ -162,11 +212,12 @@ class Page:
     def _wire(self) -> None:
         controls = list(self._controls.values())
         pictures = [self._sketch, self._reference, self._background]
+        pictures += [*self._others, self._regions, self._hints]
         seed = self._controls["seed"]
         self._run.click(
             self._color,
             [*pictures, self._lock, self._count, *controls],
-            [self._status, self._slider, self._gallery, seed, self._jobs],
+            [self._status, self._preview, self._slider, self._gallery, seed, self._jobs],
             concurrency_limit=None,
             show_progress="hidden",
             api_visibility="private",
@@ -179,6 +230,15 @@ class Page:
         self._restore.upload(self._recall, self._restore, restored, **quiet)
         self._history.select(self._again, self._shown, restored, **quiet)
         masks = [self._sketch_mask, self._reference_mask, self._status]
+        self._look.click(
+            self._show_view,
+            [self._view, self._sketch, self._reference, *controls],
+            [self._status, seed, self._sheet],
+            concurrency_limit=1,
+            api_visibility="private",
+        )
+        below = [self._regions, self._hints]
+        self._take.click(_sheets, self._sketch, below, **quiet)
         self._show_masks.click(self._masks, [self._sketch, self._reference], masks, **quiet)
         self.blocks.load(self._list, None, [self._history, self._shown], api_visibility="private")
 
@@ -190,19 +250,18 @@ class Page:
         sketch: Any,
         reference: Any,
         background: Any,
-        locked: bool,
-        count: float,
-        *values: Any,
+        *rest: Any,
     ) -> Iterator[Updates]:
-        """Queue pictures and tell where they stand: status, slider, results, seed, jobs."""
-        keep = gr.skip()
+        """Queue pictures and tell where they stand: status, previews, results, seed, jobs."""
+        keep, further = gr.skip(), len(self._others)
+        others, (regions, hints, locked, count, *values) = rest[:further], rest[further:]
         try:
             options = options_of(dict(zip(self._controls, values, strict=True)))
             options = options if locked else options.replace(seed=None).with_seed()
-            pictures = read_pictures(sketch, reference, background, options)
+            pictures = read_pictures(sketch, reference, background, options, others, regions, hints)
             jobs = submit_all(self._service, pictures, options, int(count), _owner(request))
         except UserError as error:
-            yield [_told(error), keep, keep, keep, []]
+            yield [_told(error), "", keep, keep, keep, []]
             return
         ids = [job.record.id for job in jobs]
         seed = shown("seed", jobs[0].options.seed)
@@ -214,7 +273,7 @@ class Page:
                 place = self._files / ids[0] / "sketch.png"
                 before.save(place)
                 slider = (str(place), made[0])
-            yield [now.told, slider, made, seed, ids]
+            yield [now.told, _previews(now.previews), slider, made, seed, ids]
 
     def _stop(self, ids: list[str], request: gr.Request) -> Any:
         for job_id in ids:
@@ -259,6 +318,15 @@ class Page:
         except UserError as error:
             return [None, None, _told(error)]
 
+    def _show_view(self, name: str, sketch: Any, reference: Any, *values: Any) -> Updates:
+        try:
+            options = options_of(dict(zip(self._controls, values, strict=True))).with_seed()
+            pictures = read_pictures(sketch, reference, None, options)
+            sheet = look(self._service, pictures, options, name)
+        except UserError as error:
+            return [_told(error), gr.skip(), None]
+        return [f"{name.capitalize()}: drawn.", shown("seed", options.seed), sheet]
+
     def _list(self, request: gr.Request) -> tuple[list[str], list[str]]:
         """The history: copies of pictures, and the numbers of their jobs."""
         owner = _owner(request)
@@ -279,6 +347,19 @@ class Page:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self._service.journal.picture(job_id), place)
         return str(place)
+
+
+def _previews(urls: Sequence[str]) -> str:
+    """Pictures that are under way, side by side."""
+    return "".join(f'<img src="{url}" alt="what the picture will roughly be">' for url in urls)
+
+
+def _sheets(sketch: dict[str, Any] | None) -> Updates:
+    """The sketch as what regions and hints are painted on."""
+    seen = None if sketch is None else sketch["composite"]
+    if seen is None:
+        return [gr.skip(), gr.skip()]
+    return [{"background": seen, "layers": [], "composite": seen}] * 2
 
 
 def _owner(request: gr.Request) -> str:

@@ -14,8 +14,14 @@ from colorize_jax.inference.pictures.arrays import Picture
 from colorize_jax.inference.pictures.preprocess import reference_mask
 from colorize_jax.studio import journal
 from colorize_jax.studio.journal import JobRecord
-from colorize_jax.studio.page.painting import painted_mask, read_editor
+from colorize_jax.studio.page.painting import (
+    painted_hints,
+    painted_mask,
+    painted_regions,
+    read_editor,
+)
 from colorize_jax.studio.service import BusyError, Job, Service
+from colorize_jax.studio.uploads import REFERENCES, REGIONS
 from data.pictures.lines import extract_lines
 from data.pictures.masks import estimate_foreground, estimate_sketch_foreground
 
@@ -30,10 +36,12 @@ class Progress:
     Attributes:
         records: of all jobs.
         told: in one sentence.
+        previews: URLs of what running pictures will roughly be.
     """
 
     records: tuple[JobRecord, ...]
     told: str
+    previews: tuple[str, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -46,8 +54,18 @@ def read_pictures(
     reference: Mapping[str, Any] | None,
     background: Any,
     options: InferenceOptions,
+    others: Sequence[Any] = (),
+    regions: Mapping[str, Any] | None = None,
+    hints: Mapping[str, Any] | None = None,
 ) -> dict[str, Picture]:
     """Read the editors.
+
+    Args:
+        sketch, reference: of the two large editors.
+        background: a picture, or None.
+        options: of the picture.
+        others: further references, None where a place is empty.
+        regions, hints: of the editors of regions and of colour hints.
 
     Raises:
         UserError: a picture is missing or unreadable.
@@ -75,6 +93,16 @@ def read_pictures(
             lambda: reference_mask(pictures["reference"], source=options.mask_source),
             "the reference's mask",
         )
+    more = [read_editor(_only(one), "a reference") for one in others if one is not None]
+    if more and pictures["reference"] is None:
+        raise UserError("got further references without the first, expected it; upload it, too")
+    if not more and any(painted_regions(regions, len(REGIONS))):
+        raise UserError(
+            "got regions for one reference, expected further ones; add them or erase the regions"
+        )
+    pictures |= zip(REFERENCES[1:], more, strict=False)
+    pictures |= zip(REGIONS, painted_regions(regions, 1 + len(more)), strict=False)
+    pictures["color_hints"] = painted_hints(hints)
     return {role: picture for role, picture in pictures.items() if picture is not None}
 
 
@@ -125,7 +153,9 @@ def follow(service: Service, jobs: Sequence[Job]) -> Iterator[Progress]:
     last = None
     while last is None or not last.finished:
         records = tuple(job.record for job in jobs)
-        now = Progress(records, _sentence(service, records))
+        seen = (service.preview(record.id) for record in records)
+        previews = tuple(preview.url for preview in seen if preview is not None)
+        now = Progress(records, _sentence(service, records), previews)
         if now != last:
             yield now
             last = now
