@@ -33,7 +33,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from colorize_jax.commands.option_flags import add_option_flags, options_from_flags
-from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError, leave
+from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError, leave, of_file
 from colorize_jax.evaluation.protocols import pairs as protocols
 from colorize_jax.evaluation.protocols.coloring import Evaluator
 from colorize_jax.evaluation.protocols.controls import DrawnHints, DrawnScenes
@@ -70,6 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return evaluate(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    except OSError as error:
+        print(f"error: {of_file(error)}", file=sys.stderr)
         return USER_ERROR_STATUS
     except KeyboardInterrupt:
         print("error: interrupted; the same command goes on", file=sys.stderr)
@@ -221,8 +224,8 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="PATH",
-        help="a training run's workdir, folder of weights or published file; repeat it where "
-        "networks lie elsewhere",
+        help="a training run's workdir, folder of weights, exported or published file, or demo; "
+        "repeat it where networks lie elsewhere",
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder of the evaluation")
     parser.add_argument(

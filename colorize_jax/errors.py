@@ -14,6 +14,16 @@ class UserError(Exception):
     """Bad input: one line saying what was got, what was expected and what to do."""
 
 
+def of_file(error: OSError) -> str:
+    """What to tell of a file, folder or socket that fails where no part of a program expects it."""
+    what = error.filename if error.filename is not None else "a file"
+    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return (
+        f"got {what}, which cannot be read or written ({reason}), expected it to be; look at the "
+        "disk, the path and its permissions, and start the same command again"
+    )
+
+
 def leave(status: int) -> NoReturn:
     """End the process; after Ctrl-C at once, because XLA may be compiling in another thread, which
     the interpreter's own end would pull its ground from."""

@@ -10,7 +10,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError
+from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError, of_file
 
 # Command -> module; the order is that of the help page.
 COMMANDS = {
@@ -58,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return args.run(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR_STATUS
+    except OSError as error:
+        print(f"error: {of_file(error)}", file=sys.stderr)
         return USER_ERROR_STATUS
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

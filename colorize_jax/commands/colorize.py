@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         action="append",
         metavar="PATH",
-        help="workdir of a training run, folder of imported weights, or published file; repeat it "
-        "where networks (CLIP, tagger, VAE) lie elsewhere",
+        help="demo, the model that comes with the package, or workdir of a training run, folder of "
+        "weights, exported or published file; repeat it where networks (CLIP, tagger, VAE) lie "
+        "elsewhere",
     )
     parser.add_argument("--sketch", metavar="PATH", help="picture, or folder of them")
     parser.add_argument(

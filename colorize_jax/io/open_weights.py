@@ -14,6 +14,7 @@ from colorize_jax.io.formats.weights_folder import (
 )
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import CHECKPOINTS, CONFIG_FILE, FROZEN_FOLDER, is_workdir
+from colorize_jax.io.shipped import find_checkpoint
 from colorize_jax.types import Params
 
 
@@ -46,7 +47,7 @@ def weights_paths(path: str | Path) -> list[Path]:
 
     A file of a model's folder is read with the index and the config that lie beside it.
     """
-    path = Path(path)
+    path = Path(find_checkpoint(path))
     if is_workdir(path):
         return [path / name for name in (CONFIG_FILE, CHECKPOINTS, FROZEN_FOLDER)]
     if not path.is_file():
@@ -75,6 +76,7 @@ def open_weights(path: str | Path, *, raw: bool = False) -> ShardedWeights:
     Raises:
         UserError: there is nothing of this kind, it is damaged, or `raw` has no meaning for it.
     """
+    path = find_checkpoint(path)
     if is_weights_dir(path):
         if raw:
             raise UserError(
@@ -85,7 +87,8 @@ def open_weights(path: str | Path, *, raw: bool = False) -> ShardedWeights:
     if is_workdir(path):
         return RunWeights(path, raw=raw)
     found = sorted(item.name for item in Path(path).iterdir()) if Path(path).is_dir() else []
-    what = f"a folder with {', '.join(found[:6]) or 'nothing in it'}" if found else "no such folder"
+    what = f"a folder with {', '.join(found[:6])}" if found else "no such folder"
+    what = "a file" if Path(path).is_file() else what
     raise UserError(
         f"got {path} ({what}), expected a folder with {METADATA_FILE} as `import` makes it, or the "
         "workdir of a training run; import a checkpoint first"

@@ -31,6 +31,7 @@ from colorize_jax.io.pipelines.joined import find_networks
 from colorize_jax.io.pipelines.read import is_pipeline, open_source
 from colorize_jax.io.published import noise_schedules
 from colorize_jax.io.published.published_weights import PublishedWeights
+from colorize_jax.io.shipped import find_checkpoint
 from colorize_jax.models.architectures import (
     SCALING_FACTOR,
     build,
@@ -165,9 +166,14 @@ def open_networks(
 def open_checkpoint(path: str | Path, *, raw: bool = False) -> Weights:
     """Open a training run's workdir, a folder of imported weights, a published file or a pipeline.
 
+    Args:
+        path: of one of them, or "demo", the model of this package.
+        raw: of training runs, the parameters themselves and not their running average.
+
     Raises:
         UserError: it is none of them.
     """
+    path = find_checkpoint(path)
     if Path(path).is_file() or is_pipeline(path):
         return PublishedWeights(open_source(path))
     return open_weights(path, raw=raw)

@@ -45,6 +45,7 @@ from data.encoded.shards import (
     plan,
     read_manifest,
     write_json,
+    writing,
 )
 from data.errors import DataError
 from data.loader import Skipped, name_of
@@ -329,10 +330,11 @@ def _claim(root: Path, known: Mapping[str, Any]) -> None:
             f"got --output {root}, a folder with something else in it, expected a new one or that "
             "of encodings; name another"
         )
-    root.mkdir(parents=True, exist_ok=True)
-    if not (root / MANIFEST).exists():
-        write_json(root / MANIFEST, known)
-        return
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        if not (root / MANIFEST).exists():
+            write_json(root / MANIFEST, known)
+            return
     there = read_manifest(root)
     for name, ours in known.items():
         if name != "made_with" and there.get(name) != ours:

@@ -2,14 +2,17 @@
 
 ROOT/manifest.json               what was encoded, by what, and how
 ROOT/SPLIT-00003-of-00120.array_record   records, see `arrays`
-ROOT/SPLIT-00003-of-00120.json           their pictures' numbers, and which were left out
+ROOT/SPLIT-00003-of-00120.json           their pictures' numbers, where in the file they lie (for
+                                         reading from buckets), and which were left out
 
 A shard's file is there when all of it is: it is written under another name and then renamed.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +21,15 @@ import numpy as np
 import pyarrow as pa
 from array_record.python.array_record_module import ArrayRecordWriter
 
+from data.encoded.ranges import find_records
 from data.errors import DataError
-from data.sources.files import is_remote
+from data.sources.files import is_remote, read_range
 
 FORMAT = "colorize-jax encodings 1"
 MANIFEST = "manifest.json"
 TRAIN, HELD_OUT = "train", "heldout"
 _SUFFIX = ".array_record"
+_READING_THREADS, _MOST_TEXT = 16, 2**30
 _WRITER = "group_size:1,uncompressed"  # one record a read; floats hardly compress
 
 
@@ -74,6 +79,19 @@ def is_written(root: Path, shard: Shard) -> bool:
     return (root / (shard.name + _SUFFIX)).is_file()
 
 
+@contextlib.contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Raise DataError for what cannot be written; ArrayRecord's writer raises RuntimeError."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(
+            f"got output {root} that cannot be written ({reason}), expected a writable place with "
+            "room; the same command goes on where it was"
+        ) from error
+
+
 class ShardWriter:
     """Writes one shard; it is there once `close` has returned, and not before.
 
@@ -85,14 +103,16 @@ class ShardWriter:
     def __init__(self, root: Path, shard: Shard) -> None:
         self._shard, self._root = shard, root
         self._temporary = root / f".{shard.name}.tmp"
-        self._writer = ArrayRecordWriter(str(self._temporary), _WRITER)
+        with writing(root):
+            self._writer = ArrayRecordWriter(str(self._temporary), _WRITER)
         self._indices: list[int] = []
         self._names: list[str] = []
         self._skipped: dict[str, str] = {}
 
     def write(self, index: int, name: str, content: bytes) -> None:
         """Add the record of picture `index`."""
-        self._writer.write(content)
+        with writing(self._root):
+            self._writer.write(content)
         self._indices.append(index)
         self._names.append(name)
 
@@ -101,9 +121,11 @@ class ShardWriter:
         self._skipped[name] = reason
 
     def close(self) -> None:
-        """Finish the shard."""
-        self._writer.close()
-        _sync(self._temporary)
+        """Finish the shard.
+
+        Raises:
+            DataError: it cannot be written, as from all other methods.
+        """
         known = {
             "variant": self._shard.variant,
             "bucket": self._shard.bucket,
@@ -111,9 +133,13 @@ class ShardWriter:
             "names": self._names,
             "skipped": self._skipped,
         }
-        write_json(self._root / f"{self._shard.name}.json", known)
-        self._temporary.replace(self._root / (self._shard.name + _SUFFIX))
-        _sync(self._root)
+        with writing(self._root):
+            self._writer.close()
+            _sync(self._temporary)
+            known["places"] = find_records(self._temporary, len(self._indices))
+            write_json(self._root / f"{self._shard.name}.json", known)
+            self._temporary.replace(self._root / (self._shard.name + _SUFFIX))
+            _sync(self._root)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -132,16 +158,20 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+def _text(path: Path) -> str:
+    return read_range(str(path), 0, _MOST_TEXT).decode()
+
+
 def local_folder(root: str | os.PathLike) -> Path:
-    """The folder of a set.
+    """The folder that a set is written to.
 
     Raises:
         DataError: it lies in a bucket.
     """
     if is_remote(root):
         raise DataError(
-            f"got encodings at {root}, expected a folder on a disk, which is all that the reader "
-            "of ArrayRecord files knows; mount the bucket or copy the shards"
+            f"got output {root}, expected a folder on a disk, which is all that the writer of "
+            "ArrayRecord files knows; copy the set there when it is done: runs read it from there"
         )
     return Path(root).absolute()
 
@@ -153,7 +183,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
         DataError: there is none.
     """
     try:
-        content = json.loads((root / MANIFEST).read_text())
+        content = json.loads(_text(root / MANIFEST))
     except FileNotFoundError:
         content = {}
     except (OSError, ValueError) as error:
@@ -179,6 +209,8 @@ class Written:
         variants, buckets: of each.
         indices: of all records' pictures, shard after shard.
         names: of the same pictures.
+        places: (N, 2) start and length of the same records in their files; (0, 2) where the set
+            does not say it.
         num_skipped: how many pictures were left out.
     """
 
@@ -188,6 +220,7 @@ class Written:
     buckets: list[tuple[int, int]] = field(default_factory=list)
     indices: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     names: pa.ChunkedArray | None = None
+    places: np.ndarray = field(default_factory=lambda: np.empty((0, 2), np.int64))
     num_skipped: int = 0
 
 
@@ -209,14 +242,17 @@ def read_shards(root: Path, split: str, num_shards: int, own: tuple[int, int]) -
             f"got {root} with {len(paths)} of {num_shards} shards of {split}, expected all of "
             "them; let `python -m colorize_jax encode` with the same options finish"
         )
-    found, indices, names = Written(paths=paths), [], []
-    for path in paths:
-        known = json.loads(path.with_suffix(".json").read_text())
+    with ThreadPoolExecutor(_READING_THREADS) as pool:  # from a bucket they take a while each
+        texts = list(pool.map(_text, [path.with_suffix(".json") for path in paths]))
+    found, indices, names, places = Written(paths=paths), [], [], []
+    for known in map(json.loads, texts):
         found.counts.append(len(known["indices"]))
         found.variants.append(known["variant"])
         found.buckets.append(tuple(known["bucket"] or own))
         found.num_skipped += len(known["skipped"]) if known["variant"] == 0 else 0
         indices.append(np.array(known["indices"], np.int64))
         names.append(pa.array(known["names"], pa.large_string()))
+        places.append(np.array(known.get("places", ()), np.int64).reshape(-1, 2))
     found.indices, found.names = np.concatenate(indices), pa.chunked_array(names)
+    found.places = np.concatenate(places)
     return found

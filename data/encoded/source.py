@@ -1,7 +1,7 @@
 """Training examples whose pictures were encoded before; see `arrays` and `shards`."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -10,9 +10,11 @@ import pyarrow as pa
 from grain.sources import ArrayRecordDataSource
 
 from data.encoded.arrays import unpack
-from data.encoded.shards import TRAIN, local_folder, read_manifest, read_shards
+from data.encoded.ranges import record_of
+from data.encoded.shards import TRAIN, Written, read_manifest, read_shards
 from data.errors import DataError, PictureError
 from data.records import Record, checked_index
+from data.sources.files import as_path, is_remote, read_range
 from data.sources.mixture import MixedSource
 
 
@@ -25,13 +27,41 @@ class _File(NamedTuple):
     examples_in_shard: int
 
 
+def _local_records(found: Written) -> Sequence[bytes]:
+    files = zip(found.paths, found.counts, strict=True)
+    return ArrayRecordDataSource(
+        [_File(str(path), 0, count, count) for path, count in files if count]
+    )
+
+
+class _RemoteRecords(Sequence[bytes]):
+    """All records of shards in a bucket, each by one request."""
+
+    def __init__(self, found: Written) -> None:
+        if len(found.places) != len(found.indices):
+            raise DataError(
+                f"got {found.paths[0].parent}, whose shards do not say where their records lie, "
+                "expected that of a set in a bucket; encode again, or mount the bucket"
+            )
+        self._paths, self._places = list(map(str, found.paths)), found.places
+        self._edges = np.cumsum(found.counts)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> bytes:
+        path = self._paths[int(np.searchsorted(self._edges, index, side="right"))]
+        start, length = map(int, self._places[index])
+        return record_of(read_range(path, start, length), start)
+
+
 class EncodedSource:
     """Records of encodings; epoch e shows crop e modulo the number of crops of every picture.
 
     Threads may share it; pickled, it is a path.
 
     Args:
-        root: folder that `python -m colorize_jax encode` wrote, on a disk.
+        root: folder that `python -m colorize_jax encode` wrote, or its copy in a bucket.
         split: `shards.TRAIN` or `shards.HELD_OUT`.
         token_dtype: of the tokens that it returns.
 
@@ -42,7 +72,7 @@ class EncodedSource:
     reference_rate = 0.0
 
     def __init__(self, root: str | Path, split: str = TRAIN, token_dtype: str = "bfloat16") -> None:
-        self.root, self.split, self.token_dtype = local_folder(root), split, token_dtype
+        self.root, self.split, self.token_dtype = as_path(root), split, token_dtype
         self.manifest = read_manifest(self.root)
         self._open()
 
@@ -57,10 +87,7 @@ class EncodedSource:
         num_shards = known["splits"][self.split]["shards"]
         self.num_variants = known["crops"] if self.split == TRAIN else 1
         found = read_shards(self.root, self.split, num_shards, own)
-        files = zip(found.paths, found.counts, strict=True)
-        self._records = ArrayRecordDataSource(
-            [_File(str(path), 0, count, count) for path, count in files if count]
-        )
+        self._records = (_RemoteRecords if is_remote(self.root) else _local_records)(found)
         variants = np.repeat(found.variants, found.counts)
         count = int(found.indices.max(initial=-1)) + 1
         places = np.full((self.num_variants, count), -1, np.int32)

@@ -17,6 +17,7 @@ written again, then comes to the same end as a run that nothing happened to.
 import argparse
 import ctypes
 import errno
+import importlib
 import json
 import os
 import random
@@ -47,7 +48,9 @@ SHIM = Path(__file__).with_name("failing_libc.c")
 EVALUATION = ("--num=2", "--batch-size=2")
 STEPS = 4
 TRAINING = (*kill_runs.OPTIONS, f"--config.total_steps={STEPS}")
-GOING_ON = ("eval", "train")
+ENCODING = (f"--config={kill_runs.CONFIG}", "--config.data.num_examples=6", "--shard_size=3")
+GOING_ON = ("eval", "encode", "prepare", "train")
+OTHER_PROGRAMS = {"eval": "eval", "prepare": "data.prepare.__main__"}  # than the command line's
 NEVER = 10**9
 
 
@@ -100,18 +103,10 @@ def words(folder: Path) -> dict[str, list[str]]:
 
 def call(given: list[str], fails: Fails, note: Note) -> None:
     """Run a command while a write fails; note how many writes it has made, and its status."""
-    if given[0] == "eval":
-        import eval as evaluation
-
-        def act() -> int:
-            return evaluation.main(given[1:])
-    else:
-        from colorize_jax.commands import cli
-
-        def act() -> int:
-            return cli.main(given)
-
-    failing(act, fails, note)
+    program = OTHER_PROGRAMS.get(given[0])
+    own = given[1:] if program else given
+    main = importlib.import_module(program or "colorize_jax.commands.cli").main
+    failing(lambda: main(own), fails, note)
 
 
 def failing(act: Callable[[], int], fails: Fails, note: Note) -> None:
@@ -238,13 +233,18 @@ def judge(
 
 
 def going_on(name: str, rng: random.Random, most: int, folder: Path) -> dict[str, Any]:
-    """Fail writes of a training or an evaluation; the same command then comes to the same end."""
+    """Fail writes of what goes on where it was; the same command then comes to the same end."""
     report, work = folder / "report", folder / "work"
+    run(partial(make_runs, folder), report)
+    given = {
+        "eval": [*EVALUATION, f"--checkpoint={folder / 'a'}", f"--output={work}"],
+        "encode": [*ENCODING, f"--output={work}"],
+        "prepare": [str(folder / "references"), f"--output={work}", "--processes=1"],
+    }
     if name == "train":
         act = partial(train, [*TRAINING, f"--workdir={work}"])
     else:
-        run(partial(make_runs, folder), report)
-        act = partial(call, [name, *EVALUATION, f"--checkpoint={folder / 'a'}", f"--output={work}"])
+        act = partial(call, [name, *given[name]])
 
     def measure(fails: Fails) -> None:
         shutil.rmtree(work, ignore_errors=True)
@@ -254,6 +254,8 @@ def going_on(name: str, rng: random.Random, most: int, folder: Path) -> dict[str
         return hashes(report) if name == "train" else results(work)
 
     measure(Fails(str(work)))
+    if outcome(report)[0] != 0:
+        raise RuntimeError(f"{name} cannot be done here: {outcome(report)[2][-500:]}")
     expected = end()
     outcomes, failures = Counter(), []
     writes, points = chosen(measure, Fails(str(work), listed=str(folder / "listed")))
@@ -275,9 +277,10 @@ def going_on(name: str, rng: random.Random, most: int, folder: Path) -> dict[str
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """What an evaluation has found, without the times that it took."""
+    """What was made, without the times that it took and what is kept to go on."""
     timed = ("report.json", "report.html", "evaluation.json")
-    return {name: x for name, x in snapshot(folder).items() if name not in timed}
+    found = snapshot(folder).items()
+    return {name: x for name, x in found if name not in timed and not name.startswith(".")}
 
 
 def hashes(report: Path) -> list[str]:

@@ -37,10 +37,11 @@ SEEDS = {"saves": 15, "export": 5, "import": 5, "colorize": 5, "run": 5, "two": 
 
 
 def plan() -> list[tuple[str, int]]:
-    """Kind and seed of every piece of the whole campaign, the kinds by turns."""
-    return [
-        (kind, seed) for seed in range(max(SEEDS.values())) for kind in SEEDS if seed < SEEDS[kind]
-    ]
+    """Kind and seed of every piece of the whole campaign, the kinds by turns, the slowest last."""
+    return sorted(
+        ((kind, seed) for kind, count in SEEDS.items() for seed in range(count)),
+        key=lambda piece: (piece[0] == "two", piece[1]),
+    )
 
 
 def piece(kind: str, seed: int, count: int, seconds: float, folder: Path) -> dict[str, Any]:

@@ -172,3 +172,12 @@ def test_what_cannot_be_written_is_a_line_and_the_rest_is_done(
         "file in it"
     ]
     assert sorted(path.name for path in (files / "out").iterdir()) == ["a.png", "x" * 251 + ".png"]
+
+
+def test_a_file_that_fails_where_nobody_expects_it_is_one_line(run, monkeypatch, tmp_path):
+    def fail(args):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "a"))
+
+    monkeypatch.setattr("colorize_jax.commands.verify.run", fail)
+    status, _, said = run("verify", tmp_path)
+    assert status == 2 and f"{tmp_path}/a, which cannot be read or written (Permission" in said

@@ -141,9 +141,9 @@ def test_a_picture_is_made_restored_and_repeated(page, pictures, tmp_path):
     assert read_metadata(file).options.seed == 5
     # Other options, then those of the picture again.
     page.locator("#preset input").click()
-    page.get_by_role("option", name="fast").click()
-    told(page, "Options of “fast”")
-    assert number(page, "steps").input_value() == "12"
+    page.get_by_role("option", name="published defaults").click()
+    told(page, "Options of “published defaults”")
+    assert number(page, "steps").input_value() == "20"
     page.locator("#restore input[type=file]").set_input_files(file)
     told(page, "Options of the picture")
     assert number(page, "steps").input_value() == str(read_metadata(file).options.steps)

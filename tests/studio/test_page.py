@@ -9,7 +9,7 @@ pytest.importorskip("prometheus_client")
 from colorize_jax.errors import UserError
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.studio.page import painting
-from colorize_jax.studio.page.presets import BUILT_IN, OWN, Presets
+from colorize_jax.studio.page.presets import OWN, Presets, built_in
 
 CHANGED = InferenceOptions(
     reference_guidance=2.5,
@@ -50,11 +50,16 @@ def test_every_option_has_one_control_that_gives_it_back(options):
 
 
 def test_presets_are_kept_and_read_again(tmp_path):
-    presets = Presets(tmp_path / "presets", InferenceOptions(steps=3))
-    assert presets.names() == [OWN, *BUILT_IN]
-    assert presets.load(OWN).steps == 3
-    for name, changes in BUILT_IN.items():
-        assert presets.load(name) == InferenceOptions.from_dict(changes)
+    own = InferenceOptions(steps=3, reference_guidance=1.2, sampler="Euler")
+    presets = Presets(tmp_path / "presets", own)
+    assert presets.names() == list(built_in(own))
+    assert presets.load(OWN) == presets.load("fast") == own
+    assert presets.load("published defaults") == InferenceOptions()
+    # Others change the model's own options, of which it may allow few.
+    faithful = presets.load("faithful to the reference")
+    assert (faithful.steps, faithful.sampler) == (3, "Euler")
+    assert faithful.reference_guidance == pytest.approx(1.8)
+    assert built_in(InferenceOptions(steps=20))["fast"].steps == 12
     presets.save(" mine ", CHANGED)
     assert presets.names()[-1] == "mine" and presets.load("mine") == CHANGED
     presets.save("mine", InferenceOptions())

@@ -15,9 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         action="append",
-        metavar="DIR",
-        help="folder of weights, or of a training run (its newest complete checkpoint); for a "
-        "pipeline as often as needed: each network is taken from the first that has it",
+        metavar="PATH",
+        help="folder of weights or of a training run (its newest complete checkpoint), a file that "
+        "was exported or published, or demo; for a pipeline as often as needed: each network is "
+        "taken from the first that has it",
     )
     parser.add_argument(
         "--output", required=True, metavar="PATH", help="file to make; a folder of shards"
@@ -68,10 +69,11 @@ def run(args: argparse.Namespace) -> int:
     from colorize_jax.commands.files import parse_size, use_cpu
     from colorize_jax.io.formats.atomic import Reads, check_output
     from colorize_jax.io.formats.safetensors_writer import SHARDS
-    from colorize_jax.io.open_weights import open_weights, weights_paths
+    from colorize_jax.io.open_weights import weights_paths
     from colorize_jax.io.pipelines import comfyui, write
     from colorize_jax.io.published import diffusers_folder
     from colorize_jax.io.published.export import PluginAlone, export_diffusers, export_safetensors
+    from colorize_jax.setup.checkpoints import open_checkpoint
 
     use_cpu()
     _check(args)
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     options = {"dtype": args.dtype, "max_shard_bytes": max_shard_bytes, **place}
     if args.format in PIPELINES:
         return _export_pipeline(args, options)
-    weights = open_weights(args.checkpoint[0], raw=args.raw)
+    weights = open_checkpoint(args.checkpoint[0], raw=args.raw)
     if args.only:
         weights = PluginAlone(weights)
     if args.format == "diffusers":

@@ -185,8 +185,17 @@ def paint_out(image: np.ndarray, mask: np.ndarray, threshold: float, what: str) 
 
 
 def to_pictures(images: np.ndarray) -> list[Image.Image]:
-    """Convert a batch (B, H, W, 3) of floats in [-1, 1] to RGB pictures."""
+    """Convert a batch (B, H, W, 3) of floats in [-1, 1] to RGB pictures.
+
+    Raises:
+        UserError: they are not numbers.
+    """
     values = np.asarray(images, np.float32) * 127.5 + 127.5
+    if np.isnan(values).any():
+        raise UserError(
+            "got a picture of NaN, expected numbers: its sampler does not work at the noise levels "
+            "of this model; choose another sampler, schedule or number of steps"
+        )
     levels = np.rint(np.clip(values, 0, 255)).astype(np.uint8)
     return [Image.fromarray(level) for level in levels]
 

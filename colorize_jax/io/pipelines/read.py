@@ -29,6 +29,7 @@ from colorize_jax.io.published.checkpoint import (
     open_published,
 )
 from colorize_jax.io.published.hub_configs import config_beside
+from colorize_jax.io.shipped import find_checkpoint
 from colorize_jax.models.architectures import NetworkConfig, check_config, published_config
 
 INDEX = "model_index.json"
@@ -53,6 +54,7 @@ def open_source(
     Raises:
         UserError: as for `read_pipeline`, or configurations or averages for a pipeline folder.
     """
+    path = find_checkpoint(path)
     if not is_pipeline(path):
         return open_published(path, configs, averages=averages, beside=beside)
     if configs or averages or beside:

@@ -16,6 +16,7 @@ from colorize_jax.io.published.checkpoint import PublishedCheckpoint, open_publi
 from colorize_jax.io.published.export import published_tensors
 from colorize_jax.io.runs.run_weights import RunWeights
 from colorize_jax.io.runs.workdir import is_workdir
+from colorize_jax.io.shipped import find_checkpoint
 from colorize_jax.models.architectures import NetworkConfig, published_config
 
 MAX_LISTED = 20  # names of not finite tensors
@@ -119,6 +120,7 @@ def inspect_path(
     Raises:
         UserError: it cannot be read, or is nothing that we know.
     """
+    path = find_checkpoint(path)
     if is_weights_dir(path) or is_workdir(path):
         return _inspect_weights(path, scan)
     return inspect_source(open_published(path, configs), scan)

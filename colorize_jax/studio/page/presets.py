@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -12,15 +11,24 @@ from colorize_jax.io.formats.atomic import atomic_output
 
 NAME = re.compile(r"\w[\w -]{0,39}")
 SUFFIX = ".yaml"
-# Changes of the published defaults.
-BUILT_IN: dict[str, dict[str, Any]] = {
-    "published defaults": {},
-    "fast": {"sampler": "DPM++ 2M", "steps": 12},
-    "faithful to the reference": {"reference_guidance": 6.0, "reference_strength": 1.2},
-    "faithful to the sketch": {"sketch_guidance": 2.0, "reference_strength": 0.8},
-    "background transfer": {"background_plugin": True},
-}
 OWN = "the model's own"
+FAST_STEPS = 12
+
+
+def built_in(own: InferenceOptions) -> dict[str, InferenceOptions]:
+    """Our presets for a model that suggests some options: name -> options."""
+    guidance = min(1.5 * own.reference_guidance, 100.0)
+    fast = {} if own.steps <= FAST_STEPS else {"sampler": "DPM++ 2M", "steps": FAST_STEPS}
+    return {
+        OWN: own,
+        "published defaults": InferenceOptions(),
+        "fast": own.replace(**fast),
+        "faithful to the reference": own.replace(
+            reference_guidance=guidance, reference_strength=1.2
+        ),
+        "faithful to the sketch": own.replace(sketch_guidance=2.0, reference_strength=0.8),
+        "background transfer": own.replace(background_plugin=True),
+    }
 
 
 class Presets:
@@ -28,12 +36,12 @@ class Presets:
 
     def __init__(self, folder: Path, defaults: InferenceOptions):
         """Use a folder, which is made when a preset is first saved."""
-        self._folder, self._defaults = folder, defaults
+        self._folder, self._ours = folder, built_in(defaults)
 
     def names(self) -> list[str]:
         """All names, users' own last."""
         own = sorted(path.stem for path in self._folder.glob(f"*{SUFFIX}"))
-        return [OWN, *BUILT_IN, *(name for name in own if NAME.fullmatch(name))]
+        return [*self._ours, *(name for name in own if NAME.fullmatch(name))]
 
     def load(self, name: str) -> InferenceOptions:
         """Return a preset's options.
@@ -41,10 +49,8 @@ class Presets:
         Raises:
             UserError: there is none of this name, or its file holds no options.
         """
-        if name == OWN:
-            return self._defaults
-        if name in BUILT_IN:
-            return InferenceOptions.from_dict(BUILT_IN[name])
+        if name in self._ours:
+            return self._ours[name]
         if name not in self.names():
             raise UserError(f'got preset "{name[:60]}", expected one of {", ".join(self.names())}')
         return InferenceOptions.from_dict(read_options(self._folder / f"{name}{SUFFIX}"))
@@ -56,7 +62,7 @@ class Presets:
             UserError: a name that is ours or no name, or the file cannot be written.
         """
         name = name.strip()
-        if not NAME.fullmatch(name) or name in (OWN, *BUILT_IN):
+        if not NAME.fullmatch(name) or name in self._ours:
             raise UserError(
                 f'got preset name "{name[:60]}", expected up to 40 letters, digits, spaces, "-" or '
                 '"_" that are no built-in name; choose another'

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import re
 
+import fsspec
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from data.encoded.reading import read_pictures
 from data.encoded.source import EncodedSource, MixedEncodings
 from data.errors import DataError, PictureError
 from data.loader import Skipped, make_loader
+from tests.full_disk import full_disk
 
 OWN = (16, 24)
 SHAPES = {"moments": (4, 6, 8), "clip_tokens": (5, 12), "tagger_tokens": (4, 16)}
@@ -171,8 +174,8 @@ def test_mixtures(tmp_path):
 def test_what_is_no_whole_set_is_one_line(tmp_path):
     with pytest.raises(DataError, match=r"without a manifest\.json of"):
         EncodedSource(tmp_path)
-    with pytest.raises(DataError, match="got encodings at gs://set, expected a folder on a disk"):
-        EncodedSource("gs://set")
+    with pytest.raises(DataError, match="got output gs://set, expected a folder on a disk"):
+        shards.local_folder("gs://set")
     parts = write_set(tmp_path / "set")
     with pytest.raises(DataError, match="without pictures that are held out"):
         EncodedSource(tmp_path / "set", shards.HELD_OUT)
@@ -221,3 +224,41 @@ def test_pictures_are_read_as_training_reads_them():
         if not any(batches.take_skipped()):
             stored = found[number // 5, batch["number"][0]]
             assert stored["drawn"] == batch["drawn"][0] and stored["noise"] == batch["noise"][0]
+
+
+def test_a_shard_that_cannot_be_written_is_one_line_and_not_there(tmp_path):
+    shard = shards.Shard("train-00000-of-00001", 0, None, np.arange(1))
+    writer = shards.ShardWriter(tmp_path, shard)
+    with full_disk(1000), pytest.raises(DataError, match="cannot be written"):
+        writer.write(0, "a", bytes(range(256)) * 4000)
+        writer.close()
+    assert not shards.is_written(tmp_path, shard)
+
+
+def test_a_set_in_a_bucket_is_read_by_ranges(tmp_path):
+    pytest.importorskip("upath")
+    write_set(tmp_path / "set", damaged={(3, 0), (3, 1)})
+    bucket = "memory://encodings/set"
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{tmp_path}/set", bucket, recursive=True)
+    try:
+        here, there = (EncodedSource(root) for root in (tmp_path / "set", bucket))
+        assert len(there) == len(here) == 9 and there.fingerprint() == here.fingerprint()
+        for source in (there, pickle.loads(pickle.dumps(there))):
+            for index, epoch in ((0, 0), (8, 1), (4, 1)):
+                found, expected = (one.of_epoch(index, epoch) for one in (source, here))
+                assert found.keys() == expected.keys()
+                for name in found:
+                    np.testing.assert_array_equal(found[name], expected[name])
+        (first, *_) = [path for path in memory.find(bucket) if path.endswith(".array_record")]
+        memory.pipe_file(first, b"damaged" * 99)
+        with pytest.raises(PictureError, match="which cannot be read"):
+            for index in range(len(there)):
+                there.of_epoch(index, 0)
+        for path in memory.find(bucket):
+            if "train" in path and path.endswith(".json"):
+                memory.pipe_file(path, re.sub(rb', "places.*?\]\]', b"", memory.cat_file(path)))
+        with pytest.raises(DataError, match="do not say where their records lie"):
+            EncodedSource(bucket)
+    finally:
+        memory.rm(bucket, recursive=True)

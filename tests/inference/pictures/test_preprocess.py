@@ -219,3 +219,11 @@ def test_a_large_scan_takes_seconds(tmp_path):
         preprocess.sketch_mask(picture, sketch)
         preprocess.reference_mask(picture)
         assert time.process_time() - start < 10
+
+
+def test_a_picture_of_nan_is_told_and_not_drawn_black():
+    image = np.zeros((1, 4, 4, 3), np.float32)
+    assert np.asarray(preprocess.to_pictures(image)[0]).max() == 128
+    image[0, 1, 1, 1] = np.nan
+    with pytest.raises(UserError, match="choose another sampler"):
+        preprocess.to_pictures(image)
