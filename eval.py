@@ -12,7 +12,6 @@ it. Protocols say which reference a sketch gets:
     shuffled     another picture of the set
     backgrounds  of drawn pairs, for a plugin: with it and without, in front of the reference's
                  own background
-    scenes       two drawn figures side by side, each by a reference of its own
     hints        drawn pairs as in cross, with and without dots of another colour on one part
     paper-5k, paper-50k   so many pictures at 1024 px with the published options, shuffled and
                  aligned
@@ -36,7 +35,7 @@ from colorize_jax.commands.option_flags import add_option_flags, options_from_fl
 from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError, leave, of_file
 from colorize_jax.evaluation.protocols import pairs as protocols
 from colorize_jax.evaluation.protocols.coloring import Evaluator
-from colorize_jax.evaluation.protocols.controls import DrawnHints, DrawnScenes
+from colorize_jax.evaluation.protocols.controls import DrawnHints
 from colorize_jax.evaluation.protocols.pairs import PRESETS, DrawnPairs, FolderPairs, Pairs
 from colorize_jax.evaluation.protocols.progress import Progress
 from colorize_jax.evaluation.protocols.report import PAGE, describe, in_order, show, write_report
@@ -106,10 +105,6 @@ def evaluate(args: argparse.Namespace) -> int:
     options = options.replace(seed=options.seed or 0)
 
     # ------------------------------------------------------------------------------- pairs
-    if protocol == protocols.SCENES:
-        side = pipeline.system.limits.default
-        height, width = options.height or side, options.width or 2 * side
-        options = options.replace(height=height, width=width)
     pairs = make_pairs(args, protocol, pipeline, options)
     about = {
         "protocol": protocol,
@@ -183,9 +178,8 @@ def make_pairs(
     if drawn:
         side = pipeline.system.limits.default
         size = options.height or side, options.width or side
-        kinds = {protocols.SCENES: DrawnScenes, protocols.HINTS: DrawnHints}
-        if protocol in kinds:
-            return kinds[protocol](num, *size, args.pairs_seed)
+        if protocol == protocols.HINTS:
+            return DrawnHints(num, *size, args.pairs_seed)
         return DrawnPairs(protocol, num, *size, args.pairs_seed)
     try:
         source = open_pictures(args.data, _folder_options(args))

@@ -58,22 +58,19 @@ BACKGROUND = {
     "in_channels": 6,
     "num_output_blocks": 7,
 }
-SKETCH_ENCODER = CONFIGS["sketch_encoder"] | {"color_hints": True}
-# Of the plugin's system: what it adds to networks, and hints of colour.
-ADDED = {"unet": UNET | PLUGIN, "sketch_encoder": SKETCH_ENCODER, "background_encoder": BACKGROUND}
 SIDE = 64  # px, of its pictures
 
 
 def tensors(*, plugin: bool = False) -> dict[str, np.ndarray]:
-    """The golden case's tensors under their published names, float32.
+    """The golden case's tensors under their published names, float32; with a plugin's where asked.
 
-    With a plugin, what it adds (and trained hints of colour) is random.
+    What a plugin adds is random.
     """
     found = golden.weights(golden.load_case(GOLDEN / "pipeline"))
     if not plugin:
         return found
     random = np.random.default_rng(0)
-    for component, config in ADDED.items():
+    for component, config in (("unet", UNET | PLUGIN), ("background_encoder", BACKGROUND)):
         abstract = architectures.abstract_params(component, config)
         prefix = torch_names.PREFIXES[component]
         for slot in torch_names.slots(component, abstract, prefix=prefix):
@@ -85,7 +82,9 @@ def tensors(*, plugin: bool = False) -> dict[str, np.ndarray]:
 
 def configs(*, plugin: bool = False) -> dict[str, dict]:
     """The configurations of its networks."""
-    return CONFIGS | ADDED if plugin else CONFIGS
+    if not plugin:
+        return CONFIGS
+    return CONFIGS | {"unet": UNET | PLUGIN, "background_encoder": BACKGROUND}
 
 
 def make_weights(folder: Path, *, plugin: bool = False) -> Path:

@@ -239,7 +239,7 @@ def read_sketch(
         )
     scene = None if reference is None else reference.scene
     weights = None
-    if scene is not None and not scene.joined:
+    if scene is not None:
         weights = region_weights(scene, picture, sketch, options.region_softness)
     hints = None if color_hints is None else read_hints(color_hints, sketch, picture)
     return PictureInputs(sketch, found, reference, sketch.doubt(), weights, hints)

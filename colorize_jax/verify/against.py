@@ -7,10 +7,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from colorize_jax.errors import UserError, nearest_hint
-from colorize_jax.inference.controls.scenes import RegionReference, Scene
 from colorize_jax.inference.options import InferenceOptions
 from colorize_jax.inference.pipeline import ColorizePipeline
 from colorize_jax.rng import stream
@@ -23,8 +22,7 @@ SEED, STEPS = 7, 4
 MASKED = ("split_attention", "background_plugin", "background_latent_copy", "remove_background")
 PLUGIN_RUNS = ("background_plugin", "foreground_latent")
 
-# Run -> options; "background": another picture than the reference's own; "color_hints": some;
-# "references": two of one picture, by regions.
+# Run -> options; "background": another picture than the reference's own.
 RUNS: Mapping[str, Mapping[str, Any]] = {
     "as the model suggests": {},
     "DPM++ 2M": {"sampler": "DPM++ 2M", "reference_guidance": 1},
@@ -42,15 +40,6 @@ RUNS: Mapping[str, Mapping[str, Any]] = {
         "sketch_strengths": (0.7, 0.8, 0.9, 1.1),
     },
     "no reference": {"unconditional": True},
-    "several references": {"references": True, "reference_guidance": 2},
-    "several references, split attention": {
-        "references": True,
-        "region_softness": 0,
-        "split_attention": True,
-        "merge": 0.3,
-        "sketch_guidance": 1.5,
-    },
-    "color hints": {"color_hints": True, "color_hint_strength": 0.9},
     "split attention": {"split_attention": True},
     "split attention, merged": {
         "split_attention": True,
@@ -114,8 +103,7 @@ def verify_against(
         checkpoints: what it was made from; by default the folder itself is read back.
         size: side of the pictures, px; by default the least that the model draws, and at least
             `LEAST_CELLS` places at the UNet's coarsest level.
-        runs: name -> options; those of the plugin, and of trained hints of colour, are passed over
-            where there are none.
+        runs: name -> options; those of the plugin are passed over where there is none.
         name: of the only one of them to compare.
 
     Raises:
@@ -139,8 +127,6 @@ def verify_against(
     shown = next(iter(runs))  # decoding is the same whatever the controls
     for name, given in runs.items():
         if ours.system.background_encoder is None and any(key in given for key in PLUGIN_RUNS):
-            continue
-        if "color_hints" in given and not ours.system.colorizer.sketch_encoder.color_hints:
             continue
         given = {"height": side, "width": side, "steps": STEPS, **given}
         with jax.default_matmul_precision("highest"):
@@ -195,7 +181,7 @@ def jax_noise(seed: int, shape: Sequence[int]) -> Callable[[str, int], Any]:
 
 
 def draw_pictures(side: int) -> dict[str, Image.Image]:
-    """A sketch, a reference, masks of both and a background, of several aspects; hints."""
+    """A sketch, a reference, masks of both and a background, of several aspects."""
     random, found = np.random.default_rng(0), {}
     sizes = {"sketch": (5, 4), "reference": (4, 5), "background": (3, 5)}
     for name, shape in sizes.items():
@@ -212,24 +198,7 @@ def draw_pictures(side: int) -> dict[str, Image.Image]:
         mask[figure] = 255
         found[name] = Image.fromarray(picture)
         found[f"{name}_mask"] = Image.fromarray(mask)
-    rgba = np.zeros((*np.asarray(found["sketch_mask"]).shape, 4), np.uint8)
-    rgba[height // 3 : height // 2, 5:-5] = (200, 60, 20, 255)
-    rgba[-height // 4 :, 3:9] = (20, 90, 220, 160)
-    return found | {"color_hints": Image.fromarray(rgba)}
-
-
-def _two_references(pictures: Mapping[str, Image.Image]) -> list[dict[str, Any]]:
-    """One for the sketch's figure, and a part of another one for what is around it."""
-    mask = pictures["sketch_mask"]
-    return [
-        {"picture": pictures["reference"], "mask": mask, "strength": 0.9},
-        {
-            "picture": pictures["background"],
-            "mask": ImageOps.invert(mask),
-            "own_mask": pictures["background_mask"],
-            "weight": 0.7,
-        },
-    ]
+    return found
 
 
 def _compare(
@@ -250,28 +219,12 @@ def _compare(
         inputs |= {mask: pictures[mask] for mask in ("sketch_mask", "reference_mask")}
     if given.pop("background", False):
         inputs["background"] = pictures["background"]
-    if given.pop("color_hints", False):
-        inputs["color_hints"] = pictures["color_hints"]
-    several = None
-    if given.pop("references", False):
-        del inputs["reference"]
-        several = _two_references(pictures)
-        inputs["references"] = several
 
     options = InferenceOptions.from_dict({**ours.defaults.to_dict(), **given, "seed": SEED})
-    source = inputs.get("reference")
-    if several is not None:
-        source = Scene(tuple(RegionReference(**one) for one in several))
     reference = ours.read_reference(
-        source, options, inputs.get("reference_mask"), inputs.get("background")
+        inputs.get("reference"), options, inputs.get("reference_mask"), inputs.get("background")
     )
-    picture = ours.read_sketch(
-        inputs["sketch"],
-        reference,
-        options,
-        inputs.get("sketch_mask"),
-        inputs.get("color_hints"),
-    )
+    picture = ours.read_sketch(inputs["sketch"], reference, options, inputs.get("sketch_mask"))
     expected = ours.denoise(ours.condition([picture], options, [SEED]), options)
     given["noise"] = jax_noise(SEED, expected.shape[1:])
     found = theirs(**inputs, **given, output_type="latent").images

@@ -8,7 +8,6 @@ for each reference, with both references everywhere, and by one attention over t
 """
 
 import argparse
-from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
@@ -69,7 +68,13 @@ def color(pipeline, options, left, right) -> dict[str, np.ndarray]:
     both = Scene((RegionReference(one), RegionReference(other)))
     made = {"regions": pipeline(sketch, regions, options)[0]}
     made["everywhere"] = pipeline(sketch, both, options)[0]
-    made["concatenated"] = pipeline(sketch, replace(both, joined=True), options)[0]
+    read = pipeline.read_reference(both, options)
+    picture = pipeline.read_sketch(sketch, read, options)
+    # Without weights the tokens of both are one context.
+    inputs = pipeline.condition([picture], options, [options.seed])
+    inputs = inputs.replace(region_weights=None, region_strengths=None)
+    image = pipeline.decode(pipeline.denoise(inputs, options), options)[0]
+    made["concatenated"] = np.rint(image * 127.5 + 127.5)
     single = options.replace(width=width)
     alone = pipeline([left.sketch[..., 0], right.sketch[..., 0]], [one, other], single)
     made["alone"] = np.concatenate([np.asarray(image) for image in alone], axis=1)

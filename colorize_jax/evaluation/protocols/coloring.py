@@ -129,8 +129,7 @@ class Evaluator:
         masks = [None if m is None else m[..., 0] for m in (pair.reference_mask, pair.sketch_mask)]
         if not kind.plugin:
             masks = [None, None]
-        given = pair.scenes.get(kind.reference, pair.references[kind.reference])
-        given = None if options.unconditional else given
+        given = None if options.unconditional else pair.references[kind.reference]
         reference = self._pipeline.read_reference(given, options, masks[0])
         hints = pair.hint.picture if kind.hinted else None
         return self._pipeline.read_sketch(pair.sketch[..., 0], reference, options, masks[1], hints)

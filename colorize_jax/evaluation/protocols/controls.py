@@ -1,4 +1,4 @@
-"""Drawn pictures of which it is known what a control should do: regions and hints of colour."""
+"""Drawn pictures of which it is known what hints of colour should do."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,65 +8,15 @@ from PIL import Image
 from scipy import ndimage
 
 from colorize_jax.evaluation.protocols.pairs import (
-    CROSS,
     DRAWN_KINDS,
     HINTS,
-    SCENES,
     DrawnPairs,
     Hint,
     Pair,
 )
-from colorize_jax.inference.controls.scenes import RegionReference, Scene
 
 NUM_DOTS, RADIUS = 3, 2.0  # of a hint; px at 64
 LEAST = 0.03  # share of a picture that a hinted part must cover
-
-
-class DrawnScenes:
-    """Two drawn pictures side by side, each figure with a reference of its own.
-
-    Args:
-        num: how many.
-        height, width: of both together, px.
-        seed: which.
-    """
-
-    def __init__(self, num: int, height: int, width: int, seed: int = 0):
-        self.kinds = DRAWN_KINDS[SCENES]
-        self._pairs = DrawnPairs(CROSS, 2 * num, height, width // 2, seed)
-
-    def __len__(self) -> int:
-        return len(self._pairs) // 2
-
-    def __getitem__(self, index: int) -> Pair:
-        """Draw picture `index`."""
-        sides = [self._pairs[2 * index + i] for i in range(2)]
-
-        def beside(images: Any) -> np.ndarray:
-            return np.concatenate(list(images), axis=1)
-
-        one, other = (side.references["cross"] for side in sides)
-        left = np.zeros(sides[0].truth.shape[:2], np.uint8)
-        left = beside((left + 255, left))
-        both = Scene((RegionReference(one), RegionReference(other)))
-        shown = beside((one, other))
-        return Pair(
-            name=f"scene {index}",
-            sketch=beside(side.sketch for side in sides),
-            truth=beside(side.truth for side in sides),
-            references={name: shown for name in ("regions", "everywhere", "concatenated")}
-            | {"left": one, "right": other},
-            parts=beside(side.parts for side in sides),
-            scenes={
-                "regions": Scene((RegionReference(one, left), RegionReference(other, 255 - left))),
-                "everywhere": both,
-                "concatenated": replace(both, joined=True),
-            },
-        )
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Which are drawn."""
-        return {"scenes": self._pairs.fingerprint()["drawn"]}
 
 
 class DrawnHints:

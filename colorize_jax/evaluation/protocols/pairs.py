@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from colorize_jax.errors import UserError
-from colorize_jax.inference.controls.scenes import Scene
 from data.errors import DataError
 from data.illustrations import CrossPairSource
 from data.records import Record
@@ -20,7 +19,7 @@ from data.sources.array_records import Pictures
 from data.sources.folders import FolderSource
 
 ALIGNED, CROSS, SHUFFLED, BACKGROUNDS = "aligned", "cross", "shuffled", "backgrounds"
-SCENES, HINTS = "scenes", "hints"
+HINTS = "hints"
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,6 @@ DRAWN_KINDS = {
     },
     SHUFFLED: {"other": Kind("other", answered=False)},
     BACKGROUNDS: {"plugin": Kind("cross", plugin=True), "plain": Kind("cross")},
-    SCENES: {
-        "regions": Kind("regions"),
-        "everywhere": Kind("everywhere"),
-        "concatenated": Kind("concatenated"),
-        "left": Kind("left", answered=False),
-        "right": Kind("right", answered=False),
-    },
     HINTS: {"hinted": Kind("cross", hinted=True, answered=False), "plain": Kind("cross")},
 }
 DRAWN_KINDS |= {name: DRAWN_KINDS[SHUFFLED] | DRAWN_KINDS[ALIGNED] for name in PRESETS}
@@ -105,7 +97,6 @@ class Pair:
         sketch_mask, reference_mask: (H, W, 1) and (h, w, 1) uint8 foregrounds, 255 inside; of the
             drawn pairs of `BACKGROUNDS` alone.
         parts: (H, W, 1) indices of drawn parts; None where nobody knows them.
-        scenes: name -> what is given in the place of the reference of this name, which shows it.
         hint: of the pairs of `HINTS`.
     """
 
@@ -116,7 +107,6 @@ class Pair:
     sketch_mask: np.ndarray | None = None
     reference_mask: np.ndarray | None = None
     parts: np.ndarray | None = None
-    scenes: dict[str, Scene] = field(default_factory=dict)
     hint: Hint | None = None
 
 

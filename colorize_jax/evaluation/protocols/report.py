@@ -25,7 +25,6 @@ MEASURES = {
     "figure_error": ("figure's colour error: CIEDE2000 of its parts' mean colours", "lower"),
     "leaked_in": ("share of the figure in colours of the background", "lower"),
     "leaked_out": ("share of the background in colours of the figure", "lower"),
-    "leaked_across": ("share of a figure's half in colours of the other's", "lower"),
     "hinted_error": ("CIEDE2000 of hinted pixels' mean colour to the hints'", "lower"),
     "hinted_part_error": ("CIEDE2000 of hinted parts' mean colour to the hints'", "lower"),
     "line_f1": ("line F1 against the sketch", "higher"),

@@ -38,14 +38,12 @@ def score(pair: Pair, kinds: Mapping[str, Kind], results: Mapping[str, np.ndarra
         palette_KIND: distance of the result's palette from its reference's (CIELAB).
         entanglement: CIEDE2000 away from lines between results of `cross` and `moved`.
         color_error_KIND: CIEDE2000 of parts' mean colours, of drawn pairs.
-        With the plugin see `_score_sides`, of scenes `_score_scene`, with hints `_score_hints`.
+        With the plugin see `_score_sides`, with hints `_score_hints`.
     """
     images = {name: to_array(result) for name, result in results.items()}
     size = next(iter(images.values())).shape[:2]
     truth = to_array(resize(pair.truth, *size))
     sketch = 1 - resize(pair.sketch, *size)[..., 0] / 127.5
-    if pair.scenes:
-        return _score_scene(pair, images, truth, sketch)
     if pair.hint is not None:
         return _score_hints(pair, images, truth, sketch)
     scores: Scores = {}
@@ -81,37 +79,6 @@ def _compare(name: str, image: np.ndarray, truth: np.ndarray) -> Scores:
     }
     if min(image.shape[:2]) >= quality.MS_SSIM_SIDE:
         scores[f"ms_ssim_{name}"] = quality.ms_ssim(image, truth)
-    return scores
-
-
-def _score_scene(
-    pair: Pair, images: Mapping[str, np.ndarray], truth: np.ndarray, sketch: np.ndarray
-) -> Scores:
-    """Score two figures side by side.
-
-    Returns:
-        color_error_KIND of both; leaked_across_KIND, share of a figure's half in colours of the
-        other's; line_f1_KIND. In the place of `left` and `right` (everything by one reference)
-        `alone`, the half that the reference is of, and `one`, both halves.
-    """
-    width = truth.shape[1] // 2
-    halves = np.s_[:, :width], np.s_[:, width:]
-    first = np.zeros(truth.shape[:2])
-    first[halves[0]] = 1
-    errors, leaks, scores = {}, {}, {"line_f1_truth": metrics.line_f1(truth, sketch)}
-    for name, image in images.items():
-        errors[name] = [
-            metrics.part_color_error(image[half], truth[half], pair.parts[half][..., 0])
-            for half in halves
-        ]
-        leaks[name] = backgrounds.leakage(image, truth, first)
-        if name not in ("left", "right"):
-            scores[f"line_f1_{name}"] = metrics.line_f1(image, sketch)
-    for measure, found in (("color_error", errors), ("leaked_across", leaks)):
-        if {"left", "right"} <= found.keys():
-            left, right = found.pop("left"), found.pop("right")
-            found |= {"alone": (left[0], right[1]), "one": (*left, *right)}
-        scores |= {f"{measure}_{name}": float(np.nanmean(two)) for name, two in found.items()}
     return scores
 
 

@@ -18,8 +18,6 @@ RATIOS = {
     "color_error": ("color_error_cross", "color_error_other"),
     "background_error": ("background_error_plugin", "background_error_plain"),
     "figure_error": ("figure_error_plugin", "figure_error_plain"),
-    "regions_color_error": ("color_error_regions", "color_error_alone"),
-    "regions_leaked_across": ("leaked_across_regions", "leaked_across_concatenated"),
     "hinted_error": ("hinted_error_hinted", "hinted_error_plain"),
     "hinted_part_error": ("hinted_part_error_hinted", "hinted_part_error_plain"),
     "other_parts_color_error": ("color_error_hinted", "color_error_plain"),

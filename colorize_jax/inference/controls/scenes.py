@@ -55,15 +55,12 @@ class Scene:
     Attributes:
         references: one at least; the controls that take pixels of a reference (attention injection,
             latent copies, the plugin's background) take the first one's.
-        joined: attend to the tokens of all at once, wherever they are: no regions, weights or
-            strengths; what these are compared with.
 
     Raises:
         UserError: there is none, or more than `MAX_REFERENCES`, or all weights are 0.
     """
 
     references: tuple[RegionReference, ...]
-    joined: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.references) <= MAX_REFERENCES:

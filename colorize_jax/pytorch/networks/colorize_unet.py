@@ -19,7 +19,6 @@ from .colorize_quantized import quantize_linears
 
 # What a mask is compared with where self-attention reads a background's tokens.
 BANK_THRESHOLD = 0.05
-LEAST_WEIGHT = 1e-4  # of a reference outside of its mask
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Controls:
 
     Attributes:
         strengths: factor of every block's cross-attention, in order of execution.
-        shares: N -> (P, R, N, 1) factors of the answers of the context's P equal parts.
+        shares: N -> (2, R, N, 1) factors of the answers of the context's halves.
         lora_scales: label -> scale of low-rank additions, 1 where a label is not named.
         banks: block -> (B, M, C) tokens of a background, read by queries outside the mask.
         inside: N -> (R, 1, N, 1), whether a query is inside the mask.
@@ -173,8 +172,8 @@ class SteeredAttention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         else:
             shares = controls.shares[x.shape[1]][:, :, None].to(q.dtype)
-            parts = zip(shares, *(x.chunk(len(shares), dim=2) for x in (k, v)), strict=True)
-            y = sum(share * F.scaled_dot_product_attention(q, k, v) for share, k, v in parts)
+            halves = zip(shares, k.chunk(2, dim=2), v.chunk(2, dim=2), strict=True)
+            y = sum(share * F.scaled_dot_product_attention(q, k, v) for share, k, v in halves)
         return y if controls.strengths is None else y * controls.strengths[self.index]
 
 
@@ -253,8 +252,6 @@ class ColorizeUNet(UNet2DConditionModel):
         foreground_strength: float = 1.0,
         background_strength: float = 1.0,
         merge: float = 0.0,
-        weights: Tensor | None = None,
-        weight_strengths: Sequence[float] = (),
         lora_scales: Mapping[str, float] | None = None,
         banks: Mapping[str, Tensor] | None = None,
         record: dict[str, Tensor] | None = None,
@@ -266,12 +263,9 @@ class ColorizeUNet(UNet2DConditionModel):
             mask: (R, 1, h, w) foreground at the latents' resolution, for `split` and `banks`.
             threshold: what the mask is compared with; None blends by the mask itself, as a UNet
                 with low-rank additions was trained to.
-            split: whether the last part of the context is the background's tokens.
+            split: whether the context is a half of foreground and a half of background tokens.
             foreground_strength, background_strength: factors of the halves' answers.
             merge: share of the background's answer in the foreground.
-            weights: (P, R, 1, h, w) how far each of P references counts, whose tokens follow each
-                other in the context; None: there is one.
-            weight_strengths: factors of their attentions.
             lora_scales, banks, record: see `Controls`.
         """
         shares, inside = None, None
@@ -288,14 +282,6 @@ class ColorizeUNet(UNet2DConditionModel):
                 shares[n] = torch.stack(
                     [own * foreground_strength, (1 - own) * background_strength]
                 )
-        if weights is not None:
-            for n, m in self._masks(weights.flatten(0, 1).float()).items():
-                m = m.unflatten(0, weights.shape[:2]).clamp(min=0) + LEAST_WEIGHT
-                factors = m.new_tensor(weight_strengths).view(-1, 1, 1, 1)
-                own = m / m.sum(0) * factors
-                figure = shares and shares[n]
-                shares = shares or {}
-                shares[n] = own if figure is None else torch.cat([figure[:1] * own, figure[1:]])
         return Controls(
             None if strengths is None else tuple(strengths),
             shares,

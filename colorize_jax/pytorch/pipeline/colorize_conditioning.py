@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .colorize_hints import read_hints
 from .colorize_options import Options
 from .colorize_pictures import (
     PAPER,
@@ -27,7 +26,6 @@ from .colorize_pictures import (
     stretch,
     to_tensor,
 )
-from .colorize_regions import region_weights
 
 
 @dataclass
@@ -40,8 +38,6 @@ class Conditions:
         hints: of the sketches, finest first, scaled by their strengths.
         blank_hints: of a sheet without lines, where the sketch guides.
         context: (B, S, C) tokens of the references; None: colour without.
-        weights: (P, B, 1, h, w) how far each of several references of a picture counts.
-        weight_strengths: factors of their attentions.
         mask: (B, 1, h, w) foreground of the sketches at the latents' resolution.
         banks: transformer block -> tokens of the background, for the plugin.
         foreground, kept, injected: (B, C, h, w) latents of the reference, for the controls that
@@ -53,8 +49,6 @@ class Conditions:
     hints: list[Tensor]
     blank_hints: list[Tensor] | None = None
     context: Tensor | None = None
-    weights: Tensor | None = None
-    weight_strengths: Sequence[float] = ()
     mask: Tensor | None = None
     banks: dict[str, Tensor] | None = None
     foreground: Tensor | None = None
@@ -73,19 +67,14 @@ class Conditioning:
         sketch_mask=None,
         reference_mask=None,
         background=None,
-        color_hints=None,
-        regions=None,
     ) -> Conditions:
         """Read pictures and run all networks but the denoiser; arguments as in a call."""
-        if regions is not None and reference is not None:
-            raise ValueError("got reference and references, expected one of them; drop the other")
-        reference = reference if regions is None else regions[0].picture
         self._check(reference, background, options)
-        read: list[Reference] = []
+        references: list[Reference] = []
         if not options.unconditional:
             many = _paired(_sequence(reference), reference_mask, "reference_mask")
-            read = [self._read_reference(r, m, background, options) for r, m in many]
-        sketches, masks, hints, weights = [], [], [], []
+            references = [self._read_reference(r, m, background, options) for r, m in many]
+        sketches, masks = [], []
         for one, mask in _paired(_sequence(sketch), sketch_mask, "sketch_mask"):
             picture = open_picture(one)
             size = options.size((picture.height, picture.width), self.limits)
@@ -94,30 +83,16 @@ class Conditioning:
             if options.needs_sketch_mask:
                 found = read_mask(mask, picture, "sketch")
                 masks.append(place_mask(found, sketches[-1]))
-            if color_hints is not None:
-                hints.append(read_hints(color_hints, picture, sketches[-1]))
-            if regions is not None:
-                given = (picture, sketches[-1], options.region_softness, self.cell)
-                weights.append(region_weights(regions, *given))
-        count = max(len(sketches), len(read))
-        if not {len(sketches), len(read or sketches)} <= {1, count}:
+        count = max(len(sketches), len(references))
+        if not {len(sketches), len(references or sketches)} <= {1, count}:
             raise ValueError(
-                f"got {len(sketches)} sketches and {len(read)} references, expected as many of "
-                "both, or one of either"
+                f"got {len(sketches)} sketches and {len(references)} references, expected as many "
+                "of both, or one of either"
             )
         if len({s.tensor.shape for s in sketches}) > 1:
             raise ValueError("got sketches whose pictures differ in size, expected one size a call")
-        repeats = count // len(sketches)
-        sketches, hints = sketches * repeats, hints * repeats
-        if regions is not None:
-            plain = replace(options, background_plugin=False, split_attention=False)
-            others = [self._read_reference(r.picture, None, None, plain) for r in regions[1:]]
-            read[0] = read[0]._replace(others=tuple(one.image for one in others))
-        conditions = self._encode(sketches, masks, read, options, hints)
-        if regions is not None:
-            conditions.weights = torch.stack(weights, dim=1).to(self._execution_device)
-            conditions.weight_strengths = [region.strength for region in regions]
-        return conditions
+        sketches = sketches * (count // len(sketches))
+        return self._encode(sketches, masks, references, options)
 
     def _encode(
         self,
@@ -125,15 +100,14 @@ class Conditioning:
         masks: list[Tensor],
         references: list[Reference],
         options: Options,
-        color_hints: Sequence[Tensor] = (),
     ) -> Conditions:
         device, batch = self._execution_device, len(sketches)
         frame = sketches[0].frame
         size = torch.tensor([math.sqrt(frame.height * frame.width), options.aesthetic_score])
         tensors = torch.stack([s.tensor for s in sketches])
-        given = torch.stack([*color_hints]) if color_hints else None
-        hints = self._hints(tensors, options, given)
-        conditions = Conditions(sketches, size.expand(batch, 2).to(device), hints)
+        conditions = Conditions(
+            sketches, size.expand(batch, 2).to(device), self._hints(tensors, options)
+        )
         if options.sketch_guidance > 1:
             blank = self._hints(torch.full_like(tensors[:1], PAPER), options)
             conditions.blank_hints = [hint.expand(batch, -1, -1, -1) for hint in blank]
@@ -141,8 +115,7 @@ class Conditioning:
             conditions.mask = _rows(self._latent_mask(torch.stack(masks)), batch)
         if not references:
             return conditions
-        parts = zip(*((r.image, *r.others) for r in references), strict=True)
-        context = torch.cat([self.encode_reference(part) for part in parts], dim=1)
+        context = self.encode_reference([r.image for r in references])
         if options.splits_context:
             behind = self.encode_reference([r.background[0] for r in references])
             context = torch.cat([context, behind], dim=1)
@@ -187,13 +160,8 @@ class Conditioning:
         with Widened(self.vae):
             return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
 
-    def _hints(
-        self, sketches: Tensor, options: Options, color_hints: Tensor | None = None
-    ) -> list[Tensor]:
-        device = self._execution_device
-        if color_hints is not None:
-            color_hints = options.color_hint_strength * color_hints.to(device)
-        hints = self.sketch_encoder(sketches.to(device), color_hints)
+    def _hints(self, sketches: Tensor, options: Options) -> list[Tensor]:
+        hints = self.sketch_encoder(sketches.to(self._execution_device, self.sketch_encoder.dtype))
         return [
             hint * options.sketch_strength * strength
             for hint, strength in zip(hints, options.sketch_strengths, strict=False)
@@ -245,10 +213,9 @@ class Conditioning:
         return Reference(image, found, (behind, figure))
 
     def _check(self, reference, background, options: Options) -> None:
-        if (reference is None) != options.unconditional:
+        if reference is None and not options.unconditional:
             raise ValueError(
-                "got no reference without unconditional=True, or one with it, expected a reference "
-                "or to colour without one"
+                "got no reference, expected one; to colour without: unconditional=True"
             )
         taking = ("split_attention", "background_plugin", "foreground_latent")
         taking += ("background_latent_copy", "attention_injection")

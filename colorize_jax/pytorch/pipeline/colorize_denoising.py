@@ -153,7 +153,7 @@ class Denoising:
 
     def controls(self, conditions: Conditions, options: Options, groups: int = 1) -> Any:
         """The UNet's controls for `groups` times as many rows as there are pictures."""
-        mask, weights = conditions.mask, conditions.weights
+        mask = conditions.mask
         labels = [label for label, _ in self.unet.config.loras]
         scales = dict.fromkeys(labels, 1.0)
         if PLUGIN_LORA in scales and not options.background_plugin:
@@ -167,8 +167,6 @@ class Denoising:
             foreground_strength=options.foreground_strength,
             background_strength=options.background_strength,
             merge=options.merge,
-            weights=None if weights is None else weights.repeat(1, groups, 1, 1, 1),
-            weight_strengths=conditions.weight_strengths,
             lora_scales=scales | dict(options.lora_scales),
             banks=conditions.banks,
         )

@@ -28,8 +28,6 @@ class Options:
     block_strengths: Sequence[float] | None = None  # one for each transformer block
     sketch_strength: float = 1.0
     sketch_strengths: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # by level, finest first
-    region_softness: float = 0.01  # of borders between references, share of the shorter side
-    color_hint_strength: float = 1.0  # of color_hints, 0 to 1
     # foreground and background
     split_attention: bool = False  # foreground and background attend to the reference's own
     foreground_strength: float = 1.0
@@ -70,7 +68,7 @@ class Options:
             )
         if self.autofit and (self.height or self.width):
             raise ValueError("got autofit and a size, expected one of them")
-        for name in ("color_hint_strength", "merge", "sketch_mask_threshold", "injection_fidelity"):
+        for name in ("merge", "sketch_mask_threshold", "injection_fidelity"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"got {name} {getattr(self, name)}, expected 0 to 1")
         if self.steps < 1:

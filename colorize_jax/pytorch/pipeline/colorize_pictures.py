@@ -50,13 +50,11 @@ class Reference(NamedTuple):
         image: (3, h, w) in [-1, 1].
         mask: (h, w) in [0, 1]; None where nothing asks for it.
         background: (3, h, w) and mask of what stands behind the figure; None likewise.
-        others: (3, h, w) of further references of the same picture.
     """
 
     image: Tensor
     mask: Tensor | None = None
     background: tuple[Tensor, Tensor] | None = None
-    others: tuple[Tensor, ...] = ()
 
 
 def open_picture(source) -> Image.Image:
@@ -126,19 +124,14 @@ def read_mask(given, picture: Image.Image, what: str) -> Tensor:
             )
         return torch.from_numpy(np.array(picture.getchannel("A"))).float() / 255
     mask = on_paper(open_picture(given), 0).convert("L")
-    check_aspect(mask, picture, "a mask", what)
-    return torch.from_numpy(np.array(mask)).float() / 255
-
-
-def check_aspect(given: Image.Image, picture: Image.Image, name: str, what: str) -> None:
-    """Raise ValueError unless a picture has the aspect of that which it belongs to."""
-    ratio = given.height * picture.width / (given.width * picture.height)
-    slack = ASPECT_TOLERANCE + 1 / min(*given.size, *picture.size)
+    ratio = mask.height * picture.width / (mask.width * picture.height)
+    slack = ASPECT_TOLERANCE + 1 / min(*mask.size, *picture.size)
     if abs(math.log(ratio)) > slack:
         raise ValueError(
-            f"got {name} of {given.width}x{given.height} px for a {what} of "
+            f"got a mask of {mask.width}x{mask.height} px for a {what} of "
             f"{picture.width}x{picture.height} px, expected the same aspect"
         )
+    return torch.from_numpy(np.array(mask)).float() / 255
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:

@@ -22,10 +22,8 @@ from torch import Tensor
 
 from .colorize_conditioning import Conditioning
 from .colorize_denoising import Denoising, Noise
-from .colorize_hints import check_hints
 from .colorize_options import Limits, read_options
 from .colorize_pictures import to_pictures
-from .colorize_regions import read_regions
 
 FORMAT = 1  # of the folder
 
@@ -101,11 +99,9 @@ class ColorizePipeline(
         sketch,
         reference=None,
         *,
-        references=None,
         sketch_mask=None,
         reference_mask=None,
         background=None,
-        color_hints=None,
         seed: int | None = None,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
@@ -120,13 +116,9 @@ class ColorizePipeline(
         Args:
             sketch: a path, PIL picture or array, or a list of them.
             reference: likewise, one for all or one for each.
-            references: several of every picture in the place of one: dictionaries with "picture",
-                and perhaps "mask" of the sketch, "own_mask", "weight" and "strength".
             sketch_mask, reference_mask: pictures whose white is foreground, where options need
                 them; a picture's transparency takes the place of one that is not given.
             background: a picture in the place of the reference's own background.
-            color_hints: colours that are wanted at places of the sketch, see `read_hints`; for a
-                model that was trained with them.
             seed: of the noise; or a `generator`.
             latents: (B, C, h, w) standard normal, to start from.
             noise: in the place of all noise, see `Noise`.
@@ -139,19 +131,10 @@ class ColorizePipeline(
             ValueError: bad input.
         """
         controls = read_options({**self.config.defaults, **options})
-        check_hints(color_hints, self.sketch_encoder)
-        regions = None if references is None else read_regions(references)
         if seed is not None and generator is None:
             generator = torch.Generator(device="cpu").manual_seed(seed)
         conditions = self.condition(
-            sketch,
-            reference,
-            controls,
-            sketch_mask,
-            reference_mask,
-            background,
-            color_hints,
-            regions,
+            sketch, reference, controls, sketch_mask, reference_mask, background
         )
         noise = noise or self._noise_of(generator, conditions, latents)
         latents = self.denoise(conditions, controls, noise, callback_on_step_end, generator)

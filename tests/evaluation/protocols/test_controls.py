@@ -1,4 +1,4 @@
-"""Drawn truths of regions and hints of colour: what is drawn, and what perfect answers score."""
+"""Drawn truths of hints of colour: what is drawn, and what perfect answers score."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import eval as evaluation
-from colorize_jax.evaluation.protocols.controls import DrawnHints, DrawnScenes, dots
+from colorize_jax.evaluation.protocols.controls import DrawnHints, dots
 from colorize_jax.evaluation.protocols.pairs import DrawnPairs
 from colorize_jax.evaluation.protocols.scoring import score
 from tests import small_run
@@ -18,37 +18,6 @@ SIDE = 48
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_run.make(tmp_path_factory.mktemp("run") / "run")
-
-
-def test_two_figures_stand_side_by_side_each_with_its_reference() -> None:
-    scenes, pairs = DrawnScenes(2, SIDE, 2 * SIDE), DrawnPairs("cross", 4, SIDE, SIDE)
-    scene, (left, right) = scenes[1], (pairs[2], pairs[3])
-    for name in ("sketch", "truth", "parts"):
-        both = [getattr(pair, name) for pair in (left, right)]
-        np.testing.assert_array_equal(getattr(scene, name), np.concatenate(both, axis=1))
-    one, other = scene.scenes["regions"].references
-    np.testing.assert_array_equal(one.picture, left.references["cross"])
-    np.testing.assert_array_equal(other.picture, right.references["cross"])
-    assert one.mask[:, :SIDE].all() and not one.mask[:, SIDE:].any()
-    np.testing.assert_array_equal(one.mask, 255 - other.mask)
-    assert [name for name, own in scene.scenes.items() if own.joined] == ["concatenated"]
-    assert {kind.reference for kind in scenes.kinds.values()} == scene.references.keys()
-
-
-def test_figures_in_colours_of_each_other_have_leaked() -> None:
-    scenes = DrawnScenes(1, SIDE, 2 * SIDE)
-    scene, swapped = scenes[0], np.roll(scenes[0].truth, SIDE, axis=1)
-    results = {"regions": scene.truth, "everywhere": swapped, "left": scene.truth, "right": swapped}
-    scores = score(scene, scenes.kinds, results)
-    assert scores["color_error_regions"] == 0 < 10 < scores["color_error_everywhere"]
-    assert scores["leaked_across_regions"] == 0 < scores["leaked_across_everywhere"]
-    # Alone, the left half by its own reference and the right one by its own.
-    width = SIDE
-    half = np.concatenate([scene.truth[:, :width], swapped[:, width:]], axis=1)
-    expected = score(scene, scenes.kinds, {"regions": half})["color_error_regions"]
-    assert scores["color_error_alone"] == pytest.approx(expected)
-    everything = scores["color_error_everywhere"] / 2
-    assert scores["color_error_one"] == pytest.approx(everything)
 
 
 def test_dots_lie_in_one_part_in_a_foreign_colour() -> None:
@@ -88,7 +57,6 @@ def test_what_follows_hints_scores() -> None:
 @pytest.mark.parametrize(
     ("protocol", "ratios"),
     [
-        ("scenes", {"regions_color_error", "regions_leaked_across"}),
         ("hints", {"hinted_error", "hinted_part_error", "other_parts_color_error"}),
     ],
 )
@@ -97,10 +65,8 @@ def test_protocols_report(run: Path, tmp_path: Path, protocol: str, ratios: set[
     assert evaluation.main([*flags, f"--protocol={protocol}"]) == 0
     report = json.loads((tmp_path / "new" / "report.json").read_text())
     assert ratios == report["ratios"].keys() and not report["problems"]
-    names = "regions everywhere concatenated alone one" if protocol == "scenes" else "hinted plain"
-    found = {
-        f"color_error_{name}": report["means"][f"color_error_{name}"] for name in names.split()
-    }
+    names = [f"color_error_{name}" for name in ("hinted", "plain")]
+    found = {name: report["means"][name] for name in names}
     assert all(figure["count"] == 2 for figure in found.values())
     # Every way is another one: each of them did what its name says.
     assert len({figure["value"] for figure in found.values()}) == len(found)

@@ -104,7 +104,6 @@ def test_every_control_gives_our_latents(plugin):
 def test_its_latents_are_ours(plugin):
     """One run of each kind: samplers, guidance, strengths, regions, the plugin's parts."""
     names = ("as the model suggests", "Heun", "guidance by both", "split attention, merged")
-    names += ("color hints", "several references", "several references, split attention")
     names += ("background copied", "plugin, another background", "plugin, foreground and strengths")
     _check(plugin, {name: RUNS[name] for name in names})
 
