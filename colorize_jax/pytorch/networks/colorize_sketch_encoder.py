@@ -47,8 +47,9 @@ class ColorizeSketchEncoder(ModelMixin, ConfigMixin):
             for i in range(last + 1)
         )
         if color_hints:
-            self.color_hints = nn.Conv2d(4, stem_channels[0], 3, 1, 1, bias=False)
-            nn.init.zeros_(self.color_hints.weight)
+            kernel = nn.Conv2d(4, stem_channels[0], 3, 1, 1, bias=False)
+            nn.init.zeros_(kernel.weight)
+            self.color_hints = kernel
         width = widths[-1]
         self.proj_ins = nn.ModuleList(nn.Conv2d(c, width, 1) for c in [*widths, width])
         self.proj_outs = nn.ModuleList(nn.Conv2d(width, c, 1) for c in widths)
@@ -69,7 +70,8 @@ class ColorizeSketchEncoder(ModelMixin, ConfigMixin):
         first, dtype = self.model[0], self.model[0].weight.dtype
         x = first(sketch.to(dtype))
         if color_hints is not None:
-            x = x + self.color_hints(color_hints.to(dtype))
+            # As an attribute, diffusers gives the option of this name.
+            x = x + self._modules["color_hints"](color_hints.to(dtype))
         levels = [self.model[1:](x)]
         for layer in self.downsample_layers:
             levels.append(layer(levels[-1]))
