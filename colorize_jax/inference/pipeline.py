@@ -371,7 +371,7 @@ class ColorizePipeline:
         if watch is None:
             return programs.denoise(*arguments)
         evaluations = find_sampler(options.sampler).evaluations
-        total = evaluations and evaluations(options.steps)
+        total = evaluations and evaluations(int(traced.plan.num_steps))
         return programs.denoise_by_steps(*arguments, lambda *now: watch(*now, total))
 
     def _unet(self, options: InferenceOptions) -> tuple[System, Params]:

@@ -133,6 +133,8 @@ _ALL = (
         aliases=("diffuser_lms",),
     ),
 )
+# They choose their steps between the first and the last level, or have a table of their own.
+_OWN_STEPS = (dpm_solver.dpm_fast, dpm_solver.dpm_adaptive, pndm.pndm)
 SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in _ALL}
 
 
@@ -173,7 +175,7 @@ class Plan:
 
     Attributes:
         sigmas: (M + 1,) float32, descending; levels of `num_steps` steps, then zeros.
-        num_steps: () int32, at most M.
+        num_steps: () int32, at most M; without those between equal levels.
         evaluations: (E, 3) float32 levels of PNDM's evaluations (from, at, to), padded; else None.
     """
 
@@ -217,11 +219,23 @@ def make_plan(
         name = sampler.schedule if name == AUTOMATIC else name
         levels = SCHEDULES[name](noise_schedule, num_steps + extra)
         levels = np.append(levels[:num_steps], 0.0)
+    if sampler.function not in _OWN_STEPS:
+        levels = _descending(levels)
+        num_steps = len(levels) - 1
     return Plan(
         sigmas=_pad(levels, max_steps + 1),
         num_steps=np.int32(num_steps),
         evaluations=_evaluations(sampler, noise_schedule, num_steps, max_steps),
     )
+
+
+def _descending(levels: np.ndarray) -> np.ndarray:
+    """Without levels that equal the next one: a schedule's noisiest ones, where they are bounded.
+
+    A step between equal levels changes nothing, and two-step rules divide by its size.
+    """
+    levels = levels.astype(np.float32)
+    return levels[np.append(levels[:-1] > levels[1:], True)]
 
 
 def _pad(rows: np.ndarray, length: int) -> np.ndarray:

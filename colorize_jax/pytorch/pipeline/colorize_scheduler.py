@@ -93,8 +93,9 @@ class ColorizeScheduler(SchedulerMixin, ConfigMixin):
                 raise ValueError(f'got {kind} "{value}", expected one of {", ".join(known)}')
         self.num_inference_steps = num_inference_steps
         self._sampler = SAMPLERS[name]
-        levels = self._plan(num_inference_steps, schedule)
-        self._levels = [float(np.float32(level)) for level in levels]
+        levels = self._plan(num_inference_steps, schedule).astype(np.float32)
+        # A step between equal levels changes nothing, and two-step rules divide by its size.
+        self._levels = levels[np.append(levels[:-1] > levels[1:], True)].tolist()
         self.sigmas = torch.tensor(self._levels)
         self._evaluations = self._plan_evaluations()
         t = self._timesteps([sigma for _, _, sigma in self._evaluations])

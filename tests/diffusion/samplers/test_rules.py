@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 
-from colorize_jax.diffusion.samplers import SAMPLERS, Plan, make_plan, sample
+from colorize_jax.diffusion.samplers import SAMPLERS, Plan, make_plan, noise_from_keys, sample
 from colorize_jax.diffusion.samplers.dpm_solver import _fast_position
 from colorize_jax.diffusion.samplers.loops import ancestral_levels
 from colorize_jax.diffusion.samplers.multistep import multistep_coefficients
@@ -160,3 +160,20 @@ def test_stochastic_samplers_keep_the_distribution(name):
 def test_golden_case():
     checks = list(verify_folder(GOLDEN))
     assert len(checks) == 49 and [check for check in checks if not check.passed] == []
+
+
+@pytest.mark.parametrize("num_steps", [2, 5, 12])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_equal_levels_are_left_out_and_give_numbers(name, num_steps):
+    # Signal vanishes in half of the timesteps, whose levels are bounded.
+    schedule = make_schedule(0.03, 0.03)
+    if num_steps < SAMPLERS[name].min_steps:
+        pytest.skip("too few for it")
+    plan = make_plan(SAMPLERS[name], schedule, num_steps, "uniform")
+    if name not in ("DPM fast", "DPM adaptive", "PNDM"):
+        levels = plan.sigmas[: plan.num_steps + 1]
+        assert (np.diff(levels) < 0).all() and levels[-1] == 0
+        assert 1 <= plan.num_steps <= num_steps
+    noise_fn = noise_from_keys(jax.random.split(jax.random.key(0), 1), START.shape[1:])
+    found = sample(SAMPLERS[name], gaussian, START, plan, noise_fn, prediction_type="eps")
+    assert np.isfinite(found).all()
