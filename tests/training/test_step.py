@@ -215,7 +215,7 @@ class Pretender:
     def context(self, params, clip_tokens, tagger_tokens):
         return clip_tokens + tagger_tokens
 
-    def hints(self, params, sketch):
+    def hints(self, params, sketch, color_hints=None):
         return tuple(sketch for _ in range(2))
 
     def prefix(self, params, noisy, timesteps, conditions):
