@@ -70,7 +70,7 @@ def attention(
         from colorize_jax.nn import splash
 
         return splash.attention(q, k, v, scale)
-    return (_plain if chosen == "plain" else _blockwise)(q, k, v, scale)
+    return checkpoint_name((_plain if chosen == "plain" else _blockwise)(q, k, v, scale), ATTENTION)
 
 
 def choose(implementation: str, q: Array, k: Array) -> str:
@@ -138,8 +138,7 @@ def _blockwise(q: Array, k: Array, v: Array, scale: float) -> Array:
     blocks = jnp.moveaxis(padded.reshape(q.shape[0], count, size, *q.shape[2:]), 1, 0)
     body = jax.checkpoint(functools.partial(_plain, k=k, v=v, scale=scale), prevent_cse=False)
     out = jnp.moveaxis(jax.lax.map(body, blocks), 0, 1)
-    out = out.reshape(q.shape[0], count * size, *out.shape[3:])[:, :queries]
-    return checkpoint_name(out, ATTENTION)
+    return out.reshape(q.shape[0], count * size, *out.shape[3:])[:, :queries]
 
 
 def block_size(queries: int, keys: int, heads: int) -> int:
@@ -149,41 +148,7 @@ def block_size(queries: int, keys: int, heads: int) -> int:
     return queries if count == 1 else 8 * -(-queries // (8 * count))
 
 
-def _plain(q: Array, k: Array, v: Array, scale: float, seen: Array | None = None) -> Array:
-    if seen is None and q.dtype == k.dtype == v.dtype == jnp.float32:
-        return _in_float32(q, k, v, scale)
+def _plain(q: Array, k: Any, v: Any, scale: float, seen: Array | None = None) -> Array:
     logits = jnp.einsum("bnkd,bskd->bkns", q, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits * scale, axis=-1, where=seen)
-    out = jnp.einsum("bkns,bskd->bnkd", weights.astype(v.dtype), v)
-    return checkpoint_name(out, ATTENTION)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _in_float32(q: Array, k: Array, v: Array, scale: float) -> Array:
-    """The same with fewer passes over (B, K, N, S), which are what takes time on CPUs.
-
-    Queries are scaled, not logits. Backward, the mean that a softmax subtracts from its gradient is
-    that of gradient times output, over D numbers instead of S: with half precision, the output's
-    rounding would show.
-    """
-    return _in_float32_forward(q, k, v, scale)[0]
-
-
-def _in_float32_forward(q: Array, k: Array, v: Array, scale: float) -> tuple[Array, Any]:
-    weights = jax.nn.softmax(jnp.einsum("bnkd,bskd->bkns", q * scale, k), axis=-1)
-    out = checkpoint_name(jnp.einsum("bkns,bskd->bnkd", weights, v), ATTENTION)
-    return out, (q, k, v, weights, out)
-
-
-def _in_float32_backward(scale: float, saved: Any, gradient: Array) -> tuple[Array, ...]:
-    q, k, v, weights, out = saved
-    mean = jnp.sum(gradient * out, axis=-1).swapaxes(1, 2)[..., None]  # (B, K, N, 1)
-    of_logits = weights * (jnp.einsum("bnkd,bskd->bkns", gradient, v) - mean)
-    return (
-        jnp.einsum("bkns,bskd->bnkd", of_logits, k) * scale,
-        jnp.einsum("bkns,bnkd->bskd", of_logits, q * scale),
-        jnp.einsum("bkns,bnkd->bskd", weights, gradient),
-    )
-
-
-_in_float32.defvjp(_in_float32_forward, _in_float32_backward)
+    return jnp.einsum("bkns,bskd->bnkd", weights.astype(v.dtype), v)
