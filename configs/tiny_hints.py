@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     """Return what differs from the defaults."""
     config = tiny.get_config()
     changes = {
-        "total_steps": 700,
+        "total_steps": 3000,
         "model": {"hints": True, "init_from": "runs/tiny"},
         "color_hints": {"dropout": 0.15, "recolor_rate": 1.0},
         "diffusion": {"reference_dropout": 0.3},
