@@ -8,7 +8,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,12 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First set."}  # noqa: RUF012 (TFDS reads it as a plain dict)
     BUILDER_CONFIGS = [PreparedConfig(name="folder")]  # noqa: RUF012 (as a plain list)
 
+    @cached_property
     def _source(self) -> FolderSource:
         return FolderSource(self.builder_config.folder)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        source = self._source()
+        source = self._source
         channels = {"image": 3} | {name: 1 for name in _stores(source)}
         features: dict[str, Any] = {
             name: tfds.features.Image(shape=(None, None, count)) for name, count in channels.items()
@@ -72,7 +73,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(self._source())}
+        return {"train": self._generate_examples(self._source)}
 
     def _generate_examples(self, source: FolderSource):
         if not self.builder_config.beam:
