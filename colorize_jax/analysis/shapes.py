@@ -22,7 +22,8 @@ PICTURES = {"image": 3, "sketch": 1, "reference": 3, "sketch_mask": 1, "referenc
 def for_platform(config: Config, platform: str) -> Config:
     """Replace "auto", which depends on the machine that traces, by the choice for a platform."""
     implementation = attention.for_platform(config.model.attention, platform)
-    model = dataclasses.replace(config.model, attention=implementation)
+    block_loop = attention.for_platform(config.model.block_loop, platform)
+    model = dataclasses.replace(config.model, attention=implementation, block_loop=block_loop)
     return dataclasses.replace(config, model=model)
 
 

@@ -110,6 +110,12 @@ class ModelConfig(Options):
         Choice(("auto", "auto:cpu", "auto:gpu", "auto:tpu", "blockwise", "cudnn", "splash")),
         'which attention kernel runs; "auto:" as on a platform that need not be there',
     )
+    block_loop: str = option(
+        "auto",
+        Choice(("auto", "auto:cpu", "auto:gpu", "auto:tpu", "loop", "unrolled")),
+        "how transformer blocks of a stack run: in a loop, which compiles faster, or unrolled, "
+        "which copies less; auto: unrolled on GPUs",
+    )
 
 
 @dataclass(frozen=True)

@@ -366,6 +366,8 @@ class ColorizePipeline:
         system, params = self._unet(options)
         if options.merge_loras:
             traced = traced.replace(lora_scales={})
+        if options.low_memory:
+            system = programs.in_loops(system)
         static = make_static_options(self.system, options, inputs.context is not None)
         arguments = (system, static, params, inputs, traced)
         if watch is None:

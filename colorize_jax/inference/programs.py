@@ -14,6 +14,7 @@ Each is compiled once for every shape.
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -162,5 +163,14 @@ def decode(system: System, params: Params, latents: Array) -> Array:
 
 def without_loras(system: System) -> System:
     """The same system for parameters into which low-rank additions were merged."""
-    unet = system.colorizer.unet.clone(loras=())
+    return _with_unet(system, loras=())
+
+
+def in_loops(system: System) -> System:
+    """The same system for little memory: unrolled stacks keep a second copy of their parameters."""
+    return _with_unet(system, block_loop="loop")
+
+
+def _with_unet(system: System, **fields: Any) -> System:
+    unet = system.colorizer.unet.clone(**fields)
     return replace(system, colorizer=replace(system.colorizer, unet=unet))

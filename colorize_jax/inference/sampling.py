@@ -191,6 +191,7 @@ def sample_part(
         latents (B, h, w, C), the results once the loop is at its end, and where it stands.
     """
     colorizer, sampler = system.colorizer, samplers.find_sampler(static.sampler)
+    params = colorizer.for_loop(params)
     controls, conditions = prepared.controls, prepared.conditions
     shape = (*inputs.hints[0].shape[1:3], colorizer.unet.out_channels)
 

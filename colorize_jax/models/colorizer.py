@@ -12,6 +12,7 @@ from colorize_jax.models.unet import Features, UNet, UNetState, touch
 from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.layers import size_embedding
 from colorize_jax.nn.regions import KeysValues
+from colorize_jax.nn.transformer import runs_unrolled, unstack
 from colorize_jax.types import Array, Conditions, Params
 
 # The networks that training changes, by the names of their parameters.
@@ -64,6 +65,11 @@ class Colorizer:
     def vector(self, size: Array, aesthetic_score: Array) -> Array:
         """Embed size (B,) px and score (B,) to (B, vector_channels)."""
         return size_embedding(size, aesthetic_score, self.unet.vector_channels // 2)
+
+    def for_loop(self, params: Params) -> Params:
+        """Parameters as a loop around the UNet reads them best, made before it."""
+        unrolled = runs_unrolled(self.unet.block_loop)
+        return params | {"unet": unstack(params["unet"])} if unrolled else params
 
     def prefix(
         self, params: Params, latents: Array, timesteps: Array, conditions: Conditions, **options

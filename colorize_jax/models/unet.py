@@ -100,6 +100,7 @@ class UNet(nn.Module):
             None keeps every intermediate.
         dtype: of products and activations; parameters, statistics and softmax stay in float32.
         implementation: of attention, see `nn.attention`.
+        block_loop: how stacks of transformer blocks run, see `nn.transformer`.
     """
 
     model_channels: int = 320
@@ -121,6 +122,7 @@ class UNet(nn.Module):
     remat: Callable[..., bool] | None = None
     dtype: Any = jnp.float32
     implementation: str = "auto"
+    block_loop: str = "auto"
 
     def setup(self) -> None:
         width = 4 * self.model_channels
@@ -159,6 +161,7 @@ class UNet(nn.Module):
             self.remat,
             self.dtype,
             self.implementation,
+            self.block_loop,
             name=stage.name,
         )
 

@@ -1,7 +1,11 @@
-"""The UNet's transformer: self-attention, cross-attention and GEGLU blocks, stacked and scanned.
+"""The UNet's transformer: self-attention, cross-attention and GEGLU blocks, in stacks.
 
 The blocks of a stack share one parameter tree whose leaves have a leading axis L. Keys and values
-of the context or of a bank do not depend on the tokens: they are computed outside of the scan.
+of the context or of a bank do not depend on the tokens: they are computed before the blocks.
+
+A stack runs as a loop or unrolled, with the same results. A loop is a small program, which compiles
+fast, but copies: what the backward pass needs into stacks and out of them, and on GPUs, whose
+libraries take whole buffers, every kernel of every block.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from colorize_jax.nn.attention_layer import Attention, LoRAs
-from colorize_jax.nn.layers import Dense, LayerNorm, gelu, group_norm, near_zero_init
+from colorize_jax.nn.layers import Dense, HalvedDense, LayerNorm, gelu, group_norm, near_zero_init
 from colorize_jax.nn.regions import Bank, KeysValues
 from colorize_jax.nn.remat import RESIDUAL
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
@@ -21,8 +25,39 @@ from colorize_jax.types import Array
 
 # Features that a block can return: what its attentions read and put out, and its own output.
 FEATURES = ("norm1", "attn1", "norm2", "attn2", "ff")
+# How a stack runs: "auto" is "unrolled" where kernels are a library's.
+BLOCK_LOOPS = ("auto", "auto:cpu", "auto:gpu", "auto:tpu", "loop", "unrolled")
 # Beside them: how large the cross-attention's output is against the block's, (B,) float32.
 CROSS_SHARE = "attn2_share"
+
+
+def runs_unrolled(block_loop: str) -> bool:
+    """Whether stacks run unrolled, by one of `BLOCK_LOOPS`; "auto" asks for the default backend."""
+    name, _, platform = block_loop.partition(":")
+    if name != "auto":
+        return name == "unrolled"
+    return (platform or jax.default_backend()) == "gpu"
+
+
+def unstack(params: Any, name: str = "transformer_blocks") -> Any:
+    """Take the stacks of a tree of parameters apart: one tree a block, which a stack takes as well.
+
+    For what calls a network in a loop of its own: there a block's share of a stack would be copied
+    in every round.
+    """
+    if not isinstance(params, Mapping):
+        return params
+    return {
+        key: _blocks(value) if key == name else unstack(value, name)
+        for key, value in params.items()
+    }
+
+
+def _blocks(stack: Any) -> tuple[Any, ...]:
+    """A tree with a leading axis L, or L trees already -> L trees."""
+    if isinstance(stack, tuple):
+        return stack
+    return tuple(_cut(stack, i) for i in range(len(jax.tree.leaves(stack)[0])))
 
 
 class GEGLU(nn.Module):
@@ -33,8 +68,7 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        both = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
-        value, gate = jnp.split(both, 2, axis=-1)
+        value, gate = HalvedDense(2 * self.features, self.dtype, name="proj")(x)
         return value * gelu(gate)
 
 
@@ -107,7 +141,7 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """GroupNorm, linear in, a scanned stack of blocks over the pixels, linear out, plus the input.
+    """GroupNorm, linear in, a stack of blocks over the pixels, linear out, plus the input.
 
     Attributes:
         depth: number of blocks L.
@@ -120,6 +154,7 @@ class SpatialTransformer(nn.Module):
         remat: rematerialization policy of a block, None keeps all its intermediates.
         dtype: of the products.
         implementation: see `nn.attention`.
+        block_loop: how the blocks run, one of `BLOCK_LOOPS`.
     """
 
     channels: int
@@ -132,6 +167,7 @@ class SpatialTransformer(nn.Module):
     remat: Callable[..., bool] | None = None
     dtype: Any = jnp.float32
     implementation: str = "auto"
+    block_loop: str = "auto"
 
     def setup(self) -> None:
         self.norm = group_norm(1e-6, self.dtype, self.norm_groups)
@@ -193,11 +229,17 @@ class SpatialTransformer(nn.Module):
             kv = layer.apply({"params": params}, tokens, scales, method="keys_values")
             return jax.tree.map(lambda x: constrain(x, BATCH, None, TENSOR), kv)
 
+        def body(carry: None, inputs: Any) -> tuple[None, KeysValues]:
+            return carry, call(project, constrain_params(inputs[0]), *inputs[1:])
+
+        blocks = self.transformer_blocks
+        if isinstance(blocks, tuple):
+            blocks = tuple(block[name] for block in blocks)
+        else:
+            blocks = blocks[name]
         # Block by block, so that sharded kernels are not all-gathered all at once.
-        return jax.lax.map(
-            lambda inputs: call(project, constrain_params(inputs[0]), *inputs[1:]),
-            (self.transformer_blocks[name], *mapped),
-        )
+        inputs = (blocks, *mapped)
+        return _run_blocks(body, None, inputs, self.num_stacked, runs_unrolled(self.block_loop))[1]
 
     def __call__(
         self,
@@ -251,19 +293,17 @@ class SpatialTransformer(nn.Module):
             return tokens, {name: _feature(features, name) for name in collect}
 
         last = self.num_stacked if stop is None else stop
-        loops = last - first != 1
+        unrolled = runs_unrolled(self.block_loop) or last - first == 1
         if self.remat is not None:
             # Outside of a loop XLA's common subexpression elimination would undo rematerialization.
-            body = jax.checkpoint(body, policy=self.remat, prevent_cse=not loops)
-        inputs = (self.transformer_blocks, kv, bank_kv, strength)
+            body = jax.checkpoint(body, policy=self.remat, prevent_cse=unrolled)
+        blocks, inputs = self.transformer_blocks, (kv, bank_kv, strength)
         if (first, last) != (0, self.num_stacked):
-            inputs = jax.tree.map(lambda leaf: leaf[first:last], inputs)
-        if loops:
-            tokens, features = jax.lax.scan(body, tokens, inputs)
-        else:
-            # A loop's backward pass enters, in every round, what any round has a gradient of.
-            tokens, features = body(tokens, jax.tree.map(lambda leaf: leaf[0], inputs))
-            features = jax.tree.map(lambda leaf: leaf[None], features)
+            part = slice(first, last)
+            inputs = _cut(inputs, part)
+            blocks = blocks[part] if isinstance(blocks, tuple) else _cut(blocks, part)
+        inputs = (blocks, *inputs)
+        tokens, features = _run_blocks(body, tokens, inputs, last - first, unrolled)
         if stop is not None:
             return tokens, features
         if self.ends_in_norm:
@@ -281,6 +321,25 @@ class SpatialTransformer(nn.Module):
             return None, features
         stacked = [features["norm1"]] if "norm1" in features else []
         return None, features | {"norm1": jnp.concatenate([*stacked, normed])}
+
+
+def _run_blocks(
+    body: Callable[..., Any], carry: Any, inputs: tuple[Any, ...], count: int, unrolled: bool
+) -> tuple[Any, Any]:
+    """`jax.lax.scan` over blocks, whose parameters, the first of the inputs, may be `unstack`ed."""
+    blocks, *others = inputs
+    if isinstance(blocks, tuple) or count == 1:
+        # A loop's backward pass enters, in every round, what any round has a gradient of.
+        outputs = []
+        for i, block in enumerate(_blocks(blocks)):
+            carry, output = body(carry, (block, *_cut(others, i)))
+            outputs.append(output)
+        return carry, jax.tree.map(lambda *rows: jnp.stack(rows), *outputs)
+    return jax.lax.scan(body, carry, inputs, unroll=count if unrolled else 1)
+
+
+def _cut(tree: Any, at: int | slice) -> Any:
+    return jax.tree.map(lambda leaf: leaf[at], tree)
 
 
 def _feature(features: Mapping[str, Array], name: str) -> Array:

@@ -39,14 +39,19 @@ def build_colorizer(config: Config) -> Colorizer:
     )
     # Hints near zero keep what a pretrained UNet predicts; training from scratch needs larger ones.
     sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
-    return Colorizer(unet.clone(remat=POLICIES[config.model.remat]), sketch_encoder, projection)
+    unet = unet.clone(remat=POLICIES[config.model.remat], block_loop=config.model.block_loop)
+    return Colorizer(unet, sketch_encoder, projection)
 
 
 def build_background_encoder(config: Config) -> UNet:
     """Build the plugin's encoder, which the second stage trains."""
     own = network_configs(config)["background_encoder"]
     encoder = build("background_encoder", own, dtype=jnp.dtype(config.model.dtype))
-    return encoder.clone(implementation=config.model.attention, remat=POLICIES[config.model.remat])
+    return encoder.clone(
+        implementation=config.model.attention,
+        remat=POLICIES[config.model.remat],
+        block_loop=config.model.block_loop,
+    )
 
 
 def network_configs(config: Config) -> dict[str, dict[str, Any]]:
