@@ -69,51 +69,6 @@ class Dense(nn.Module):
         return y
 
 
-class HalvedDense(nn.Module):
-    """A dense layer whose result is wanted in halves, value and gate.
-
-    One product makes both. Their gradients stay apart: joined, as the gradient of a split is, they
-    would be written once more.
-    """
-
-    features: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        """(..., C) -> two of (..., features / 2)."""
-        init = nn.initializers.lecun_normal()
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x, kernel = x.astype(self.dtype), gather(kernel.astype(self.dtype), self.path)
-        # Outside of what has its own gradient: rematerialization's policies see the product.
-        product = jax.lax.stop_gradient(x @ kernel)
-        return _halves(product, x, kernel, bias.astype(self.dtype))
-
-
-@jax.custom_vjp
-def _halves(product: Array, x: Array, kernel: Array, bias: Array) -> tuple[Array, Array]:
-    """x @ kernel + bias in halves, of which the product is there already."""
-    first, second = jnp.split(product + bias, 2, axis=-1)
-    return first, second
-
-
-def _halves_forward(product: Array, x: Array, kernel: Array, bias: Array) -> tuple[Any, Any]:
-    return _halves(product, x, kernel, bias), (x, kernel)
-
-
-def _halves_backward(saved: tuple[Array, Array], gradients: tuple[Array, Array]) -> Any:
-    x, kernel = saved
-    parts = zip(gradients, jnp.split(kernel, 2, axis=-1), strict=True)
-    first, second = (gradient @ part.T for gradient, part in parts)
-    of_kernel = [jnp.einsum("...c,...f->cf", x, gradient) for gradient in gradients]
-    of_bias = [jnp.sum(gradient, axis=tuple(range(gradient.ndim - 1))) for gradient in gradients]
-    return None, first + second, jnp.concatenate(of_kernel, axis=-1), jnp.concatenate(of_bias)
-
-
-_halves.defvjp(_halves_forward, _halves_backward)
-
-
 class Conv(nn.Module):
     """A square convolution, padded by k // 2 zeros on all sides unless `padding` says otherwise.
 

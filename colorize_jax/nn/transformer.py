@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from colorize_jax.nn.attention_layer import Attention, LoRAs
-from colorize_jax.nn.layers import Dense, HalvedDense, LayerNorm, gelu, group_norm, near_zero_init
+from colorize_jax.nn.layers import Dense, LayerNorm, gelu, group_norm, near_zero_init
 from colorize_jax.nn.regions import Bank, KeysValues
 from colorize_jax.nn.remat import RESIDUAL
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
@@ -68,7 +68,8 @@ class GEGLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        value, gate = HalvedDense(2 * self.features, self.dtype, name="proj")(x)
+        both = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
+        value, gate = jnp.split(both, 2, axis=-1)
         return value * gelu(gate)
 
 
