@@ -14,7 +14,7 @@ def get_config() -> dict[str, Any]:
     ramped = {"gram.maximum": 10.0, "gram.zero_share": 0.2, "gram.blocks": (2, 3, 6, 8)}
     return {
         "config": "configs/tiny.py",
-        "common": {"data.same_identity_rate": 0.0},
+        "common": {"data.same_identity_rate": 0.0, "logging.samples_every": 0},
         "base": "one branch",
         "seeds": (0, 1, 2),
         "sizes": {
@@ -32,6 +32,7 @@ def get_config() -> dict[str, Any]:
             "weight 10": ramped,
             "last block": ramped | {"gram.blocks": (10,)},
             "every block": ramped | {"gram.blocks": tuple(range(1, 11))},
+            "tap stack": ramped | {"gram.tap": "stack"},
             "tap attn1": ramped | {"gram.tap": "attn1"},
             "tap attn2": ramped | {"gram.tap": "attn2"},
             "loss kl": ramped | {"gram.loss": "kl"},
