@@ -12,9 +12,11 @@ from typing import Any
 def get_config() -> dict[str, Any]:
     """Return the grid: what all arms share, sizes, seeds, and what each arm changes."""
     ramped = {"gram.maximum": 10.0, "gram.zero_share": 0.2, "gram.blocks": (2, 3, 6, 8)}
+    # What the last stack puts out is all that the output layers see: nothing goes around it.
+    last_stack = ramped | {"gram.blocks": (10,), "gram.tap": "stack"}
     return {
         "config": "configs/tiny.py",
-        "common": {"data.same_identity_rate": 0.0},
+        "common": {"data.same_identity_rate": 0.0, "logging.samples_every": 0},
         "base": "one branch",
         "seeds": (0, 1, 2),
         "sizes": {
@@ -32,6 +34,10 @@ def get_config() -> dict[str, Any]:
             "weight 10": ramped,
             "last block": ramped | {"gram.blocks": (10,)},
             "every block": ramped | {"gram.blocks": tuple(range(1, 11))},
+            "every stack": ramped | {"gram.blocks": tuple(range(1, 11)), "gram.tap": "stack"},
+            "last stack": last_stack,
+            "last stack 100": last_stack | {"gram.maximum": 100.0},
+            "last stack standardized": last_stack | {"gram.standardize": True},
             "tap attn1": ramped | {"gram.tap": "attn1"},
             "tap attn2": ramped | {"gram.tap": "attn2"},
             "loss kl": ramped | {"gram.loss": "kl"},

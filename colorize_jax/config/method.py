@@ -240,8 +240,9 @@ class GramConfig(Options):
     )
     tap: str = option(
         "ff",
-        Choice(("ff", "attn1", "attn2")),
-        "features that are compared: a block's output, or that attention's output",
+        Choice(("ff", "attn1", "attn2", "stack")),
+        "features that are compared: a block's output, that attention's output, or (ours) the "
+        "output of the block's stack, behind the residual around it",
     )
     loss: str = option("mse", Choice(("mse", "kl", "ranking", "bce")), "how Grams are compared")
     standardize: bool = option(False, Flag(), "standardize features over tokens first")

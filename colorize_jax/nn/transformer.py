@@ -29,6 +29,8 @@ FEATURES = ("norm1", "attn1", "norm2", "attn2", "ff")
 BLOCK_LOOPS = ("auto", "auto:cpu", "auto:gpu", "auto:tpu", "loop", "unrolled")
 # Beside them: how large the cross-attention's output is against the block's, (B,) float32.
 CROSS_SHARE = "attn2_share"
+# And of a whole stack: its output behind the outer residual, (1, B, N, C), where all blocks run.
+STACK = "stack"
 
 
 def runs_unrolled(block_loop: str) -> bool:
@@ -264,7 +266,8 @@ class SpatialTransformer(nn.Module):
             strength: (L,) factor of every block's cross-attention.
             shares: factors of the context's parts for every query; see `cross_attention`.
             lora_scales: label -> scale.
-            collect: names of `FEATURES`, or `CROSS_SHARE`, to return of every block that runs.
+            collect: names of `FEATURES`, or `CROSS_SHARE`, to return of every block that runs; or
+                `STACK`.
             begun: number of blocks that have run already, and the tokens (B, N, C) after them.
             stop: number of the block to stop after.
 
@@ -281,6 +284,7 @@ class SpatialTransformer(nn.Module):
             return self._end_in_norm(tokens, {}, collect)
         block = self._block(parent=None)
         bank_kv = None if bank is None else bank.keys_values
+        of_blocks = [name for name in collect if name != STACK]
 
         def body(tokens: Array, inputs: Any) -> tuple[Array, dict[str, Array]]:
             params, kv, bank_kv, strength = inputs
@@ -291,7 +295,7 @@ class SpatialTransformer(nn.Module):
             params = constrain_params(params)
             tokens, features = block.apply({"params": params}, tokens, kv, own, **cross)
             tokens, features = constrain_batch((tokens, features))
-            return tokens, {name: _feature(features, name) for name in collect}
+            return tokens, {name: _feature(features, name) for name in of_blocks}
 
         last = self.num_stacked if stop is None else stop
         unrolled = runs_unrolled(self.block_loop) or last - first == 1
@@ -305,11 +309,17 @@ class SpatialTransformer(nn.Module):
             blocks = blocks[part] if isinstance(blocks, tuple) else _cut(blocks, part)
         inputs = (blocks, *inputs)
         tokens, features = _run_blocks(body, tokens, inputs, last - first, unrolled)
+        if STACK in collect:
+            features[STACK] = self._end(x, tokens).reshape(1, *tokens.shape)
         if stop is not None:
             return tokens, features
         if self.ends_in_norm:
             return self._end_in_norm(tokens, features, collect)
-        return x + self.proj_out(tokens).reshape(x.shape), features
+        return self._end(x, tokens), features
+
+    def _end(self, x: Array, tokens: Array) -> Array:
+        """The stack's output (B, h, w, C): its input plus what its blocks have to say."""
+        return x + self.proj_out(tokens).reshape(x.shape)
 
     def _end_in_norm(
         self, tokens: Array, features: dict[str, Array], collect: tuple[str, ...]

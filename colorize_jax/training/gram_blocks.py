@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from colorize_jax.config.options import GramConfig
 from colorize_jax.models.colorizer import Colorizer
-from colorize_jax.nn.transformer import CROSS_SHARE
+from colorize_jax.nn.transformer import CROSS_SHARE, STACK
 from colorize_jax.training.losses.gram import gram_contrast, gram_loss
 from colorize_jax.types import Array
 
@@ -36,7 +36,7 @@ class GramBlocks:
         self.collect = tuple((stack, gram.tap) for stack in stacks)
         self.collect_shares = tuple((stack, CROSS_SHARE) for stack in stacks)
         stack, index = max(places.values(), key=lambda place: (order.index(place[0]), place[1]))
-        self.last = (stack, index + 1)
+        self.last = (stack, unet.stacks()[stack] if gram.tap == STACK else index + 1)
 
     def select(self, features: Features) -> dict[str, Array]:
         """Pick the blocks out of collected features: number of the block -> (B, N, C)."""
@@ -48,7 +48,7 @@ class GramBlocks:
 
     def _pick(self, features: Features, name: str) -> dict[str, Array]:
         return {
-            str(block): features[stack, name][index]
+            str(block): features[stack, name][0 if name == STACK else index]
             for block, (stack, index) in self._places.items()
         }
 

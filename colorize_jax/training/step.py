@@ -142,9 +142,10 @@ def train_step(
     """
     inputs = prepare(system, state.frozen, augment.to_batch(record), key, state.step)
     config = system.config
-    weight = gram_weight(
-        state.step, config.total_steps, config.gram.zero_share, config.gram.maximum
-    )
+    weight = jnp.float32(0)  # then the program is the same whatever `gram` says
+    if dual:
+        gram = config.gram
+        weight = gram_weight(state.step, config.total_steps, gram.zero_share, gram.maximum)
     grads, metrics = gradients(system, state.params, state.frozen, inputs, weight, dual=dual)
     metrics |= {
         "gram_weight": weight,

@@ -45,7 +45,7 @@ def estimated(monkeypatch, estimates):
 @pytest.mark.parametrize("index", range(len(LADDER)))
 def test_the_first_that_fits_is_taken_and_told(config, mesh, estimates, index, caplog):
     with caplog.at_level(logging.INFO, logger="colorize_jax"):
-        settled = settle(config, mesh, estimates[index].total / SHARE)
+        settled = settle(config, mesh, (estimates[index].total + 1) / SHARE)
     assert settled.model.remat == LADDER[index]
     assert f"model.remat=auto: {LADDER[index]} " in caplog.text
 

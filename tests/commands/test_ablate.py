@@ -132,7 +132,9 @@ def test_a_bad_grid_is_one_line_before_anything_runs(
     assert not (tmp_path / "ablation").exists()
 
 
-def write(cell: ablation.Cell, rng: np.random.Generator, entanglement: float) -> None:
+def write(
+    cell: ablation.Cell, rng: np.random.Generator, entanglement: float, line_f1: float = 1.0
+) -> None:
     """Scores of ten pairs, as an evaluation leaves them."""
     folder = cell.folder / ablation.EVALUATION
     folder.mkdir(parents=True)
@@ -144,6 +146,7 @@ def write(cell: ablation.Cell, rng: np.random.Generator, entanglement: float) ->
     for index in range(10):
         scores = {name: 1.0 + index for name in ablation.SHOWN}
         scores["entanglement"] = entanglement + index + 0.01 * rng.standard_normal()
+        scores["line_f1_cross"] = line_f1
         rows.append(json.dumps({"index": index, "scores": scores}) + "\n")
     (folder / "metrics.jsonl").write_text("".join(rows))
 
@@ -168,3 +171,18 @@ def test_changes_are_of_the_same_pairs_and_seeds(tmp_path: Path) -> None:
     assert figure["share"] == pytest.approx(-3 / 15, abs=0.01)
     page = ablation.write_page(cells, [base, arm], "base")
     assert "-20 %" in page and page.count("<polyline") == 2
+
+
+def test_a_change_against_nothing_is_no_share(tmp_path: Path) -> None:
+    """Networks that have hardly been trained draw no line at all."""
+    grid = {
+        **{"config": __file__, "common": {}, "base": "base", "num_pairs": 10},
+        **{"seeds": (0,), "sizes": {"s": {}}, "arms": {"base": {}, "arm": {}}},
+    }
+    cells = ablation.cells(grid, tmp_path)
+    for cell in cells:
+        write(cell, np.random.default_rng(0), 1.0, {"base": 0.0, "arm": 0.5}[cell.arm])
+    rows = ablation.summarize(cells, "base", 10)
+    figure = rows[1]["figures"]["line_f1_cross"]
+    assert figure["change"] == 0.5 and figure["share"] is None
+    assert "[+0.5]" in ablation.write_page(cells, rows, "base")

@@ -13,6 +13,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.io.published import torch_names
 from colorize_jax.models.unet import UNet, touch
 from colorize_jax.models.unet_controls import Controls
+from colorize_jax.nn.transformer import STACK, SpatialTransformer
 from colorize_jax.verify import verify_folder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -147,6 +148,31 @@ def test_a_forward_can_stop_and_go_on(tiny, until) -> None:
         count = until[1] if place[0] == until[0] else TINY.stacks()[place[0]]
         assert features[place].shape[0] == count
         np.testing.assert_allclose(features[place], expected[place][:count], atol=1e-5)
+
+
+def test_the_tap_of_a_stack_is_what_the_stack_puts_out(tiny) -> None:
+    """Behind its outer residual, whether or not the forward ends there."""
+    params, inputs = tiny
+    stacks = list(TINY.stacks())
+    wanted = tuple((stack, STACK) for stack in stacks)
+
+    def collect(module_params, **options):
+        return TINY.apply(module_params, *inputs, collect=wanted, **options)
+
+    def is_output(module, method) -> bool:
+        return isinstance(module, SpatialTransformer) and method == "__call__"
+
+    _, whole = collect(params)
+    _, variables = collect(params, capture_intermediates=is_output, mutable="intermediates")
+    until = stacks[1], TINY.stacks()[stacks[1]]
+    _, part = TINY.apply(params, *inputs, collect=wanted[:2], until=until)
+    for place in wanted:
+        output, _ = variables["intermediates"][place[0]]["__call__"][0]
+        tokens = output.reshape(1, len(output), -1, output.shape[-1])
+        np.testing.assert_allclose(whole[place], tokens, atol=1e-5)
+        if place in part:
+            np.testing.assert_allclose(part[place], tokens, atol=1e-5)
+    assert set(part) == set(wanted[:2])
 
 
 def test_rematerialization_changes_memory_and_nothing_else(tiny) -> None:

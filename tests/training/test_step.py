@@ -12,8 +12,10 @@ from flax.traverse_util import flatten_dict
 from small_training import BATCH, make_inputs, make_params, make_record, make_train_system
 
 from colorize_jax.diffusion import schedule as diffusion
+from colorize_jax.nn.transformer import STACK
 from colorize_jax.training import augment
 from colorize_jax.training.branches import pair_rows, split_pairs
+from colorize_jax.training.gram_blocks import GramBlocks
 from colorize_jax.training.losses.gram import gram_loss, gram_weight
 from colorize_jax.training.state import create_state
 from colorize_jax.training.step import (
@@ -324,6 +326,17 @@ def test_two_branches_run_where_their_weight_is_not_zero(share):
     config = make_train_system(total_steps=1250, gram={"zero_share": share}).config
     weights = gram_weight(np.arange(1250), 1250, share, config.gram.maximum)
     assert [is_dual(config, step) for step in range(1250)] == (weights > 0).tolist()
+
+
+def test_the_tap_of_a_stack_ends_the_second_branch_behind_all_of_its_blocks():
+    system = make_train_system(gram={"tap": STACK})
+    unet, blocks = system.colorizer.unet, GramBlocks(system.colorizer, system.config.gram)
+    assert blocks.last[1] == unet.stacks()[blocks.last[0]]
+    assert all(tap == STACK for _, tap in blocks.collect)
+    features = {place: jnp.full((1, 2, 3, 4), i) for i, place in enumerate(blocks.collect)}
+    found = blocks.select(features)
+    for block in system.config.gram.blocks:
+        assert (found[str(block)] == features[unet.locate(block)[0], STACK][0]).all()
 
 
 # ------------------------------------------------------------------------------------ a short run

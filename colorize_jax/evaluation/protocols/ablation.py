@@ -165,7 +165,7 @@ def summarize(done: Sequence[Cell], base: str, num_pairs: int) -> list[dict[str,
     """A row for every size and arm: means over seeds and pairs, and changes against the base arm.
 
     Intervals are of 95 %, by bootstrap over pairs of the mean over seeds; a change is that of the
-    same pairs and seeds.
+    same pairs and seeds, and its share that of the base arm's value: None where that is 0.
     """
     by_arm: dict[tuple[str, str], dict[int, dict[str, np.ndarray]]] = {}
     for cell in done:
@@ -193,9 +193,8 @@ def summarize(done: Sequence[Cell], base: str, num_pairs: int) -> list[dict[str,
                 change = np.mean([ours - theirs for ours, theirs in both], axis=0)
                 figure["change"] = float(np.nanmean(change))
                 figure["change_low"], figure["change_high"] = interval(change, seed=0)
-                figure["share"] = figure["change"] / float(
-                    np.nanmean([theirs for _, theirs in both])
-                )
+                whole = float(np.nanmean([theirs for _, theirs in both]))
+                figure["share"] = figure["change"] / whole if whole else None
             row["figures"][name] = figure
         rows.append(row)
     return rows
@@ -230,10 +229,11 @@ def _shown(row: Mapping[str, Any]) -> list[Mapping[str, float]]:
     return [row["figures"][name] for name in SHOWN]
 
 
-def _cell_text(figure: Mapping[str, float]) -> str:
+def _cell_text(figure: Mapping[str, Any]) -> str:
     text = f"{figure['value']:.4g} ({figure['low']:.4g} … {figure['high']:.4g})"
     if "change" in figure:
-        text += f" [{figure['change']:+.3g}, {100 * figure['share']:+.0f} %]"
+        share = "" if figure["share"] is None else f", {100 * figure['share']:+.0f} %"
+        text += f" [{figure['change']:+.3g}{share}]"
     return text
 
 
