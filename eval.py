@@ -32,7 +32,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from colorize_jax.commands.option_flags import add_option_flags, options_from_flags
-from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError, leave, of_file
+from colorize_jax.errors import UserError, leave, run_program
 from colorize_jax.evaluation.protocols import pairs as protocols
 from colorize_jax.evaluation.protocols.coloring import Evaluator
 from colorize_jax.evaluation.protocols.controls import DrawnHints
@@ -62,20 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and evaluate; returns the exit status."""
     args = build_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
+
+    def run() -> int:
         for line in platform.configure():
             print(line)
         distributed.initialize(args.coordinator, args.num_processes, args.process_id)
         return evaluate(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_STATUS
-    except OSError as error:
-        print(f"error: {of_file(error)}", file=sys.stderr)
-        return USER_ERROR_STATUS
-    except KeyboardInterrupt:
-        print("error: interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED_STATUS
+
+    return run_program(run, interrupted="interrupted; the same command goes on")
 
 
 def evaluate(args: argparse.Namespace) -> int:

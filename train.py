@@ -24,7 +24,7 @@ from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.analysis.stored_step import for_arguments, load_step, recorded_hashes
 from colorize_jax.config.load import check_changes, load_config
 from colorize_jax.config.options import PLACES, RESUMABLE, Config
-from colorize_jax.errors import USER_ERROR_STATUS, UserError
+from colorize_jax.errors import UserError, run_program
 from colorize_jax.io.runs.checkpoint import Checkpoints
 from colorize_jax.io.runs.owner import Owner
 from colorize_jax.io.runs.run_weights import RunWeights
@@ -53,7 +53,6 @@ from colorize_jax.training.monitoring.timing import Stopwatch, Trace
 from colorize_jax.training.state import TrainState
 from colorize_jax.training.step import TrainSystem, is_dual, jit_step
 from colorize_jax.training.stop_signals import StopSignals
-from data.errors import DataError
 
 logger = logging.getLogger("train")
 
@@ -386,7 +385,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:  # an import may have made one
         handler.setFormatter(logging.Formatter("%(message)s"))
-    try:
+
+    def run() -> int:
         config = load_config(options.config, overrides)
         if options.compilation_cache:
             jax.config.update("jax_compilation_cache_dir", options.compilation_cache)
@@ -411,10 +411,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             tell_processes(several.reason)
         with Owner(options.workdir) as owner:
             number = train(config, options.workdir, owner, command)
-    except (UserError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_STATUS
-    return SIGNALLED_STATUS + number if number else 0
+        return SIGNALLED_STATUS + number if number else 0
+
+    return run_program(run)
 
 
 if __name__ == "__main__":

@@ -3,31 +3,25 @@
 import difflib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
-USER_ERROR_STATUS = 2  # exit status of every program that was given bad input
-INTERRUPTED_STATUS = 130  # of one that Ctrl-C ended
+from data import errors
 
 
 class UserError(Exception):
     """Bad input: one line saying what was got, what was expected and what to do."""
 
 
-def of_file(error: OSError) -> str:
-    """What to tell of a file, folder or socket that fails where no part of a program expects it."""
-    what = error.filename if error.filename is not None else "a file"
-    reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-    return (
-        f"got {what}, which cannot be read or written ({reason}), expected it to be; look at the "
-        "disk, the path and its permissions, and start the same command again"
-    )
+def run_program(program: Callable[[], int], *, interrupted: str = "interrupted") -> int:
+    """`data.errors.run_program`, of a program that raises `UserError` too."""
+    return errors.run_program(program, UserError, interrupted=interrupted)
 
 
 def leave(status: int) -> NoReturn:
     """End the process; after Ctrl-C at once, because XLA may be compiling in another thread, which
     the interpreter's own end would pull its ground from."""
-    if status == INTERRUPTED_STATUS:
+    if status == errors.INTERRUPTED_STATUS:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

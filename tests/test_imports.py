@@ -57,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "data.check": (DATA | {"data.outputs"})
     - {"data.cache", "data.encoded", "data.illustrations", "data.loader"},
     # ------------------------------------------------------------------ what everybody knows
-    "errors": set(),
+    "errors": {"data.errors"},
     "types": set(),
     "rng": {"types"},
     # ----------------------------------------------------------------------- numbers, options
@@ -112,7 +112,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"config", "evaluation", "io.formats", "models.frozen"},
     "looking": BASICS | INFERENCE | {"diffusion", "evaluation", "nn", "rng"},
     # ---------------------------------------------------------------------------- composition
-    "setup.machine": BASICS,
+    "setup.machine": BASICS | {"data.errors"},
     "setup": BASICS
     | NETWORKS
     | INFERENCE

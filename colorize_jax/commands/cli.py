@@ -7,10 +7,9 @@ the parser's default `overrides` gets the list of `--config.key=value` arguments
 
 import argparse
 import importlib
-import sys
 from collections.abc import Sequence
 
-from colorize_jax.errors import INTERRUPTED_STATUS, USER_ERROR_STATUS, UserError, of_file
+from colorize_jax.errors import run_program
 
 # Command -> module; the order is that of the help page.
 COMMANDS = {
@@ -54,14 +53,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     if rest and not hasattr(args, "overrides"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.overrides = rest
-    try:
-        return args.run(args)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR_STATUS
-    except OSError as error:
-        print(f"error: {of_file(error)}", file=sys.stderr)
-        return USER_ERROR_STATUS
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        return INTERRUPTED_STATUS
+    return run_program(lambda: args.run(args))

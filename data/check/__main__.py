@@ -23,13 +23,13 @@ from PIL import Image
 from data.buckets import BucketSampler, scaled_buckets
 from data.check.contact_sheet import contact_sheet
 from data.check.inspection import Finding, alike, equal_files, inspect
-from data.errors import DataError
+from data.errors import run_program
 from data.outputs import check_output, whole_file
 from data.sources.folders import HARMLESS, FolderSource
 from data.sources.names import suffix
 from data.sources.selection import MASKS, SKETCHES, FolderOptions
 
-WRONG_STATUS, ERROR_STATUS = 1, 2
+WRONG_STATUS = 1
 _SHOWN = 3  # names of a kind
 _SHARES = (5, 50, 95)  # percentiles
 
@@ -208,7 +208,8 @@ def is_wrong(report: dict[str, Any]) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check a folder; returns the exit status."""
     options = parse_arguments(arguments)
-    try:
+
+    def run() -> int:
         # What cannot be written is said before hours of reading.
         for path in filter(None, (options.json, options.contact_sheet)):
             check_output(path, overwrite=options.overwrite, reads=_reads(options))
@@ -216,11 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.json:
             with _output(options.json, options) as place:
                 place.write_text(json.dumps(report, indent=1, ensure_ascii=False))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ERROR_STATUS
-    print(text(report))
-    return WRONG_STATUS if is_wrong(report) else 0
+        print(text(report))
+        return WRONG_STATUS if is_wrong(report) else 0
+
+    return run_program(run)
 
 
 if __name__ == "__main__":

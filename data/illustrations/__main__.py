@@ -7,13 +7,14 @@ python -m data.illustrations --benchmark
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from data.errors import DataError
+from data.errors import run_program
 from data.illustrations.canvas.seeds import example_seed
 from data.illustrations.drawing import PART_NAMES, draw, paint, render
 from data.illustrations.source import CrossPairSource
@@ -71,7 +72,8 @@ def benchmark(size: int, seconds: float = 3.0) -> float:
     return count / (time.process_time() - start)
 
 
-def main() -> None:
+def main() -> int:
+    """Draw what the options ask for; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m data.illustrations",
         description=__doc__,
@@ -87,14 +89,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the stored set")
     parser.add_argument("--overwrite", action="store_true", help="replace pictures that exist")
     options = parser.parse_args()
-    try:
-        run(options)
-    except DataError as error:
-        parser.exit(2, f"{parser.prog}: error: {error}\n")
+    return run_program(lambda: run(options))
 
 
-def run(options: argparse.Namespace) -> None:
-    """What the options ask for."""
+def run(options: argparse.Namespace) -> int:
+    """What the options ask for; returns the exit status."""
     if options.sheet:
         with whole_file(options.sheet, overwrite=options.overwrite) as place:
             sheet(options.size, options.count).save(place, "PNG")
@@ -111,7 +110,8 @@ def run(options: argparse.Namespace) -> None:
     if options.benchmark:
         for size in (64, 256):
             print(f"{size} px: {benchmark(size):.0f} examples/s on one core")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,14 +13,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from data.errors import DataError
+from data.errors import run_program
 from data.pictures.lines import STYLES
 from data.prepare.beam import prepare_by_beam
 from data.prepare.jobs.options import BUILT_IN_MASKS, DUPLICATES, LAYOUTS, SPLITS, Options
 from data.prepare.pipeline import prepare
-
-ERROR_STATUS = 2
-STOPPED_STATUS = 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -83,27 +80,17 @@ def options_of(arguments: argparse.Namespace) -> Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare a folder; returns the exit status."""
-    try:
+
+    def run() -> int:
         parsed = parse_arguments(arguments)
         options = options_of(parsed)
         if parsed.beam is None:
             prepare(options)
         else:
             prepare_by_beam(options, parsed.beam)
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ERROR_STATUS
-    except OSError as error:
-        print(
-            f"error: got {error.filename or 'the output'}, which cannot be written "
-            f"({error.strerror or error}), expected a place to write to; the same command goes on",
-            file=sys.stderr,
-        )
-        return ERROR_STATUS
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return STOPPED_STATUS
-    return 0
+        return 0
+
+    return run_program(run, interrupted="interrupted; the same command goes on")
 
 
 if __name__ == "__main__":

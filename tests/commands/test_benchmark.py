@@ -18,6 +18,7 @@ from colorize_jax.errors import UserError
 from colorize_jax.setup.initialize import abstract_state
 from colorize_jax.setup.networks import build_train_system
 from colorize_jax.sharding import make_mesh
+from data.errors import INTERRUPTED_STATUS
 
 CONFIG = str(Path(__file__).parents[1] / "configs" / "smallest.py")
 # One level of the UNet in the place of three: what is measured here is not its speed.
@@ -232,7 +233,7 @@ def test_interrupted_it_leaves_nothing(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(step, "filled", interrupt)
     out = tmp_path / "step.json"
-    assert benchmark("step", "--output", out) == cli.INTERRUPTED_STATUS
+    assert benchmark("step", "--output", out) == INTERRUPTED_STATUS
     assert capsys.readouterr().err == "error: interrupted\n"
     assert not list(tmp_path.iterdir())
 

@@ -11,6 +11,7 @@ from small_models import COLORIZER, save, system, tensors
 from colorize_jax.commands import cli
 from colorize_jax.commands.files import parse_size
 from colorize_jax.errors import UserError
+from data.errors import ERROR_STATUS
 
 
 def _run(capsys, *arguments):
@@ -115,7 +116,7 @@ def test_a_model_that_does_not_say_what_it_predicts(tmp_path, capsys):
     status, out, _ = _run(capsys, "import", *arguments)
     assert status == 0 and "does not say what the UNet predicts" in out
     status, _, error = _run(capsys, "import", *arguments)
-    assert status == cli.USER_ERROR_STATUS and "exists" in error and error.count("\n") == 1
+    assert status == ERROR_STATUS and "exists" in error and error.count("\n") == 1
 
 
 def test_bad_input_is_one_line_and_status_2(tmp_path, capsys):
@@ -127,7 +128,7 @@ def test_bad_input_is_one_line_and_status_2(tmp_path, capsys):
         ("export", "--checkpoint", tmp_path, "--output", tmp_path / "out"),
     ):
         status, _, error = _run(capsys, *arguments)
-        assert status == cli.USER_ERROR_STATUS
+        assert status == ERROR_STATUS
         assert error.startswith("error: got ") and error.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == [picture.name]
 
@@ -151,4 +152,4 @@ def test_wrong_config_files(tmp_path, capsys, content):
     config = tmp_path / "config.json"
     config.write_text(content)
     status, _, error = _run(capsys, "inspect", file, "--config", config)
-    assert status == cli.USER_ERROR_STATUS and "got config" in error
+    assert status == ERROR_STATUS and "got config" in error

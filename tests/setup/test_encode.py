@@ -32,7 +32,7 @@ from colorize_jax.training.encoding import encodings as encodings_of
 from colorize_jax.training.monitoring.run_writer import read_metrics
 from colorize_jax.training.step import train_step
 from data.encoded.source import EncodedSource
-from data.errors import PictureError
+from data.errors import INTERRUPTED_STATUS, PictureError
 from data.illustrations import render
 from data.loader import Place, make_record
 
@@ -203,7 +203,7 @@ def test_what_was_interrupted_goes_on_to_the_same_bytes(whole, tmp_path, monkeyp
         return store(*args)
 
     monkeypatch.setattr(encode, "pack", interrupted)
-    assert run(tmp_path / "set", *flags, *RUN) == cli.INTERRUPTED_STATUS
+    assert run(tmp_path / "set", *flags, *RUN) == INTERRUPTED_STATUS
     there = contents(tmp_path / "set")
     assert sum(name.endswith(".array_record") for name in there) == 1
     monkeypatch.undo()

@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 
-from colorize_jax.errors import USER_ERROR_STATUS, UserError
+from colorize_jax.errors import UserError
+from data.errors import ERROR_STATUS
 
 TIMEOUT = 300  # seconds until all processes have to be there
 MARGIN = 60  # seconds by which JAX would wait longer
@@ -84,7 +85,7 @@ def _give_up(start: Start, timeout: int) -> None:
     """Exit: JAX waits in native code, and would abort the process with a stack trace."""
     print(f"error: {_failure(start, f'not all came within {timeout} s')}", file=sys.stderr)
     sys.stderr.flush()
-    os._exit(USER_ERROR_STATUS)
+    os._exit(ERROR_STATUS)
 
 
 def _failure(start: Start, reason: str) -> str:

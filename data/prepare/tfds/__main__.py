@@ -14,10 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.errors import DataError
+from data.errors import DataError, run_program
 from data.extras import import_tfds
-
-ERROR_STATUS = 2
 
 
 def build(folder: str | Path, output: str | Path, beam: str | None = None) -> Path:
@@ -68,12 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", required=True, metavar="DIR", help="TFDS data directory")
     parser.add_argument("--beam", metavar="OPTIONS", help="run on Apache Beam, with its options")
     parsed = parser.parse_args(arguments)
-    try:
+
+    def run() -> int:
         print(build(parsed.dataset, parsed.output, parsed.beam))
-    except DataError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return ERROR_STATUS
-    return 0
+        return 0
+
+    return run_program(run)
 
 
 if __name__ == "__main__":
