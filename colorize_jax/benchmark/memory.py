@@ -25,6 +25,7 @@ from colorize_jax.inference.program_options import make_static_options, make_tra
 from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import System
 from colorize_jax.models.background_encoder import NORMED
+from colorize_jax.nn.transformer import runs_unrolled
 from colorize_jax.setup.networks import build_train_system, inference_system, random_params
 from colorize_jax.sharding import in_bytes, make_mesh, replicated, with_shardings
 from colorize_jax.types import Array, Params
@@ -35,10 +36,14 @@ NETWORKS = {
     "encode_references": ("clip_vision", "tagger", "reference_projection"),
     "encode_sketches": ("sketch_encoder",),
     "denoise": ("unet",),
+    "denoise_low_memory": ("unet",),
     "decode": ("vae",),
 }
+# Programs that low_memory has others for: its stacks of blocks run in loops.
+LOW_MEMORY = {"denoise": "denoise_low_memory"}
 # What low_memory holds at the same time.
 PHASES = dict.fromkeys(("encode_images", "encode_references", "encode_sketches"), "encoders")
+PHASES |= {low: name for name, low in LOW_MEMORY.items()}
 ENCODERS = ("clip_vision", "tagger", "reference_projection", "sketch_encoder", "vae")
 
 
@@ -94,12 +99,15 @@ def peaks(parameters: Mapping[str, int], found: Mapping[str, Mapping[str, int]])
     everything = sum(parameters.values())
     phases: dict[str, int] = {}
     for name, memory in found.items():
+        if LOW_MEMORY.get(name) in found:
+            continue
         phase = PHASES.get(name, name)
         held = ENCODERS if phase == "encoders" else NETWORKS[name]
         needed = sum(parameters[network] for network in held) + memory["total"]
         phases[phase] = max(needed, phases.get(phase, 0))
     return {
-        "resident": everything + max(memory["total"] for memory in found.values()),
+        "resident": everything
+        + max(found[name]["total"] for name in found if name not in LOW_MEMORY.values()),
         "low_memory": phases | {"peak": max(phases.values())},
     }
 
@@ -156,14 +164,16 @@ def _calls(
         inputs = _controlled(system, params, inputs, latents)
     traced = jax.tree.map(_shape, make_traced_options(system, options))
     encode_images = {"encode_images": (programs.encode_images, (system,), (sketch,))}
+    static = make_static_options(system, options)
+    low_memory = {}
+    if runs_unrolled(colorizer.unet.block_loop):
+        looped = programs.in_loops(system)
+        low_memory = {LOW_MEMORY["denoise"]: (programs.denoise, (looped, static), (inputs, traced))}
     return (encode_images if controls else {}) | {
         "encode_references": (programs.encode_references, (system,), tuple(pictures)),
         "encode_sketches": (programs.encode_sketches, (system,), (sketch,)),
-        "denoise": (
-            programs.denoise,
-            (system, make_static_options(system, options)),
-            (inputs, traced),
-        ),
+        "denoise": (programs.denoise, (system, static), (inputs, traced)),
+        **low_memory,
         "decode": (programs.decode, (system,), (latents,)),
     }
 

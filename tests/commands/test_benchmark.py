@@ -132,6 +132,9 @@ def test_memory_by_hand():
     found = memory.peaks(parameters, {name: {"total": n} for name, n in programs.items()})
     assert found["resident"] == 100 + 30
     assert found["low_memory"] == {"encoders": 57, "denoise": 70, "decode": 34, "peak": 70}
+    programs |= {"denoise": 60, "denoise_low_memory": 20}  # unrolled, and in a loop
+    unrolled = memory.peaks(parameters, {name: {"total": n} for name, n in programs.items()})
+    assert unrolled == {"resident": 100 + 60, "low_memory": found["low_memory"]}
 
 
 @pytest.mark.slow
@@ -176,7 +179,8 @@ def test_every_control_is_in_what_is_compiled(monkeypatch):
         return {name: {"total": 0} for name in calls}
 
     monkeypatch.setattr(memory, "_compile_all", lower_alone)
-    memory.picture_memory(load_config(CONFIG, SHALLOW), controls=True)
+    config = load_config(CONFIG, [*SHALLOW, "--config.model.block_loop=unrolled"])
+    memory.picture_memory(config, controls=True)
     assert set(seen) == set(memory.NETWORKS)
     inputs = seen["denoise"][0][0]
     given = {name for name, value in vars(inputs).items() if value is not None}
