@@ -1,5 +1,7 @@
 """The pipeline: what goes in and out, what is compiled, what a seed fixes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import small_system
@@ -99,6 +101,18 @@ def test_sizes(pipeline):
     assert pipeline(SKETCH, REFERENCE, options)[0].size == (40, 20)
     with pytest.raises(UserError, match="got width 30 px, expected a multiple of 4 from 16 up"):
         pipeline(SKETCH, REFERENCE, OPTIONS.replace(width=30))
+
+
+def test_unrolled_stacks_colour_alike(pipeline):
+    networks = small_system.make_networks()
+    unet = networks.system.colorizer.unet.clone(block_loop="unrolled")
+    colorizer = dataclasses.replace(networks.system.colorizer, unet=unet)
+    networks.system = dataclasses.replace(networks.system, colorizer=colorizer)
+    unrolled, expected = ColorizePipeline(networks), pipeline(SKETCH, REFERENCE, OPTIONS)
+    for options in (OPTIONS, OPTIONS.replace(low_memory=True)):
+        assert_same(unrolled(SKETCH, REFERENCE, options), expected)
+    other = OPTIONS.replace(injection_fidelity=0.5, reference_strength=0.7)
+    assert_same(unrolled(SKETCH, REFERENCE, other), pipeline(SKETCH, REFERENCE, other))
 
 
 def test_memory_is_given_back_and_nothing_else_changes(pipeline):
