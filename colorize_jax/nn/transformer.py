@@ -25,12 +25,12 @@ from colorize_jax.types import Array
 
 # Features that a block can return: what its attentions read and put out, and its own output.
 FEATURES = ("norm1", "attn1", "norm2", "attn2", "ff")
-# How a stack runs: "auto" is "unrolled" where kernels are a library's.
-BLOCK_LOOPS = ("auto", "auto:cpu", "auto:gpu", "auto:tpu", "loop", "unrolled")
 # Beside them: how large the cross-attention's output is against the block's, (B,) float32.
 CROSS_SHARE = "attn2_share"
 # And of a whole stack: its output behind the outer residual, (1, B, N, C), where all blocks run.
 STACK = "stack"
+# How a stack runs: "auto" is "unrolled" where products and attention are a library's kernels.
+BLOCK_LOOPS = ("auto", "auto:cpu", "auto:gpu", "auto:tpu", "loop", "unrolled")
 
 
 def runs_unrolled(block_loop: str) -> bool:
