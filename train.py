@@ -413,7 +413,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             number = train(config, options.workdir, owner, command)
         return SIGNALLED_STATUS + number if number else 0
 
-    return run_program(run)
+    return run_program(run, interrupted="interrupted; the same command goes on")
 
 
 if __name__ == "__main__":

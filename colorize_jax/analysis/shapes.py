@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from colorize_jax import sharding
 from colorize_jax.config.options import Config
-from colorize_jax.nn import attention
+from colorize_jax.nn import platforms
 from colorize_jax.setup.encoders import abstract_encodings
 from colorize_jax.setup.initialize import abstract_state
 from colorize_jax.setup.networks import needs_encoders
@@ -21,9 +21,11 @@ PICTURES = {"image": 3, "sketch": 1, "reference": 3, "sketch_mask": 1, "referenc
 
 def for_platform(config: Config, platform: str) -> Config:
     """Replace "auto", which depends on the machine that traces, by the choice for a platform."""
-    implementation = attention.for_platform(config.model.attention, platform)
-    block_loop = attention.for_platform(config.model.block_loop, platform)
-    model = dataclasses.replace(config.model, attention=implementation, block_loop=block_loop)
+    model = dataclasses.replace(
+        config.model,
+        attention=platforms.for_platform(config.model.attention, platform),
+        block_loop=platforms.for_platform(config.model.block_loop, platform),
+    )
     return dataclasses.replace(config, model=model)
 
 

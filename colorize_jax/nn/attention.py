@@ -15,6 +15,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from colorize_jax.errors import UserError
 from colorize_jax.nn import cudnn
+from colorize_jax.nn.platforms import resolve
 from colorize_jax.nn.remat import ATTENTION
 from colorize_jax.sharding import BATCH, TENSOR, constrain
 from colorize_jax.types import Array
@@ -116,15 +117,7 @@ def _tell(name: str, queries: int, heads: int, channels: int, keys: int, dtype: 
 
 def preferred(implementation: str) -> str:
     """What an implementation is where shapes allow it: "auto:gpu" is "cudnn"."""
-    name, _, platform = implementation.partition(":")
-    if name != "auto":
-        return name
-    return KERNELS.get(platform or jax.default_backend(), "blockwise")
-
-
-def for_platform(implementation: str, platform: str) -> str:
-    """The same choice for a platform ("cpu", "gpu", "tpu") that need not be there."""
-    return f"auto:{platform}" if implementation == "auto" else implementation
+    return resolve(implementation, KERNELS, "blockwise")
 
 
 def _blockwise(q: Array, k: Array, v: Array, scale: float) -> Array:

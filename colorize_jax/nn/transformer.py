@@ -18,6 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from colorize_jax.nn.attention_layer import Attention, LoRAs
 from colorize_jax.nn.layers import Dense, LayerNorm, gelu, group_norm, near_zero_init
+from colorize_jax.nn.platforms import resolve
 from colorize_jax.nn.regions import Bank, KeysValues
 from colorize_jax.nn.remat import RESIDUAL
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
@@ -35,13 +36,10 @@ BLOCK_LOOPS = ("auto", "auto:cpu", "auto:gpu", "auto:tpu", "loop", "unrolled")
 
 def runs_unrolled(block_loop: str) -> bool:
     """Whether stacks run unrolled, by one of `BLOCK_LOOPS`; "auto" asks for the default backend."""
-    name, _, platform = block_loop.partition(":")
-    if name != "auto":
-        return name == "unrolled"
-    return (platform or jax.default_backend()) == "gpu"
+    return resolve(block_loop, {"gpu": "unrolled"}, "loop") == "unrolled"
 
 
-def unstack(params: Any, name: str = "transformer_blocks") -> Any:
+def unstack(params: Any) -> Any:
     """Take the stacks of a tree of parameters apart: one tree a block, which a stack takes as well.
 
     For what calls a network in a loop of its own: there a block's share of a stack would be copied
@@ -50,8 +48,8 @@ def unstack(params: Any, name: str = "transformer_blocks") -> Any:
     if not isinstance(params, Mapping):
         return params
     return {
-        key: _blocks(value) if key == name else unstack(value, name)
-        for key, value in params.items()
+        name: _blocks(value) if name == "transformer_blocks" else unstack(value)
+        for name, value in params.items()
     }
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from colorize_jax.errors import UserError
 from colorize_jax.nn import attention as module
-from colorize_jax.nn.attention import attention, block_size, choose, for_platform
+from colorize_jax.nn.attention import attention, block_size, choose
+from colorize_jax.nn.platforms import for_platform
 
 
 def test_by_hand():
