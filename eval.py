@@ -89,7 +89,9 @@ def evaluate(args: argparse.Namespace) -> int:
             "another place; choose another name"
         )
     given = _given(args)
-    pipeline = open_pipeline(*args.checkpoint, dtype=args.dtype, raw=args.raw)
+    pipeline = open_pipeline(
+        *args.checkpoint, dtype=args.dtype, products=args.products, raw=args.raw
+    )
     judges = open_judges(pipeline, args.judge)
     options = pipeline.defaults
     protocol = args.protocol or _protocol(args, pipeline)
@@ -249,6 +251,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--options", metavar="FILE", help="JSON or YAML with options of pictures")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
+    parser.add_argument(
+        "--products",
+        choices=["dtype", "float8", "int8"],
+        default="dtype",
+        help="of the UNet: in --dtype (default), or of 8 bits where that serves; float8 is for "
+        "GPUs from Hopper on",
+    )
     parser.add_argument(
         "--raw", action="store_true", help="the parameters themselves, not their running average"
     )

@@ -86,6 +86,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
     parser.add_argument(
+        "--products",
+        choices=["dtype", "float8", "int8"],
+        default="dtype",
+        help="of the UNet: in --dtype (default), or of 8 bits where that serves; float8 is for "
+        "GPUs from Hopper on",
+    )
+    parser.add_argument(
         "--prediction-type", metavar="TYPE", help="v or eps, where the checkpoint does not say"
     )
     parser.add_argument(
@@ -122,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
     pipeline = open_pipeline(
         *args.checkpoint,
         dtype=args.dtype,
+        products=args.products,
         prediction_type=args.prediction_type,
         raw=args.raw,
         tokenizer=args.tokenizer,

@@ -19,6 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tokenizer", metavar="DIR", help="CLIP's tokenizer, for texts")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
+    parser.add_argument(
+        "--products",
+        choices=["dtype", "float8", "int8"],
+        default="dtype",
+        help="of the UNet: in --dtype (default), or of 8 bits where that serves; float8 is for "
+        "GPUs from Hopper on",
+    )
     parser.add_argument("--prediction-type", metavar="TYPE", help="v or eps")
     parser.add_argument("--raw", action="store_true", help="of a run, not the running average")
     network = parser.add_argument_group("network")
@@ -74,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
     pipeline = open_pipeline(
         *args.checkpoint,
         dtype=args.dtype,
+        products=args.products,
         prediction_type=args.prediction_type,
         raw=args.raw,
         tokenizer=args.tokenizer,

@@ -116,6 +116,12 @@ class ModelConfig(Options):
         "how transformer blocks of a stack run: in a loop, which compiles faster, or unrolled, "
         "which copies less; auto: unrolled on GPUs",
     )
+    products: str = option(
+        "dtype",
+        Choice(("dtype", "float8", "int8")),
+        "of the UNet's transformers, where they read a norm's output: in `dtype`, or of 8 bits "
+        "(float8 for GPUs from Hopper on, int8 for TPUs)",
+    )
 
 
 @dataclass(frozen=True)

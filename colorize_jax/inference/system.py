@@ -20,6 +20,7 @@ from colorize_jax.inference.pictures.sizes import PUBLISHED_LIMITS, SizeLimits
 from colorize_jax.models.colorizer import Colorizer
 from colorize_jax.models.frozen.clip_text import ClipText
 from colorize_jax.models.unet import UNet
+from colorize_jax.nn.quantized import WIDE
 from colorize_jax.sharding import replicated
 from colorize_jax.types import Params
 
@@ -126,7 +127,9 @@ class Networks:
     def fingerprint(self, *names: str) -> dict[str, str]:
         """Tell those of these networks that are there from others: network -> digest."""
         own = {name: digest(self.params(name)) for name in names if name in self}
-        return {"dtype": str(self._dtype), **own}
+        products = self.system.colorizer.unet.products
+        rounded = {} if products == WIDE else {"products": products}
+        return {"dtype": str(self._dtype), **rounded, **own}
 
     def on_devices(self) -> AbstractContextManager[Any]:
         """Context in which batches that divide evenly are sharded over the devices."""

@@ -39,7 +39,9 @@ REFINEMENT_KIND = "refinement"  # of weights: a run of the second stage, coloriz
 ADDITIONS_KIND = "additions"  # of weights: a plugin without the UNet that it was trained on
 
 # Fields of modules that say how a network runs, not what it is: no part of a configuration.
-RUNTIME_FIELDS = frozenset({"parent", "name", "dtype", "implementation", "remat", "block_loop"})
+RUNTIME_FIELDS = frozenset(
+    {"parent", "name", "dtype", "implementation", "remat", "block_loop", "products"}
+)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from colorize_jax.models.sketch_encoder import SketchEncoder
 from colorize_jax.models.unet import Features, UNet, UNetState, touch
 from colorize_jax.models.unet_controls import Controls
 from colorize_jax.nn.layers import size_embedding
+from colorize_jax.nn.quantized import round_kernels
 from colorize_jax.nn.regions import KeysValues
 from colorize_jax.nn.transformer import runs_unrolled, unstack
 from colorize_jax.types import Array, Conditions, Params
@@ -68,8 +69,8 @@ class Colorizer:
 
     def for_loop(self, params: Params) -> Params:
         """Parameters as a loop around the UNet reads them best, made before it."""
-        unrolled = runs_unrolled(self.unet.block_loop)
-        return params | {"unet": unstack(params["unet"])} if unrolled else params
+        unet = round_kernels(params["unet"], self.unet.products)
+        return params | {"unet": unstack(unet) if runs_unrolled(self.unet.block_loop) else unet}
 
     def prefix(
         self, params: Params, latents: Array, timesteps: Array, conditions: Conditions, **options

@@ -41,6 +41,7 @@ from colorize_jax.models.unet_injection import SkipInjector
 from colorize_jax.models.unet_stages import Stage, make_module, unet_stages
 from colorize_jax.nn.attention_layer import LoRAs
 from colorize_jax.nn.layers import Conv, Dense, group_norm, near_zero_init, sinusoid
+from colorize_jax.nn.quantized import WIDE
 from colorize_jax.nn.regions import KeysValues
 from colorize_jax.nn.transformer import SpatialTransformer
 from colorize_jax.sharding import constrain_batch
@@ -101,6 +102,7 @@ class UNet(nn.Module):
         dtype: of products and activations; parameters, statistics and softmax stay in float32.
         implementation: of attention, see `nn.attention`.
         block_loop: how stacks of transformer blocks run, see `nn.transformer`.
+        products: of the transformers that read a norm's output, one of `nn.quantized.PRODUCTS`.
     """
 
     model_channels: int = 320
@@ -123,6 +125,7 @@ class UNet(nn.Module):
     dtype: Any = jnp.float32
     implementation: str = "auto"
     block_loop: str = "auto"
+    products: str = WIDE
 
     def setup(self) -> None:
         width = 4 * self.model_channels
@@ -162,6 +165,7 @@ class UNet(nn.Module):
             self.dtype,
             self.implementation,
             self.block_loop,
+            self.products,
             name=stage.name,
         )
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from colorize_jax.nn.attention import attention
 from colorize_jax.nn.layers import Dense
 from colorize_jax.nn.lora import LoRADense
+from colorize_jax.nn.quantized import Rounded
 from colorize_jax.nn.regions import BANK_THRESHOLD, Bank, KeysValues
 from colorize_jax.types import Array
 
@@ -42,11 +43,11 @@ class Attention(nn.Module):
     def _heads(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.channels // self.head_dim, self.head_dim)
 
-    def queries(self, x: Array, lora_scales: Mapping[str, Array] | None = None) -> Array:
+    def queries(self, x: Array | Rounded, lora_scales: Mapping[str, Array] | None = None) -> Array:
         """(B, N, C) -> (B, N, K, D)."""
         return self._heads(self.to_q(x, lora_scales))
 
-    def keys_values(self, tokens: Array, lora_scales: Mapping[str, Array] | None = None):
+    def keys_values(self, tokens: Array | Rounded, lora_scales: Mapping[str, Array] | None = None):
         """(B, S, C') -> keys and values, each (B, S, K, D)."""
         return self._heads(self.to_k(tokens, lora_scales)), self._heads(
             self.to_v(tokens, lora_scales)
@@ -64,7 +65,7 @@ class Attention(nn.Module):
         """Plain attention of x (B, N, C) over tokens (B, S, C')."""
         return self.out(self.attend(self.queries(x), self.keys_values(tokens)))
 
-    def self_attention(self, x: Array, bank: Bank | None = None) -> Array:
+    def self_attention(self, x: Array | Rounded, bank: Bank | None = None) -> Array:
         """Attention of x (B, N, C) over itself and, where given, over a bank."""
         q, own = self.queries(x), self.keys_values(x)
         if bank is None:
@@ -85,7 +86,7 @@ class Attention(nn.Module):
 
     def cross_attention(
         self,
-        x: Array,
+        x: Array | Rounded,
         kv: KeysValues | None,
         *,
         strength: Array | None = None,
@@ -111,7 +112,7 @@ class Attention(nn.Module):
             if self.is_initializing():
                 self.queries(x)
             return missing
-        q = self.queries(x[:rows], lora_scales)
+        q = self.queries(x.rows(rows) if isinstance(x, Rounded) else x[:rows], lora_scales)
         heads = self.attend(q, kv) if shares is None else self.attend_parts(q, kv, shares[:, :rows])
         if strength is not None:
             heads = heads * strength.astype(heads.dtype)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from colorize_jax.nn.quantized import ROUNDED, Rounded, multiply
 from colorize_jax.sharding import gather
 from colorize_jax.types import Array
 
@@ -52,7 +53,10 @@ def size_embedding(size: Array, score: Array, dim: int) -> Array:
 
 
 class Dense(nn.Module):
-    """A dense layer whose kernel's storage may be sharded (see `sharding`)."""
+    """A dense layer whose kernel's storage may be sharded (see `sharding`).
+
+    Of an input that is `Rounded` the product is one of 8 bits.
+    """
 
     features: int
     use_bias: bool = True
@@ -60,9 +64,15 @@ class Dense(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        y = x.astype(self.dtype) @ gather(kernel.astype(self.dtype), self.path)
+    def __call__(self, x: Array | Rounded) -> Array:
+        if not isinstance(x, Rounded):
+            x = x.astype(self.dtype)
+        if self.has_variable("params", ROUNDED):
+            kernel = self.get_variable("params", ROUNDED)
+        else:
+            kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+            kernel = gather(kernel.astype(self.dtype), self.path)
+        y = multiply(x, kernel)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = y + bias.astype(self.dtype)
@@ -152,6 +162,12 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         return _normalize(x, scale, bias).astype(self.dtype)
+
+    def largest(self) -> Array:
+        """A magnitude () that no value of the output exceeds, whatever the input."""
+        scale, bias = (self.get_variable("params", name) for name in ("scale", "bias"))
+        normed = math.sqrt(scale.shape[-1])  # one value takes all of the variance
+        return normed * jnp.max(jnp.abs(scale)) + jnp.max(jnp.abs(bias))
 
 
 @jax.custom_vjp

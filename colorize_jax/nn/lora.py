@@ -1,18 +1,18 @@
 """Labelled low-rank additions to dense layers, applied beside the kernel or merged into it."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from colorize_jax.sharding import gather
+from colorize_jax.nn.layers import Dense
+from colorize_jax.nn.quantized import Rounded
 from colorize_jax.types import Array, Params
 
 DOWN, UP = "lora_down_", "lora_up_"
 
 
-class LoRADense(nn.Module):
+class LoRADense(Dense):
     """A dense layer y = Wx with optional labelled low-rank additions: + scale * up(down(x)).
 
     Attributes:
@@ -20,20 +20,13 @@ class LoRADense(nn.Module):
             lora_up_LABEL. Those begin at noise of deviation 1 / rank and at zero.
     """
 
-    features: int
-    use_bias: bool = True
     loras: tuple[tuple[str, int], ...] = ()
-    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, lora_scales: dict[str, Array] | None = None) -> Array:
+    def __call__(self, x: Array | Rounded, lora_scales: Mapping[str, Array] | None = None) -> Array:
         """Args: x (..., C_in); lora_scales: scale of each label, 1 where a label is not named."""
-        kernel_init = nn.initializers.lecun_normal()
-        kernel = self.param("kernel", kernel_init, (x.shape[-1], self.features))
-        y = x.astype(self.dtype) @ gather(kernel.astype(self.dtype), self.path)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(self.dtype)
+        y = super().__call__(x)
+        wide = x.wide if isinstance(x, Rounded) else x
         for label, rank in self.loras:
             down = nn.Dense(
                 rank,
@@ -50,7 +43,7 @@ class LoRADense(nn.Module):
                 name=f"lora_up_{label}",
             )
             scale = jnp.asarray((lora_scales or {}).get(label, 1.0), self.dtype)
-            y = y + scale * up(down(x))
+            y = y + scale * up(down(wide))
         return y
 
 

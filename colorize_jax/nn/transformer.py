@@ -19,6 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from colorize_jax.nn.attention_layer import Attention, LoRAs
 from colorize_jax.nn.layers import Dense, LayerNorm, gelu, group_norm, near_zero_init
 from colorize_jax.nn.platforms import resolve
+from colorize_jax.nn.quantized import WIDE, Rounded, round_normed
 from colorize_jax.nn.regions import Bank, KeysValues
 from colorize_jax.nn.remat import RESIDUAL
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
@@ -67,7 +68,7 @@ class GEGLU(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array | Rounded) -> Array:
         both = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
         value, gate = jnp.split(both, 2, axis=-1)
         return value * gelu(gate)
@@ -79,7 +80,7 @@ class FeedForward(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Array | Rounded) -> Array:
         channels = x.shape[-1]
         x = GEGLU(4 * channels, self.dtype, name="net_0")(x)
         return Dense(channels, dtype=self.dtype, name="net_2")(x)
@@ -95,6 +96,7 @@ class TransformerBlock(nn.Module):
         loras: low-rank additions of the cross-attention.
         dtype: of the products.
         implementation: see `nn.attention`.
+        products: of those that read a norm's output, one of `quantized.PRODUCTS`.
     """
 
     channels: int
@@ -103,6 +105,7 @@ class TransformerBlock(nn.Module):
     loras: LoRAs = ()
     dtype: Any = jnp.float32
     implementation: str = "auto"
+    products: str = WIDE
 
     def setup(self) -> None:
         def attention_layer(loras: LoRAs) -> Attention:
@@ -126,14 +129,21 @@ class TransformerBlock(nn.Module):
             The block's output and its features, by the names of `FEATURES`.
         """
         features = {"norm1": self.norm1(x)}
-        features["attn1"] = self.attn1.self_attention(features["norm1"], bank)
+        normed = self._rounded(self.norm1, features["norm1"])
+        features["attn1"] = self.attn1.self_attention(normed, bank)
         x = checkpoint_name(x + features["attn1"], RESIDUAL)
         if self.has_context:
             features["norm2"] = self.norm2(x)
-            features["attn2"] = self.attn2.cross_attention(features["norm2"], kv, **cross)
+            normed = self._rounded(self.norm2, features["norm2"])
+            features["attn2"] = self.attn2.cross_attention(normed, kv, **cross)
             x = checkpoint_name(x + features["attn2"], RESIDUAL)
-        features["ff"] = x + self.ff(self.norm3(x))
+        features["ff"] = x + self.ff(self._rounded(self.norm3, self.norm3(x)))
         return features["ff"], features
+
+    def _rounded(self, norm: LayerNorm, normed: Array) -> Array | Rounded:
+        if self.products == WIDE:
+            return normed
+        return round_normed(normed, norm.largest(), self.products)
 
     def initialize(self, x: Array, context: Array | None) -> None:
         """Touch every parameter, for `init` alone."""
@@ -156,6 +166,7 @@ class SpatialTransformer(nn.Module):
         dtype: of the products.
         implementation: see `nn.attention`.
         block_loop: how the blocks run, one of `BLOCK_LOOPS`.
+        products: see `TransformerBlock`.
     """
 
     channels: int
@@ -169,6 +180,7 @@ class SpatialTransformer(nn.Module):
     dtype: Any = jnp.float32
     implementation: str = "auto"
     block_loop: str = "auto"
+    products: str = WIDE
 
     def setup(self) -> None:
         self.norm = group_norm(1e-6, self.dtype, self.norm_groups)
@@ -198,6 +210,7 @@ class SpatialTransformer(nn.Module):
             self.loras,
             self.dtype,
             self.implementation,
+            self.products,
             **options,
         )
 

@@ -39,6 +39,7 @@ from colorize_jax.models.architectures import (
 )
 from colorize_jax.models.colorizer import TRAINED_NETWORKS, Colorizer
 from colorize_jax.models.frozen.tagger import preprocess_tagger
+from colorize_jax.nn.quantized import PRODUCTS, WIDE
 from colorize_jax.setup.encoders import build_encoders
 from colorize_jax.sharding import make_mesh
 from colorize_jax.types import Params
@@ -49,6 +50,7 @@ DTYPES = ("float32", "bfloat16")
 def open_pipeline(
     *paths: str | Path,
     dtype: str | None = None,
+    products: str = WIDE,
     prediction_type: str | None = None,
     raw: bool = False,
     extractors: Extractors = BUILT_IN,
@@ -60,6 +62,7 @@ def open_pipeline(
         paths: workdirs of training runs, folders of imported weights, published files; each
             network is taken from the first that has it.
         dtype: "float32" or "bfloat16"; by default bfloat16 where there is an accelerator.
+        products: "dtype", or of 8 bits where that serves, "float8" or "int8"; see `nn.quantized`.
         prediction_type: "v" or "eps", where no checkpoint says.
         raw: of training runs, the parameters themselves and not their running average.
         extractors: of lines and foregrounds.
@@ -68,7 +71,9 @@ def open_pipeline(
     Raises:
         UserError: the paths do not hold a colorizer.
     """
-    networks = open_networks(paths, dtype=dtype, prediction_type=prediction_type, raw=raw)
+    networks = open_networks(
+        paths, dtype=dtype, products=products, prediction_type=prediction_type, raw=raw
+    )
     return ColorizePipeline(networks, extractors, tokenizer)
 
 
@@ -107,6 +112,7 @@ def open_networks(
     paths: Sequence[str | Path],
     *,
     dtype: str | None = None,
+    products: str = WIDE,
     prediction_type: str | None = None,
     raw: bool = False,
 ) -> Networks:
@@ -117,6 +123,7 @@ def open_networks(
             from the first that has it.
         dtype: "float32" or "bfloat16", of parameters and products; by default bfloat16 where there
             is an accelerator.
+        products: of the UNet, one of `nn.quantized.PRODUCTS`.
         prediction_type: "v" or "eps", where no checkpoint says.
         raw: of training runs, the parameters themselves and not their running average.
 
@@ -125,6 +132,8 @@ def open_networks(
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f'got dtype "{dtype}", expected one of {", ".join(DTYPES)}')
+    if products not in PRODUCTS:
+        raise UserError(f'got products "{products}", expected one of {", ".join(PRODUCTS)}')
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.dtype(dtype or ("float32" if on_cpu else "bfloat16"))
     opened = [open_checkpoint(path, raw=raw) for path in paths]
@@ -138,8 +147,9 @@ def open_networks(
     runs = (_run_config(where[name]) for name in TRAINED_NETWORKS)
     config = next((run for run in runs if run is not None), None)
     encoders = _encoders(where, config, dtype)
+    unet, *others = (_build(name, where, dtype) for name in TRAINED_NETWORKS)
     system = System(
-        colorizer=Colorizer(*(_build(name, where, dtype) for name in TRAINED_NETWORKS)),
+        colorizer=Colorizer(unet.clone(products=products), *others),
         encoders=encoders,
         schedule=_schedule(where["unet"].metadata),
         prediction_type=_prediction_type(where["unet"], prediction_type),

@@ -39,7 +39,11 @@ def build_colorizer(config: Config) -> Colorizer:
     )
     # Hints near zero keep what a pretrained UNet predicts; training from scratch needs larger ones.
     sketch_encoder = sketch_encoder.clone(near_zero_hints=bool(config.model.init_from))
-    unet = unet.clone(remat=POLICIES[config.model.remat], block_loop=config.model.block_loop)
+    unet = unet.clone(
+        remat=POLICIES[config.model.remat],
+        block_loop=config.model.block_loop,
+        products=config.model.products,
+    )
     return Colorizer(unet, sketch_encoder, projection)
 
 

@@ -32,7 +32,7 @@ class Flag:
     """
 
     name: str
-    value: bool | int
+    value: bool | int | str
     why: str
     until: str = ""
 
@@ -58,6 +58,8 @@ FLAGS = (
     Flag("xla_gpu_dot_merger_threshold_mb", 0, "queries, keys and values need no slices"),
     # A product whose result is used and kept for the backward pass would be computed twice.
     Flag("xla_gpu_enable_dynamic_slice_fusion", False, "no product is computed twice"),
+    # A step's results lie elsewhere every time, and every time its graphs were made anew.
+    Flag("xla_gpu_enable_command_buffer", "", "no CUDA graphs are updated in every step"),
 )
 # Of a compiler without a card, which cannot try kernels out: cuBLAS's and cuDNN's first choice.
 AHEAD = {"xla_gpu_autotune_level": 0}
@@ -86,7 +88,7 @@ def configure(environment: MutableMapping[str, str] = os.environ) -> list[str]:
     return told
 
 
-def compiler_options() -> dict[str, bool | int]:
+def compiler_options() -> dict[str, bool | int | str]:
     """Options under which a program is compiled for cards that are not there."""
     return {flag.name: flag.value for flag in FLAGS if flag.exists()} | AHEAD
 
@@ -102,5 +104,5 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", text)[:3])
 
 
-def _text(value: bool | int) -> str:
+def _text(value: bool | int | str) -> str:
     return str(value).lower()
