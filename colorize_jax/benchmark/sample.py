@@ -1,13 +1,18 @@
-"""Sampling as training and evaluation do it, timed on devices."""
+"""Sampling as training and evaluation do it: timed on devices, or compiled for others."""
 
 import dataclasses
+import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from colorize_jax.analysis.compiled import hlo, traffic
 from colorize_jax.analysis.flops import count_flops
+from colorize_jax.analysis.hardware.topology import describe
+from colorize_jax.analysis.needs import exchanges, program_memory
+from colorize_jax.analysis.roofline import in_order, roofline
 from colorize_jax.analysis.shapes import abstract_record, for_platform
 from colorize_jax.analysis.step_flops import countable
 from colorize_jax.benchmark.filled import filled
@@ -25,13 +30,16 @@ from colorize_jax.benchmark.timing import (
 )
 from colorize_jax.config.options import Config
 from colorize_jax.diffusion.samplers import find_sampler
+from colorize_jax.errors import UserError
 from colorize_jax.setup.networks import build_colorize, build_train_system, random_params
 from colorize_jax.sharding import (
     batch_sharding,
     batch_shards,
     check_batch,
+    in_bytes,
     make_mesh,
     state_shardings,
+    with_shardings,
 )
 from colorize_jax.training.augment import to_batch
 from colorize_jax.training.step import TrainSystem
@@ -54,9 +62,7 @@ def benchmark_sample(config: Config, batch_size: int | None = None, calls: int =
     check_batch(mesh, config.data.batch_size)
     config = for_platform(config, mesh.devices.flat[0].platform)
     system = build_train_system(config)
-    evaluations = find_sampler(config.sampling.sampler).evaluations
-    steps = config.sampling.num_steps
-    trips = None if evaluations is None else evaluations(steps)
+    steps, trips = _evaluations(config)
     report = header("sample", config, mesh) | {
         "sampler": config.sampling.sampler,
         "steps": steps,
@@ -73,6 +79,95 @@ def benchmark_sample(config: Config, batch_size: int | None = None, calls: int =
         kernels = kernel_times(lambda: compiled(params, record, keys))
     program |= rates(seconds, config.data.batch_size, flops, mesh) | {"kernels": kernels}
     return report | {"programs": {"sample": program}}
+
+
+def compile_sample(config: Config, topology: str, batch_size: int | None = None) -> Report:
+    """Compile the colouring of a batch for machines that need not be there; nothing runs.
+
+    Args:
+        config: of a run, whose mesh goes with the machines.
+        topology: e.g. "h200:1" or "v5e:2x2".
+        batch_size: pictures at a time, all devices together; by default one a device.
+
+    Returns:
+        Memory of a device, FLOPs, bytes, "roofline" and "in_order" of one batch, in the form of
+        `aot.compile_step`.
+
+    Raises:
+        UserError: unknown topology, the sampler's number of evaluations is not known ahead, or
+            mesh, batch and machines do not go together.
+    """
+    machines = describe(topology, config.mesh.num_slices)
+    mesh = make_mesh(config.mesh, machines.devices)
+    config = sampling_config(config, batch_size or batch_shards(mesh))
+    check_batch(mesh, config.data.batch_size)
+    config = for_platform(config, machines.platform)
+    steps, trips = _evaluations(config)
+    if trips is None:
+        raise UserError(
+            f"got the sampler {config.sampling.sampler}, which chooses its steps as it goes, "
+            "expected one whose evaluations are known; choose another with "
+            "--config.sampling.sampler"
+        )
+    system = build_train_system(config)
+    run, options = _on_records(system), dict(machines.compiler_options)
+    abstract = jax.eval_shape(lambda: _cast_params(system))
+    params = with_shardings(abstract, state_shardings(mesh, abstract))
+    record = abstract_record(config)
+    record = with_shardings(record, dict.fromkeys(record, batch_sharding(mesh)))
+    keys = jax.eval_shape(lambda: _new_keys(config))
+    keys = with_shardings(keys, batch_sharding(mesh))
+    worked = time.process_time()
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(run).lower(params, record, keys).compile(compiler_options=options)
+    seconds = time.process_time() - worked
+    program = hlo.parse(compiled.as_text())
+    found = hlo.collectives(program, dict(mesh.shape))
+    flops = sample_flops(system, trips)
+    # The mesh's first device need not be here: what is asked of it is its name alone.
+    report = header("sample, compiled", config, mesh) | {
+        "topology": machines.name,
+        "chips": mesh.size,
+        "images_per_chip": config.data.batch_size / mesh.size,
+        "sampler": config.sampling.sampler,
+        "steps": steps,
+        "evaluations": trips,
+        "reference_guidance": config.sampling.reference_guidance,
+        "products": config.model.products,
+        "compile_cpu_seconds": round(seconds, 1),
+        "memory": program_memory(compiled) | {"capacity": machines.device.memory},
+        "flops": {"model": flops, "executed": flops},
+        "hbm_bytes": traffic.total(program),
+        "kernels": traffic.kernels(program),
+        **exchanges(program, found, params),
+    }
+    report["fits"] = report["memory"]["total"] <= report["memory"]["capacity"]
+    report["roofline"] = roofline(report, machines)
+    return report | {"in_order": in_order(program, found, report, machines)}
+
+
+def compile_summary(report: Report) -> str:
+    """The report of `compile_sample` as text."""
+    memory, ordered = report["memory"], report["in_order"]
+    lines = [
+        title(report),
+        f"{report['sampler']}, {report['steps']} steps, guidance "
+        f"{report['reference_guidance']:g}, products {report['products']}, compiled for "
+        f"{report['topology']} in {report['compile_cpu_seconds'] / 60:.1f} processor minutes",
+        "",
+        f"memory of a device: {in_bytes(memory['total'])} of {in_bytes(memory['capacity'])}",
+        f"read and written by a device: {report['hbm_bytes'] / 1e9:.0f} GB",
+        f"FLOPs: {report['flops']['model'] / 1e12:.0f} T",
+        f"roofline: {_rate(report, report['roofline']['step_seconds'])}",
+        f"one operation after another: {_rate(report, ordered['step_seconds'])}",
+    ]
+    if ordered["expected_seconds"]:
+        lines.append(f"expected of this card: {_rate(report, ordered['expected_seconds'])}")
+    return "\n".join(lines)
+
+
+def _rate(report: Report, seconds: float) -> str:
+    return f"{1e3 * seconds:.0f} ms, {report['batch_size'] / seconds:.3g} pictures/s"
 
 
 def summary(report: Report) -> str:
@@ -97,6 +192,13 @@ def sample_flops(system: TrainSystem, evaluations: int) -> int:
     return count_flops(run, params, abstract_record(system.config), keys, while_trips=evaluations)
 
 
+def _evaluations(config: Config) -> tuple[int, int | None]:
+    """Steps of the config's sampler, and how often it asks the UNet; None: that depends."""
+    steps = config.sampling.num_steps
+    evaluations = find_sampler(config.sampling.sampler).evaluations
+    return steps, None if evaluations is None else evaluations(steps)
+
+
 def sampling_config(config: Config, batch_size: int) -> Config:
     """The config with another batch size and without micro-batches."""
     return dataclasses.replace(
@@ -117,18 +219,19 @@ def _on_records(system: TrainSystem) -> Any:
 
 
 def _keys(config: Config, mesh: Mesh) -> Array:
-    def create() -> Array:
-        return jax.random.split(jax.random.key(config.seed), config.data.batch_size)
+    return jax.jit(lambda: _new_keys(config), out_shardings=batch_sharding(mesh))()
 
-    return jax.jit(create, out_shardings=batch_sharding(mesh))()
+
+def _new_keys(config: Config) -> Array:
+    return jax.random.split(jax.random.key(config.seed), config.data.batch_size)
 
 
 def _params(system: TrainSystem, mesh: Mesh) -> Params:
-    dtype = jnp.dtype(system.config.model.dtype)
-
-    def create() -> Params:
-        params = random_params(system, jax.random.key(0))
-        return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-
-    abstract = jax.eval_shape(create)
+    abstract = jax.eval_shape(lambda: _cast_params(system))
     return filled(abstract, state_shardings(mesh, abstract))
+
+
+def _cast_params(system: TrainSystem) -> Params:
+    dtype = jnp.dtype(system.config.model.dtype)
+    params = random_params(system, jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params)

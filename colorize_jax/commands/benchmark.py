@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology",
         metavar="NAME:SHAPE",
-        help="of step and memory: compile for machines that need not be here, e.g. v5p:2x2x1 or "
-        "h100:8; nothing runs",
+        help="compile for machines that need not be here, e.g. v5p:2x2x1 or h100:8; nothing runs "
+        "(not of suite)",
     )
     parser.add_argument(
         "--output",
@@ -120,6 +120,10 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
         return (
             lambda config: memory.picture_memory(config, args.topology, controls=args.controls)
         ), memory.summary
+    if args.what == "sample" and args.topology:
+        return (
+            lambda config: sample.compile_sample(config, args.topology, args.batch_size)
+        ), sample.compile_summary
     if args.what == "sample":
         return (
             lambda config: sample.benchmark_sample(config, args.batch_size, args.steps)
@@ -148,7 +152,7 @@ def _check(args: argparse.Namespace) -> None:
     kinds_of = {
         "count": ["step"],
         "compile_only": ["step"],
-        "topology": ["step", "memory"],
+        "topology": ["step", "sample", "memory"],
         "controls": ["memory"],
     }
     for name, kinds in kinds_of.items():
