@@ -83,14 +83,18 @@ def steps(folder: Path, config: str, items: list[str]) -> Items:
 
 
 def samples(folder: Path, config: str, items: list[str]) -> Items:
-    """Guided pictures; an item is the number of them a device."""
+    """Guided pictures; an item is e.g. "4 float8": the number of them a device, products."""
     del folder
     for item in items:
-        own, count = load_config(config), int(item) * jax.device_count()
+        batch, *products = item.split()
+        own = load_config(config, [f"--config.model.products={name}" for name in products])
+        count = int(batch) * jax.device_count()
         own = dataclasses.replace(
             own, sampling=dataclasses.replace(own.sampling, num_steps=SAMPLING_STEPS)
         )
-        name = f"{Path(config).stem}, {SAMPLING_STEPS} guided steps, batch {count}"
+        name = ", ".join(
+            (Path(config).stem, f"{SAMPLING_STEPS} guided steps", f"batch {count}", *products)
+        )
         yield (
             item,
             name,

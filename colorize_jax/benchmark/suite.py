@@ -61,10 +61,10 @@ def plan(platform: str, config: str = "") -> tuple[Part, ...]:
     own, tiny = config or str(CONFIGS / "base.py"), str(CONFIGS / "tiny.py")
     return (
         Part("ceilings"),
-        Part("step", ("dual 4 elementwise",), own),
-        Part("sample", ("4",), own),
+        Part("step", ("dual 8 elementwise",), own),
+        Part("sample", ("4", "4 float8"), own),
         Part("attention"),
-        Part("step", ("dual 8 elementwise", "single 4", "dual 4 block"), own),
+        Part("step", ("dual 4 elementwise", "single 4", "dual 4 block"), own),
         Part("sample", ("1",), own),
         Part("step", ("dual 8", "single 8"), tiny),
         Part("step", ("dual 8", "dual 2", "single 8", "dual 1", "single 2", "single 1"), own),
