@@ -19,7 +19,7 @@ body {{ font: 15px/1.45 system-ui, sans-serif; color: #333; max-width: 1000px; m
 h1, h2 {{ font-weight: 600; color: #111 }}
 table {{ border-collapse: collapse; margin: 0.6em 0 }}
 td, th {{ padding: 0.2em 0.9em 0.2em 0; border-bottom: 1px solid #e4e4e4; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere }}
+  vertical-align: top; overflow-wrap: break-word }}
 td:first-child {{ min-width: 12em }}
 img {{ max-width: 100% }}
 .doubt {{ background: #fff6df; padding: 0.5em 0.8em }}

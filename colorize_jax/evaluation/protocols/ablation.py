@@ -232,7 +232,7 @@ def _shown(row: Mapping[str, Any]) -> list[Mapping[str, float]]:
 def _cell_text(figure: Mapping[str, Any]) -> str:
     text = f"{figure['value']:.4g} ({figure['low']:.4g} … {figure['high']:.4g})"
     if "change" in figure:
-        share = "" if figure["share"] is None else f", {100 * figure['share']:+.0f} %"
+        share = "" if figure["share"] is None else f", {100 * figure['share']:+.1f} %"
         text += f" [{figure['change']:+.3g}{share}]"
     return text
 
