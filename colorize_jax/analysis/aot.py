@@ -96,8 +96,8 @@ def compile_step(
         exchanges = hlo.collectives(program, dict(mesh.shape))
         report |= needs.exchanges(program, exchanges, state)
         report["hbm_bytes"] = traffic.total(program)
-        report["roofline"] = roofline(report, machines)
         report["in_order"] = in_order(program, exchanges, report, machines)
+        report["roofline"] = roofline(report, machines)
     report["fits"] = compiled is not None and report["memory"]["total"] <= capacity
     report["remedies"] = [] if report["fits"] else needs.remedies(config, mesh)
     return Step(report, compiled)

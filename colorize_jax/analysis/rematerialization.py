@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 # The less is computed again, the earlier.
-LADDER = ("elementwise", "wide", "block")
+LADDER = ("norms", "elementwise", "wide", "block")
 # Share of the memory that a step may take by the estimate, which knows nothing of what an operation
 # holds while it runs. Of compiled programs it was between 0.9 and 1.15 of what they took.
 SHARE = 0.85

@@ -39,11 +39,17 @@ SHORT = ["devices", "batch", "bound by", "images/s at most", "MFU at most", "MFU
 def roofline(report: Report, machines: Machines) -> dict[str, Any]:
     """Least seconds of a step, which resource bounds it, and the utilization that this allows."""
     device = machines.device
+    # What products of 8 bits save of the time that all FLOPs take at the usual peak.
+    saved = sum(
+        one["flops"] * (1 / device.peak_flops - 1 / device.peak(one["of"][1]))
+        for one in report["in_order"]["kinds"]
+        if device.peak(one["of"][1]) > device.peak_flops
+    )
     across = machines.count > 1
     inner = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
     outer = sum(c["bytes"] for c in report["collectives"] if across and "data" in c["axes"])
     seconds = {
-        "compute": report["flops"]["executed"] / report["chips"] / device.peak_flops,
+        "compute": report["flops"]["executed"] / report["chips"] / device.peak_flops - saved,
         "hbm": report["hbm_bytes"] / device.memory_bandwidth,
         "ici": inner / machines.inner_bandwidth if inner else 0.0,
         "dcn": outer / device.network_bandwidth,

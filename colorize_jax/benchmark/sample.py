@@ -142,8 +142,8 @@ def compile_sample(config: Config, topology: str, batch_size: int | None = None)
         **exchanges(program, found, params),
     }
     report["fits"] = report["memory"]["total"] <= report["memory"]["capacity"]
-    report["roofline"] = roofline(report, machines)
-    return report | {"in_order": in_order(program, found, report, machines)}
+    report["in_order"] = in_order(program, found, report, machines)
+    return report | {"roofline": roofline(report, machines)}
 
 
 def compile_summary(report: Report) -> str:

@@ -100,10 +100,10 @@ class ModelConfig(Options):
     )
     remat: str = option(
         "none",
-        Choice(("auto", "none", "elementwise", "wide", "dots", "block")),
+        Choice(("auto", "none", "norms", "elementwise", "wide", "dots", "block")),
         "what the backward pass computes again: as little as the devices have memory for; nothing; "
-        "norms and activations; those and the widest products; all but products with parameters; "
-        "all inside a block",
+        "norms; norms and activations; those and the widest products; all but products with "
+        "parameters; all inside a block",
     )
     attention: str = option(
         "auto",

@@ -10,9 +10,10 @@ Policy = Callable[..., bool]
 
 # Names (`jax.ad_checkpoint.checkpoint_name`) of what is kept: sums instead of their summands, so
 # that a product can add what is there before in its own kernel; and results of attention, of which
-# what a kernel of TPUs returns itself repeats a number 128 times.
+# what a kernel of TPUs returns itself repeats a number 128 times. By "norms" GEGLU's result too.
 RESIDUAL = "residual"
 ATTENTION = "attention"
+GATED = "gated"
 # The widest product that is kept by "wide", in widths of its input: GEGLU's projection is 8.
 _WIDE = 4
 
@@ -38,8 +39,8 @@ def _costly_and_narrow(primitive: Any, *operands: Any, **params: Any) -> bool:
     return _costly(primitive, *operands, **params)
 
 
-def _and_named(policy: Policy) -> Policy:
-    named = jax.checkpoint_policies.save_only_these_names(RESIDUAL, ATTENTION)
+def _and_named(policy: Policy, *names: str) -> Policy:
+    named = jax.checkpoint_policies.save_only_these_names(RESIDUAL, ATTENTION, *names)
     return jax.checkpoint_policies.save_from_both_policies(policy, named)
 
 
@@ -48,6 +49,7 @@ def _and_named(policy: Policy) -> Policy:
 POLICIES: dict[str, Policy | None] = {
     "auto": None,
     "none": None,
+    "norms": _and_named(_costly, GATED),
     "elementwise": _and_named(_costly),
     "wide": _and_named(_costly_and_narrow),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,

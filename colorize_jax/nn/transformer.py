@@ -21,7 +21,7 @@ from colorize_jax.nn.layers import Dense, LayerNorm, gelu, group_norm, near_zero
 from colorize_jax.nn.platforms import resolve
 from colorize_jax.nn.quantized import WIDE, Rounded, round_normed
 from colorize_jax.nn.regions import Bank, KeysValues
-from colorize_jax.nn.remat import RESIDUAL
+from colorize_jax.nn.remat import GATED, RESIDUAL
 from colorize_jax.sharding import BATCH, TENSOR, constrain, constrain_batch, constrain_params
 from colorize_jax.types import Array
 
@@ -71,7 +71,7 @@ class GEGLU(nn.Module):
     def __call__(self, x: Array | Rounded) -> Array:
         both = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
         value, gate = jnp.split(both, 2, axis=-1)
-        return value * gelu(gate)
+        return checkpoint_name(value * gelu(gate), GATED)
 
 
 class FeedForward(nn.Module):

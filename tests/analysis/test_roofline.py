@@ -37,6 +37,7 @@ def make_report(topology="v5e:8x8", chips=64):
         "images_per_second_per_chip": 0.5,
         "expected_seconds": None,
         "bounds": {"compute": 1.97, "memory": 2.03},
+        "kinds": [],
     }
     return report | {"roofline": roofline.bound(seconds, 1.0, report), "in_order": ordered}
 
@@ -97,6 +98,14 @@ def test_links_of_a_node_and_the_network_between_nodes():
     seconds = roofline.roofline(report, nodes)["seconds"]
     assert seconds["ici"] == pytest.approx(0.1) and seconds["dcn"] == pytest.approx(0.1)
     assert seconds["hbm"] == pytest.approx(819 / 3352.32)
+    # Of products of 8 bits there are twice as many a second.
+    eight = [
+        {"of": ["product", "f8e4m3fn"], "flops": 1e15},
+        {"of": ["product", "bf16"], "flops": 1},
+    ]
+    fast = roofline.roofline(report | {"in_order": {"kinds": eight}}, nodes)["seconds"]
+    peak = CARDS["h100"].peak_flops
+    assert seconds["compute"] - fast["compute"] == pytest.approx(1e15 / peak / 2)
 
 
 @pytest.mark.parametrize(

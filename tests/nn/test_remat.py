@@ -62,13 +62,14 @@ def is_jaxpr(value):
 @pytest.mark.parametrize("build", [transformer, res_block])
 def test_products_and_convolutions_with_parameters_run_once(build):
     counts, gradients = {}, []
-    for name in ("none", "elementwise", "wide", "block"):
+    for name in ("none", "norms", "elementwise", "wide", "block"):
         loss, params = build(POLICIES[name])
         counts[name] = count(jax.make_jaxpr(jax.grad(loss))(params).jaxpr)
         if name != "block":
             gradients.append(jax.jit(jax.grad(loss))(params))
     logits, wide = ({"dot_general": 2 * DEPTH}, DEPTH) if build is transformer else ({}, 0)
     assert counts["elementwise"] - counts["none"] == logits
+    assert counts["norms"] == counts["elementwise"]
     # GEGLU's projection, once a block.
     assert counts["wide"]["dot_general"] - counts["elementwise"]["dot_general"] == wide
     assert counts["block"].total() > counts["wide"].total()
@@ -91,5 +92,8 @@ def test_what_is_kept():
     logits, projection = (DEPTH, 2, 2, 16, 16), (DEPTH, 2, 16, 8 * 32)
     assert kept("none")[logits] and kept("none")[projection] == 0  # it keeps its halves
     assert not kept("elementwise")[logits] and kept("elementwise")[projection]
+    gated = (DEPTH, 2, 16, 4 * 32)
+    assert kept("norms")[gated] == 1 + kept("elementwise")[gated]
+    assert kept("norms").total() == 1 + kept("elementwise").total()
     assert not kept("wide")[projection] and kept("wide")[DEPTH, 2, 16, 32]
     assert kept("block")[DEPTH, 2, 16, 32] < kept("wide")[DEPTH, 2, 16, 32]
