@@ -168,7 +168,7 @@ def compile_only(
     path = epath.Path(folder) / f"aot-{topology.replace(':', '-')}.json"
     for output in filter(None, (path, step_file)):
         check_output(output, overwrite=overwrite)
-    step = compile_step(run_programs.largest(config), topology)
+    step = compile_step(run_programs.largest(config), topology, dual=config.gram.maximum > 0)
     report = step.report
     report["programs"] = run_programs.list_programs(config)
     if all_sizes:
