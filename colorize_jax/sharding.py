@@ -36,6 +36,8 @@ BATCH = (DATA, FSDP)  # the axes that split a batch
 # whose input channels are. Of all others only the storage is sharded.
 COLUMN = r"(^|/)(to_[qkv]|[qkv]_proj|net_0/proj|fc1|in_layers_2|emb_layers_1)/kernel$"
 ROW = r"(^|/)(to_out_0|out_proj|net_2|fc2|out_layers_3)/kernel$"
+# Kernels of 8 bits (..., out, in), which a program rounds for itself (`nn.quantized`).
+ROUNDED = "rounded_kernel"
 # Leaves below these have a leading axis of blocks that a scan iterates over: it is never sharded.
 STACKED = r"(^|/)(transformer_blocks|layers)/"
 # Tensors with fewer elements, not counting the axis of blocks, are replicated.
@@ -111,6 +113,10 @@ def parameter_spec(path: str, shape: Sequence[int], sizes: Mapping[str, int]) ->
         shape: of the tensor.
         sizes: axis of the mesh -> number of devices.
     """
+    if path.endswith(ROUNDED):
+        # A program's own copy, exchanged: whole, but for what tensor parallelism splits.
+        wide = parameter_spec(path.removesuffix(ROUNDED) + "kernel", _exchanged(shape), sizes)
+        return P(*_exchanged([axis if axis == TENSOR else None for axis in wide]))
     stacked = bool(re.search(STACKED, path))
     if not path.endswith("kernel") or math.prod(shape[stacked:]) < SMALL:
         return P()
@@ -128,6 +134,11 @@ def parameter_spec(path: str, shape: Sequence[int], sizes: Mapping[str, int]) ->
             spec[axis] = tuple(stored) if len(stored) > 1 else stored[0]
             break
     return P(*spec)
+
+
+def _exchanged(axes: Sequence[Any]) -> list[Any]:
+    """The last two axes exchanged, where there are two."""
+    return [*axes[:-2], *axes[-1:], *axes[-2:-1]]
 
 
 def _fits(length: int, axes: Any, sizes: Mapping[str, int]) -> bool:

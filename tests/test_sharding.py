@@ -81,6 +81,10 @@ def test_second_stage_on_every_mesh_is_that_of_one_device():
         # Others are only stored in parts, along the longer axis.
         ("unet/input_blocks_8_1/proj_in/kernel", (1280, 640), P(("fsdp", "tensor"), None)),
         ("unet/out_2/kernel", (3, 3, 640, 1280), P(None, None, None, ("fsdp", "tensor"))),
+        # Kernels that a program rounded for itself are exchanged, and whole but for that axis.
+        (f"{STACK}/attn1/to_q/rounded_kernel", (10, 1280, 1280), P(None, "tensor", None)),
+        (f"{STACK}/ff/net_0/proj/rounded_kernel", (10, 10240, 1280), P(None, "tensor", None)),
+        (f"{STACK}/ff/net_0/proj/rounded_kernel", (10,), P()),
         # Small ones, vectors and whatever does not divide are whole.
         (f"{STACK}/norm1/scale", (10, 1280), P()),
         ("unet/input_blocks_0_0/kernel", (3, 3, 4, 320), P()),

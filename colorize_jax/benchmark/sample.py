@@ -97,11 +97,6 @@ def compile_sample(config: Config, topology: str, batch_size: int | None = None)
         UserError: unknown topology, the sampler's number of evaluations is not known ahead, or
             mesh, batch and machines do not go together.
     """
-    machines = describe(topology, config.mesh.num_slices)
-    mesh = make_mesh(config.mesh, machines.devices)
-    config = sampling_config(config, batch_size or batch_shards(mesh))
-    check_batch(mesh, config.data.batch_size)
-    config = for_platform(config, machines.platform)
     steps, trips = _evaluations(config)
     if trips is None:
         raise UserError(
@@ -109,6 +104,11 @@ def compile_sample(config: Config, topology: str, batch_size: int | None = None)
             "expected one whose evaluations are known; choose another with "
             "--config.sampling.sampler"
         )
+    machines = describe(topology, config.mesh.num_slices)
+    mesh = make_mesh(config.mesh, machines.devices)
+    config = sampling_config(config, batch_size or batch_shards(mesh))
+    check_batch(mesh, config.data.batch_size)
+    config = for_platform(config, machines.platform)
     system = build_train_system(config)
     run, options = _on_records(system), dict(machines.compiler_options)
     abstract = jax.eval_shape(lambda: _cast_params(system))
@@ -124,7 +124,6 @@ def compile_sample(config: Config, topology: str, batch_size: int | None = None)
     program = hlo.parse(compiled.as_text())
     found = hlo.collectives(program, dict(mesh.shape))
     flops = sample_flops(system, trips)
-    # The mesh's first device need not be here: what is asked of it is its name alone.
     report = header("sample, compiled", config, mesh) | {
         "topology": machines.name,
         "chips": mesh.size,
@@ -156,8 +155,8 @@ def compile_summary(report: Report) -> str:
         f"{report['topology']} in {report['compile_cpu_seconds'] / 60:.1f} processor minutes",
         "",
         f"memory of a device: {in_bytes(memory['total'])} of {in_bytes(memory['capacity'])}",
-        f"read and written by a device: {report['hbm_bytes'] / 1e9:.0f} GB",
-        f"FLOPs: {report['flops']['model'] / 1e12:.0f} T",
+        f"read and written by a device: {report['hbm_bytes'] / 1e9:.4g} GB",
+        f"FLOPs: {report['flops']['model'] / 1e12:.4g} T",
         f"roofline: {_rate(report, report['roofline']['step_seconds'])}",
         f"one operation after another: {_rate(report, ordered['step_seconds'])}",
     ]
@@ -167,7 +166,7 @@ def compile_summary(report: Report) -> str:
 
 
 def _rate(report: Report, seconds: float) -> str:
-    return f"{1e3 * seconds:.0f} ms, {report['batch_size'] / seconds:.3g} pictures/s"
+    return f"{1e3 * seconds:.4g} ms, {report['batch_size'] / seconds:.3g} pictures/s"
 
 
 def summary(report: Report) -> str:

@@ -62,7 +62,7 @@ def plan(platform: str, config: str = "") -> tuple[Part, ...]:
     return (
         Part("ceilings"),
         Part("step", ("dual 8 elementwise",), own),
-        Part("sample", ("4", "4 float8"), own),
+        Part("sample", ("4", f"4 {'int8' if platform == 'tpu' else 'float8'}"), own),
         Part("attention"),
         Part("step", ("dual 4 elementwise", "single 4", "dual 4 block"), own),
         Part("sample", ("1",), own),

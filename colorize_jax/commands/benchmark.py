@@ -42,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps",
         type=int,
-        default=DEFAULT_CALLS,
         metavar="N",
         help=f"how many warm calls are timed (default: {DEFAULT_CALLS})",
     )
@@ -116,6 +115,7 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
     """What to do with a config, and with what comes of it."""
     from colorize_jax.benchmark import memory, sample, step
 
+    calls = args.steps or DEFAULT_CALLS
     if args.what == "memory":
         return (
             lambda config: memory.picture_memory(config, args.topology, controls=args.controls)
@@ -126,7 +126,7 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
         ), sample.compile_summary
     if args.what == "sample":
         return (
-            lambda config: sample.benchmark_sample(config, args.batch_size, args.steps)
+            lambda config: sample.benchmark_sample(config, args.batch_size, calls)
         ), sample.summary
     if args.count:
         return step.count_step, step.count_summary
@@ -134,7 +134,7 @@ def _chosen(args: argparse.Namespace) -> tuple[Callable[[Any], Any], Callable[[A
         return (
             lambda config: step.compile_steps(config, args.topology, args.branches)
         ), step.compile_summary
-    return (lambda config: step.benchmark_step(config, args.branches, args.steps)), step.summary
+    return (lambda config: step.benchmark_step(config, args.branches, calls)), step.summary
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -161,6 +161,11 @@ def _check(args: argparse.Namespace) -> None:
                 f"got --{name} with {args.what}, expected it with {' or '.join(kinds)} only; leave "
                 "it out"
             )
+    if args.steps and (args.topology or args.count or args.compile_only):
+        given = next(name for name in ("topology", "count", "compile_only") if getattr(args, name))
+        raise UserError(
+            f"got --steps with --{given}, expected one of them; nothing is timed where nothing runs"
+        )
     if args.output and args.what != "suite":
         reads = Reads({"config": [args.config]})
         check_output(args.output, overwrite=args.overwrite, reads=reads)

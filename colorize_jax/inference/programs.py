@@ -167,7 +167,7 @@ def without_loras(system: System) -> System:
 
 
 def in_loops(system: System) -> System:
-    """The same system for little memory: unrolled stacks keep a second copy of their parameters."""
+    """The same system for little memory: without second copies of parameters, see `for_loop`."""
     return _with_unet(system, block_loop="loop")
 
 

@@ -68,7 +68,13 @@ class Colorizer:
         return size_embedding(size, aesthetic_score, self.unet.vector_channels // 2)
 
     def for_loop(self, params: Params) -> Params:
-        """Parameters as a loop around the UNet reads them best, made before it."""
+        """Parameters as a loop around the UNet reads them best, made before it.
+
+        These are copies, of stacks that run unrolled and of kernels that are rounded; where blocks
+        are told to run in loops (`block_loop="loop"`) there are none.
+        """
+        if self.unet.block_loop == "loop":
+            return params
         unet = round_kernels(params["unet"], self.unet.products)
         return params | {"unet": unstack(unet) if runs_unrolled(self.unet.block_loop) else unet}
 

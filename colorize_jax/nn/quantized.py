@@ -8,8 +8,9 @@ What a product multiplies is rounded to float8 (E4M3) or int8, and nothing has t
     int8      a scale for every row of an input and every column of a kernel, from the largest
               value: all of them share one absolute precision, and one scale would lose small rows.
 
-Rounded are the inputs of those products that read a LayerNorm's output, where two thirds of a
-transformer block's FLOPs are: GEGLU's projection, queries, and keys and values of self-attention.
+Rounded are the inputs of those products that read a LayerNorm's output, two thirds of the FLOPs
+of a transformer block's dense layers: GEGLU's projection, queries, and keys and values of
+self-attention.
 
 Training rounds the forward product and the gradient of its input; the kernel's gradient, a sum over
 all tokens, is taken in the module's own dtype (Wortsman et al. 2023, "Stable and low-precision
@@ -17,17 +18,18 @@ training for large-scale vision-language models").
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
+from colorize_jax.sharding import ROUNDED
 from colorize_jax.types import Array, Params
 
 WIDE = "dtype"  # products in the module's own dtype
 PRODUCTS = (WIDE, "float8", "int8")
-ROUNDED = "rounded_kernel"  # a layer's parameter, instead of "kernel"
 
 
 @flax.struct.dataclass
@@ -37,7 +39,7 @@ class Rounded:
     Attributes:
         values: (..., C) float8 or int8.
         scale: float32, () or of every row (..., 1).
-        wide: (..., C), what was rounded, to which gradients go; None for kernels that have none.
+        wide: (..., C), what was rounded, to which an input's gradient goes; of kernels None.
     """
 
     values: Array
@@ -49,7 +51,7 @@ class Rounded:
         return self.values.shape
 
     def rows(self, count: int) -> Self:
-        """The first rows of a batch."""
+        """The first rows of a batch of inputs."""
         scale = self.scale[:count] if self.scale.ndim else self.scale
         return type(self)(self.values[:count], scale, self.wide[:count])
 
@@ -64,16 +66,17 @@ def round_normed(x: Array, largest: Array, products: str) -> Array | Rounded:
     """
     if products == WIDE:
         return x
-    values, scale = _round(jax.lax.stop_gradient(x), products, largest)
-    return Rounded(values, scale, x)
+    narrow = _round_rows if products == "int8" else partial(_round_float, largest=largest)
+    return Rounded(*narrow(jax.lax.stop_gradient(x)), x)
 
 
 def round_kernel(kernel: Array, products: str) -> Rounded:
     """(..., C, F) -> (..., F, C): products read both sides along C, as libraries want it."""
     kernel = jnp.swapaxes(kernel, -1, -2)
-    largest = jnp.max(jnp.abs(kernel), (-2, -1), keepdims=True).astype(jnp.float32)
-    values, scale = _round(kernel, products, largest)
-    return Rounded(values, scale[..., 0, 0] if products == "float8" else scale)
+    if products == "int8":
+        return Rounded(*_round_rows(kernel))
+    values, scale = _round_float(kernel, jnp.max(jnp.abs(kernel), (-2, -1), keepdims=True))
+    return Rounded(values, scale[..., 0, 0])
 
 
 def multiply(x: Array | Rounded, kernel: Array | Rounded) -> Array:
@@ -82,11 +85,10 @@ def multiply(x: Array | Rounded, kernel: Array | Rounded) -> Array:
     Of 8 bits where x is rounded; otherwise a rounded kernel is widened.
     """
     if isinstance(x, Rounded):
-        if isinstance(kernel, Rounded):
-            return _multiply(x.values, x.scale, kernel, x.wide.dtype)
-        return _rounding_product(x.wide, kernel, x.values, x.scale)
+        product = _rounded_product if isinstance(kernel, Rounded) else _rounding_product
+        return product(x.wide, kernel, x.values, x.scale)
     if isinstance(kernel, Rounded):
-        kernel = (kernel.values.astype(jnp.float32) * kernel.scale).astype(x.dtype).T
+        kernel = _widened(kernel, x.dtype)
     return x @ kernel
 
 
@@ -125,19 +127,24 @@ NORMED = frozenset(
 )
 
 
-def _round(x: Array, products: str, largest: Array) -> tuple[Array, Array]:
+def _round_rows(x: Array) -> tuple[Array, Array]:
+    """To int8, every row by its largest value."""
     x = x.astype(jnp.float32)
-    if products == "int8":
-        scale = jnp.maximum(jnp.max(jnp.abs(x), -1, keepdims=True), 1e-30) / 127
-        return jnp.round(x / scale).astype(jnp.int8), scale
-    return _round_float(x, largest, jnp.float8_e4m3fn)
+    scale = jnp.maximum(jnp.max(jnp.abs(x), -1, keepdims=True), 1e-30) / 127
+    return jnp.round(x / scale).astype(jnp.int8), scale
 
 
-def _round_float(x: Array, largest: Array, dtype: Any) -> tuple[Array, Array]:
+def _round_float(x: Array, largest: Array, dtype: Any = jnp.float8_e4m3fn) -> tuple[Array, Array]:
+    """To float8, everything by one scale."""
+    share = jnp.maximum(largest.astype(jnp.float32), 1e-30) / float(jnp.finfo(dtype).max)
     # A power of two: exact in every dtype, and it costs floating-point numbers no precision.
-    exponent = jnp.ceil(jnp.log2(jnp.maximum(largest, 1e-30) / float(jnp.finfo(dtype).max)))
-    scale = jnp.exp2(exponent).astype(jnp.float32)
-    return (x / scale).astype(dtype), scale
+    scale = jnp.ldexp(jnp.float32(1), jnp.ceil(jnp.log2(share)).astype(jnp.int32))
+    return (x.astype(jnp.float32) / scale).astype(dtype), scale
+
+
+def _widened(kernel: Rounded, dtype: Any) -> Array:
+    """(F, C) -> (C, F)."""
+    return (kernel.values.astype(jnp.float32) * kernel.scale).astype(dtype).T
 
 
 def _multiply(values: Array, scale: Array, kernel: Rounded, dtype: Any) -> Array:
@@ -167,11 +174,9 @@ def _forward(x: Array, kernel: Array, values: Array, scale: Array) -> tuple[Arra
 def _backward(kept: Any, gradient: Array) -> tuple[Any, ...]:
     x, kernel, values, scale = kept
     if values.dtype == jnp.int8:
-        rounded = _round(gradient, "int8", jnp.zeros(()))
-        other = round_kernel(kernel.T, "int8")
+        rounded, other = _round_rows(gradient), round_kernel(kernel.T, "int8")
     else:
-        wide = gradient.astype(jnp.float32)
-        rounded = _round_float(wide, jnp.max(jnp.abs(wide)), jnp.float8_e5m2)
+        rounded = _round_float(gradient, jnp.max(jnp.abs(gradient)), jnp.float8_e5m2)
         other = round_kernel(kernel.T, "float8")
     to_x = _multiply(*rounded, other, x.dtype)
     rows = tuple(range(x.ndim - 1))
@@ -180,3 +185,23 @@ def _backward(kept: Any, gradient: Array) -> tuple[Any, ...]:
 
 
 _rounding_product.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def _rounded_product(x: Array, kernel: Rounded, values: Array, scale: Array) -> Array:
+    return _multiply(values, scale, kernel, x.dtype)
+
+
+def _rounded_forward(
+    x: Array, kernel: Rounded, values: Array, scale: Array
+) -> tuple[Array, tuple[Rounded, Array, Array]]:
+    return _rounded_product(x, kernel, values, scale), (kernel, values, scale)
+
+
+def _rounded_backward(kept: tuple[Rounded, Array, Array], gradient: Array) -> tuple[Any, ...]:
+    """To the input alone: kernels that were rounded before have no gradient."""
+    zeros = jax.tree.map(jnp.zeros_like, kept)
+    return gradient @ _widened(kept[0], gradient.dtype).T, *zeros
+
+
+_rounded_product.defvjp(_rounded_forward, _rounded_backward)

@@ -7,6 +7,8 @@ import jax
 import numpy as np
 import pytest
 
+from colorize_jax.analysis.hardware.cards import CARDS
+from colorize_jax.analysis.hardware.machines import Machines
 from colorize_jax.analysis.shapes import abstract_record
 from colorize_jax.analysis.step_flops import step_flops
 from colorize_jax.benchmark import memory, sample, step, timing
@@ -169,6 +171,26 @@ def test_memory(tmp_path, capsys):
     assert "peak, everything resident" in capsys.readouterr().out
 
 
+def test_sampling_is_compiled_for_what_is_not_here(monkeypatch, capsys, tmp_path):
+    """In the place of a card that only its compiler knows: a CPU under its name."""
+    card = Machines("h200:1", "cpu", CARDS["h200"], (1,), 1, tuple(jax.devices()[:1]), 0.0)
+    monkeypatch.setattr(sample, "describe", lambda topology, num_slices: card)
+    out = tmp_path / "sample.json"
+    options = (*SHALLOW, "--config.sampling.num_steps=3", "--config.model.products=int8")
+    assert (
+        benchmark("sample", "--topology", "h200:1", "--batch_size", 2, *options, "--output", out)
+        == 0
+    )
+    report = json.loads(out.read_text())
+    assert (report["topology"], report["products"], report["batch_size"]) == ("h200:1", "int8", 2)
+    assert report["fits"] and report["memory"]["temporaries"] > 0
+    assert report["evaluations"] == 3 and report["flops"]["model"] > 0
+    assert 0 < report["roofline"]["step_seconds"] <= 1.001 * report["in_order"]["step_seconds"]
+    assert report["in_order"]["expected_seconds"] > report["in_order"]["step_seconds"]
+    text = capsys.readouterr().out
+    assert "compiled for h200:1" in text and "expected of this card" in text
+
+
 def test_every_control_is_in_what_is_compiled(monkeypatch):
     seen = {}
 
@@ -203,7 +225,11 @@ def test_every_control_is_in_what_is_compiled(monkeypatch):
         (["sample", "--config.sampling.sampler=Oiler"], "nearest"),
         (["sample", "--config.sampling.steps=3"], "got the unknown key 'sampling.steps'"),
         (["sample", "--count"], "got --count with sample, expected it with step only"),
-        (["sample", "--topology", "v5e:2x2"], "got --topology with sample"),
+        (
+            ["sample", "--topology", "h100:1", "--config.sampling.sampler=DPM adaptive"],
+            "got the sampler DPM adaptive, which chooses its steps as it goes",
+        ),
+        (["sample", "--topology", "h100:1", "--steps", "3"], "got --steps with --topology"),
         (["memory", "--compile_only"], "got --compile_only with memory"),
         (["step", "--output", CONFIG], "that this command reads, expected another place"),
         (

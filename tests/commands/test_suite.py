@@ -71,10 +71,11 @@ def test_every_part_of_a_plan_exists(platform):
             assert all(re.fullmatch(r"(dual|single) \d+( \w+)?", item) for item in part.items)
 
 
-def test_steps_and_pictures_of_all_sizes_are_in_the_plan_of_accelerators():
+@pytest.mark.parametrize(("platform", "products"), [("gpu", "float8"), ("tpu", "int8")])
+def test_steps_and_pictures_of_all_sizes_are_in_the_plan_of_accelerators(platform, products):
     found = {
         (part.name, item)
-        for part in plan("gpu")
+        for part in plan(platform)
         for item in part.items
         if part.config.endswith("base.py")
     }
@@ -83,7 +84,7 @@ def test_steps_and_pictures_of_all_sizes_are_in_the_plan_of_accelerators():
     steps |= {("step", f"dual {n} {remat}") for n, remat in ((4, "block"), (4, "elementwise"))}
     steps |= {("step", "dual 8 elementwise")}
     assert (
-        steps - {("step", "dual 4")} | {("sample", item) for item in ("1", "4", "4 float8")}
+        steps - {("step", "dual 4")} | {("sample", item) for item in ("1", "4", f"4 {products}")}
         == found
     )
 

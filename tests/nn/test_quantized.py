@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from colorize_jax.models.colorizer import Colorizer
+from colorize_jax.models.unet import UNet
 from colorize_jax.nn.layers import Dense, LayerNorm
 from colorize_jax.nn.quantized import (
     PRODUCTS,
@@ -66,6 +68,10 @@ def test_kernels_that_were_rounded_before_give_the_same(products) -> None:
     np.testing.assert_array_equal(
         multiply(rounded(x, products), before), multiply(rounded(x, products), kernel)
     )
+    # Gradients reach the input, whose kernel has none.
+    out = normal(2, 4, 8)
+    (to_x,) = jax.vjp(lambda x: multiply(rounded(x, products), before), x)[1](out)
+    assert distance(to_x, out @ kernel.T) < ERROR[products]
     # What nobody has rounded meets a kernel that was.
     assert distance(multiply(x, before), x @ kernel) < ERROR[products]
 
@@ -147,3 +153,16 @@ def test_a_layer_takes_both_kinds_of_input() -> None:
         assert distance(got, layer.apply(params, x)) < ERROR[products]
     assert round_normed(x, jnp.ones(()), "dtype") is x
     assert round_kernels(params, "dtype") is params
+
+
+def test_kernels_are_rounded_before_a_loop_unless_no_copies_are_wanted() -> None:
+    params = {
+        "unet": {"a": {"transformer_blocks": {"attn1": {"to_q": {"kernel": jnp.ones((2, 4, 4))}}}}}
+    }
+
+    def names(**options):
+        unet = UNet(products="float8", **options)
+        return _names(Colorizer(unet, None, None).for_loop(params))
+
+    assert names(block_loop="auto") == {f"attn1/to_q/{ROUNDED}"}
+    assert names(block_loop="loop") == {"attn1/to_q/kernel"}

@@ -85,6 +85,10 @@ class Card(Device):
     core_memory: int
     block_memory: int
 
+    def doubles(self, dtype: str) -> bool:
+        """See `Device.doubles`; of float8 from Hopper on."""
+        return super().doubles(dtype) or (dtype.startswith("f8") and self.capability >= 9)
+
 
 A100 = Card(
     name="a100",

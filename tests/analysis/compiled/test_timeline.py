@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from colorize_jax.analysis.compiled import hlo, timeline
-from colorize_jax.analysis.hardware.cards import H200
+from colorize_jax.analysis.hardware.cards import CARDS, H200
 from colorize_jax.analysis.hardware.chips import CHIPS
 
 # A product of 2e9 FLOPs over 6e6 bytes takes 2 s, a copy of 8e6 bytes 8 s.
@@ -118,6 +118,9 @@ def test_peaks_by_dtype():
     assert (H200.peak("bf16"), H200.peak("f32")) == (989e12, 494.5e12)
     assert (CHIPS["v5e"].peak("s8"), CHIPS["v5e"].peak("f32")) == (394e12, 197e12)
     assert H200.peak("f8e4m3fn") == 1978e12
+    # Neither has products of float8.
+    assert CARDS["a100"].peak("f8e4m3fn") == 312e12 and CARDS["a100"].peak("s8") == 624e12
+    assert CHIPS["v5e"].peak("f8e4m3fn") == 197e12
 
 
 def test_a_program_in_a_file(tmp_path, capsys):
