@@ -95,8 +95,7 @@ def multiply(x: Array | Rounded, kernel: Array | Rounded) -> Array:
 def round_kernels(params: Params, products: str) -> Params:
     """Replace kernels by rounded ones where `multiply` is called with them.
 
-    For programs that call a network often with the same parameters: there rounding would be work,
-    and wide kernels memory.
+    For programs that call a network often with the same parameters: there rounding would be work.
 
     Args:
         params: a network's, in stacks or not.
