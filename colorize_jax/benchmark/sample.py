@@ -31,7 +31,14 @@ from colorize_jax.benchmark.timing import (
 from colorize_jax.config.options import Config
 from colorize_jax.diffusion.samplers import find_sampler
 from colorize_jax.errors import UserError
-from colorize_jax.setup.networks import build_colorize, build_train_system, random_params
+from colorize_jax.inference.options import InferenceOptions
+from colorize_jax.inference.program_options import make_traced_options
+from colorize_jax.setup.networks import (
+    build_colorize,
+    build_train_system,
+    inference_system,
+    random_params,
+)
 from colorize_jax.sharding import (
     batch_sharding,
     batch_shards,
@@ -62,7 +69,7 @@ def benchmark_sample(config: Config, batch_size: int | None = None, calls: int =
     check_batch(mesh, config.data.batch_size)
     config = for_platform(config, mesh.devices.flat[0].platform)
     system = build_train_system(config)
-    steps, trips = _evaluations(config)
+    steps, trips = config.sampling.num_steps, _evaluations(system)
     report = header("sample", config, mesh) | {
         "sampler": config.sampling.sampler,
         "steps": steps,
@@ -97,8 +104,7 @@ def compile_sample(config: Config, topology: str, batch_size: int | None = None)
         UserError: unknown topology, the sampler's number of evaluations is not known ahead, or
             mesh, batch and machines do not go together.
     """
-    steps, trips = _evaluations(config)
-    if trips is None:
+    if find_sampler(config.sampling.sampler).evaluations is None:
         raise UserError(
             f"got the sampler {config.sampling.sampler}, which chooses its steps as it goes, "
             "expected one whose evaluations are known; choose another with "
@@ -110,6 +116,7 @@ def compile_sample(config: Config, topology: str, batch_size: int | None = None)
     check_batch(mesh, config.data.batch_size)
     config = for_platform(config, machines.platform)
     system = build_train_system(config)
+    trips = _evaluations(system)
     run, options = _on_records(system), dict(machines.compiler_options)
     abstract = jax.eval_shape(lambda: _cast_params(system))
     params = with_shardings(abstract, state_shardings(mesh, abstract))
@@ -129,7 +136,7 @@ def compile_sample(config: Config, topology: str, batch_size: int | None = None)
         "chips": mesh.size,
         "images_per_chip": config.data.batch_size / mesh.size,
         "sampler": config.sampling.sampler,
-        "steps": steps,
+        "steps": config.sampling.num_steps,
         "evaluations": trips,
         "reference_guidance": config.sampling.reference_guidance,
         "products": config.model.products,
@@ -191,11 +198,14 @@ def sample_flops(system: TrainSystem, evaluations: int) -> int:
     return count_flops(run, params, abstract_record(system.config), keys, while_trips=evaluations)
 
 
-def _evaluations(config: Config) -> tuple[int, int | None]:
-    """Steps of the config's sampler, and how often it asks the UNet; None: that depends."""
-    steps = config.sampling.num_steps
-    evaluations = find_sampler(config.sampling.sampler).evaluations
-    return steps, None if evaluations is None else evaluations(steps)
+def _evaluations(system: TrainSystem) -> int | None:
+    """How often the config's sampler asks the UNet; None: that depends on what it answers."""
+    sampling = system.config.sampling
+    evaluations = find_sampler(sampling.sampler).evaluations
+    if evaluations is None:
+        return None
+    traced = make_traced_options(inference_system(system), InferenceOptions.from_config(sampling))
+    return evaluations(int(traced.plan.num_steps))  # equal levels of noise are one
 
 
 def sampling_config(config: Config, batch_size: int) -> Config:

@@ -8,7 +8,7 @@ import pytest
 import train
 from colorize_jax.analysis import aot
 from colorize_jax.analysis.hardware.topology import describe
-from colorize_jax.benchmark import memory
+from colorize_jax.benchmark import memory, sample
 from colorize_jax.benchmark.step import compile_steps
 from colorize_jax.config.load import load_config
 from data.buckets import BUCKETS
@@ -95,9 +95,23 @@ def test_every_program_of_a_picture():
         "encode_references",
         "encode_sketches",
         "denoise",
+        "denoise_low_memory",
         "decode",
     }
-    for name in ("encode_references", "encode_sketches", "denoise"):
+    for name in ("encode_references", "encode_sketches", "denoise", "denoise_low_memory"):
         assert ("cuDNN attention", "bf16") in kinds(programs[name]["kernels"])
     for name in ("encode_images", "decode"):
         assert ("cuDNN convolution", "bf16") in kinds(programs[name]["kernels"])
+
+
+def test_products_of_8_bits_are_the_librarys_own():
+    """Three of self-attention, one of cross-attention and GEGLU's, a block and evaluation."""
+    config = load_config("configs/tiny.py", ["--config.model.products=float8"])
+    report = sample.compile_sample(config, "h200:1", 2)
+    (found,) = (
+        kernel["calls"]
+        for kernel in report["kernels"]
+        if (kernel["kind"], kernel["dtype"]) == ("cuBLASLt product", "f8e4m3fn")
+    )
+    blocks = 10  # of the miniature's UNet
+    assert found == 5 * blocks * report["evaluations"]
