@@ -30,6 +30,7 @@ from colorize_jax.studio.service import Service
 
 pytestmark = pytest.mark.slow
 WAIT = 120_000  # ms; the first picture is compiled for
+SOON = 30_000  # ms; what takes no time, on a machine that other work shares
 # Elements that can be used and that a screen reader could not name.
 NAMELESS = """() => [...document.querySelectorAll('input,textarea,select,button,[role=slider]')]
     .filter(e => e.offsetParent && !e.ariaLabel && !e.title && !e.labels?.length
@@ -70,6 +71,7 @@ def browser():
         path = shutil.which("chromium")
         if path is None:
             pytest.skip("there is no Chromium on this machine")
+        sync_api.expect.set_options(timeout=SOON)
         yield playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
 
 
