@@ -129,7 +129,7 @@ def run_lora(case: GoldenCase) -> dict[str, np.ndarray]:
     weights, scales = golden.weights(case), case.config["scales"]
     ranks = tuple((label, weights[f"lora_down_{label}.weight"].shape[0]) for label in scales)
     channels_out, channels_in = weights["weight"].shape
-    module = LoRADense(channels_out, "bias" in weights, ranks)
+    module = LoRADense(channels_out, use_bias="bias" in weights, loras=ranks)
     abstract = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, channels_in)))
     params = torch_names.from_torch("lora", weights, abstract["params"])
     x, off = jnp.asarray(case.inputs["x"]), dict.fromkeys(scales, 0.0)

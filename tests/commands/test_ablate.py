@@ -170,7 +170,7 @@ def test_changes_are_of_the_same_pairs_and_seeds(tmp_path: Path) -> None:
     assert figure["high"] - figure["low"] > 2 > 0.1 > figure["change_high"] - figure["change_low"]
     assert figure["share"] == pytest.approx(-3 / 15, abs=0.01)
     page = ablation.write_page(cells, [base, arm], "base")
-    assert "-20 %" in page and page.count("<polyline") == 2
+    assert "-20.0 %" in page and page.count("<polyline") == 2
 
 
 def test_a_change_against_nothing_is_no_share(tmp_path: Path) -> None:
