@@ -31,7 +31,11 @@ import jax
 from jax.experimental import multihost_utils
 from tqdm import tqdm
 
-from colorize_jax.commands.option_flags import add_option_flags, options_from_flags
+from colorize_jax.commands.option_flags import (
+    add_option_flags,
+    add_precision_flags,
+    options_from_flags,
+)
 from colorize_jax.errors import UserError, leave, run_program
 from colorize_jax.evaluation.protocols import pairs as protocols
 from colorize_jax.evaluation.protocols.coloring import Evaluator
@@ -250,14 +254,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--batch-size", type=int, default=8, metavar="N", help="pictures at a time (default: 8)"
     )
     parser.add_argument("--options", metavar="FILE", help="JSON or YAML with options of pictures")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
-    parser.add_argument(
-        "--products",
-        choices=["dtype", "float8", "int8"],
-        default="dtype",
-        help="of the UNet: in --dtype (default), or of 8 bits where that serves; float8 is for "
-        "GPUs from Hopper on",
-    )
+    add_precision_flags(parser)
     parser.add_argument(
         "--raw", action="store_true", help="the parameters themselves, not their running average"
     )

@@ -40,11 +40,9 @@ def roofline(report: Report, machines: Machines) -> dict[str, Any]:
     """Least seconds of a step, which resource bounds it, and the utilization that this allows."""
     device = machines.device
     # What products of 8 bits save of the time that all FLOPs take at the usual peak.
-    saved = sum(
-        one["flops"] * (1 / device.peak_flops - 1 / device.peak(one["of"][1]))
-        for one in report["in_order"]["kinds"]
-        if device.peak(one["of"][1]) > device.peak_flops
-    )
+    kinds = report["in_order"]["kinds"]
+    doubled = sum(one["flops"] for one in kinds if device.doubles(one["of"][1]))
+    saved = doubled / device.peak_flops / 2
     across = machines.count > 1
     inner = sum(c["bytes"] for c in report["collectives"] if not (across and "data" in c["axes"]))
     outer = sum(c["bytes"] for c in report["collectives"] if across and "data" in c["axes"])

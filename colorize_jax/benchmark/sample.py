@@ -65,11 +65,9 @@ def benchmark_sample(config: Config, batch_size: int | None = None, calls: int =
         UserError: batch, mesh and devices do not go together, or the program does not fit.
     """
     mesh = make_mesh(config.mesh)
-    config = sampling_config(config, batch_size or batch_shards(mesh))
-    check_batch(mesh, config.data.batch_size)
-    config = for_platform(config, mesh.devices.flat[0].platform)
-    system = build_train_system(config)
-    steps, trips = config.sampling.num_steps, _evaluations(system)
+    system = _build(config, batch_size, mesh, mesh.devices.flat[0].platform)
+    config, trips = system.config, _evaluations(system)
+    steps = config.sampling.num_steps
     report = header("sample", config, mesh) | {
         "sampler": config.sampling.sampler,
         "steps": steps,
@@ -112,11 +110,8 @@ def compile_sample(config: Config, topology: str, batch_size: int | None = None)
         )
     machines = describe(topology, config.mesh.num_slices)
     mesh = make_mesh(config.mesh, machines.devices)
-    config = sampling_config(config, batch_size or batch_shards(mesh))
-    check_batch(mesh, config.data.batch_size)
-    config = for_platform(config, machines.platform)
-    system = build_train_system(config)
-    trips = _evaluations(system)
+    system = _build(config, batch_size, mesh, machines.platform)
+    config, trips = system.config, _evaluations(system)
     run, options = _on_records(system), dict(machines.compiler_options)
     abstract = jax.eval_shape(lambda: _cast_params(system))
     params = with_shardings(abstract, state_shardings(mesh, abstract))
@@ -196,6 +191,13 @@ def sample_flops(system: TrainSystem, evaluations: int) -> int:
     params = jax.eval_shape(lambda: random_params(system, jax.random.key(0)))
     run = _on_records(countable(system))
     return count_flops(run, params, abstract_record(system.config), keys, while_trips=evaluations)
+
+
+def _build(config: Config, batch_size: int | None, mesh: Mesh, platform: str) -> TrainSystem:
+    """The networks of a config for a batch of so many pictures, one a device by default."""
+    config = sampling_config(config, batch_size or batch_shards(mesh))
+    check_batch(mesh, config.data.batch_size)
+    return build_train_system(for_platform(config, platform))
 
 
 def _evaluations(system: TrainSystem) -> int | None:

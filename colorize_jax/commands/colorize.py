@@ -20,7 +20,7 @@ COLUMNS = ("sketch", "reference", "result")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    from colorize_jax.commands.option_flags import add_option_flags
+    from colorize_jax.commands.option_flags import add_option_flags, add_precision_flags
 
     parser.epilog = EPILOG
     parser.add_argument(
@@ -84,14 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="make what exists again; folders skip it otherwise"
     )
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
-    parser.add_argument(
-        "--products",
-        choices=["dtype", "float8", "int8"],
-        default="dtype",
-        help="of the UNet: in --dtype (default), or of 8 bits where that serves; float8 is for "
-        "GPUs from Hopper on",
-    )
+    add_precision_flags(parser)
     parser.add_argument(
         "--prediction-type", metavar="TYPE", help="v or eps, where the checkpoint does not say"
     )

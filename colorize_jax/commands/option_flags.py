@@ -1,4 +1,4 @@
-"""Inference options as flags of a command line."""
+"""Inference options, and the precision of networks, as flags of a command line."""
 
 import argparse
 import dataclasses
@@ -26,6 +26,18 @@ def add_option_flags(parser: argparse.ArgumentParser) -> None:
         shown = _show(option.default)
         action = "append" if check.repeated else "store"
         group.add_argument(flag, action=action, metavar=metavar, help=f"{text}{shown}", **common)
+
+
+def add_precision_flags(parser: argparse.ArgumentParser) -> None:
+    """Declare in which numbers a pipeline's networks compute, as `open_pipeline` takes them."""
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
+    parser.add_argument(
+        "--products",
+        choices=["dtype", "float8", "int8"],
+        default="dtype",
+        help="of the UNet: in --dtype (default), or of 8 bits where that serves; float8 is for "
+        "GPUs from Hopper on",
+    )
 
 
 def options_from_flags(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,8 @@ MEBI = 2**20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    from colorize_jax.commands.option_flags import add_precision_flags
+
     parser.add_argument(
         "--checkpoint",
         action="append",
@@ -18,14 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="as of `colorize`; repeat it where networks lie elsewhere",
     )
     parser.add_argument("--tokenizer", metavar="DIR", help="CLIP's tokenizer, for texts")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
-    parser.add_argument(
-        "--products",
-        choices=["dtype", "float8", "int8"],
-        default="dtype",
-        help="of the UNet: in --dtype (default), or of 8 bits where that serves; float8 is for "
-        "GPUs from Hopper on",
-    )
+    add_precision_flags(parser)
     parser.add_argument("--prediction-type", metavar="TYPE", help="v or eps")
     parser.add_argument("--raw", action="store_true", help="of a run, not the running average")
     network = parser.add_argument_group("network")
