@@ -65,14 +65,17 @@ def url(tmp_path_factory):
     thread.join()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def browser():
+    """One of its own for each test: whatever an earlier page left in it is gone."""
     with sync_api.sync_playwright() as playwright:
         path = shutil.which("chromium")
         if path is None:
             pytest.skip("there is no Chromium on this machine")
         sync_api.expect.set_options(timeout=SOON)
-        yield playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
@@ -80,6 +83,9 @@ def page(browser, url, pictures):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.asked = []
     page.on("request", lambda request: page.asked.append(request.url))
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
     page.goto(url)
     page.wait_for_selector("#run", timeout=WAIT)
     yield page
@@ -96,15 +102,30 @@ def told(page, pattern):
 
 
 def upload(page, pictures):
-    for name in ("sketch", "reference"):
-        editor = page.locator(f"#{name}")
-        empty = editor.get_by_text("Upload an image")
-        for _ in range(10):  # an editor that is not quite there yet takes no file
-            editor.locator("input[type=file]").set_input_files(pictures / f"{name}.png")
-            page.wait_for_timeout(3000)
-            if empty.is_hidden():
-                break
-        sync_api.expect(empty).to_be_hidden()
+    """Give both editors their pictures.
+
+    An editor of Gradio's that does not come up takes no file for ever; like its user, load again.
+    """
+    for last in (False, False, True):
+        page.wait_for_selector("#run", timeout=WAIT)
+        if all(_taken(page, name, pictures) for name in ("sketch", "reference")):
+            return
+        assert not last, page.said[-20:]
+        page.reload()
+
+
+def _taken(page, name, pictures):
+    """Give an editor its picture; whether it takes it."""
+    editor = page.locator(f"#{name}")
+    try:
+        # Its tools are there when it is ready; before that it loses files.
+        editor.locator("button[aria-label=Brush]").wait_for(timeout=WAIT // 2)
+        editor.locator("input[type=file]").set_input_files(pictures / f"{name}.png")
+        editor.get_by_text("Upload an image").wait_for(state="hidden", timeout=SOON)
+    except sync_api.TimeoutError:
+        return False
+    page.wait_for_timeout(1000)  # until the server has it too
+    return True
 
 
 def stroke(page, name):
