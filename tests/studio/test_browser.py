@@ -31,6 +31,7 @@ from colorize_jax.studio.service import Service
 pytestmark = pytest.mark.slow
 WAIT = 120_000  # ms; the first picture is compiled for
 SOON = 30_000  # ms; what takes no time, on a machine that other work shares
+TOOLS = "button[aria-label=Brush]"  # there when an editor is ready; before that it loses pictures
 # Elements that can be used and that a screen reader could not name.
 NAMELESS = """() => [...document.querySelectorAll('input,textarea,select,button,[role=slider]')]
     .filter(e => e.offsetParent && !e.ariaLabel && !e.title && !e.labels?.length
@@ -118,8 +119,7 @@ def _taken(page, name, pictures):
     """Give an editor its picture; whether it takes it."""
     editor = page.locator(f"#{name}")
     try:
-        # Its tools are there when it is ready; before that it loses files.
-        editor.locator("button[aria-label=Brush]").wait_for(timeout=WAIT // 2)
+        editor.locator(TOOLS).wait_for(timeout=WAIT // 2)
         editor.locator("input[type=file]").set_input_files(pictures / f"{name}.png")
         editor.get_by_text("Upload an image").wait_for(state="hidden", timeout=SOON)
     except sync_api.TimeoutError:
@@ -130,7 +130,7 @@ def _taken(page, name, pictures):
 
 def stroke(page, name):
     """Paint across the middle of an editor's picture."""
-    page.locator(f"#{name} button[aria-label=Brush]").click()
+    page.locator(f"#{name} {TOOLS}").click()
     page.wait_for_timeout(500)
     box = page.locator(f"#{name} canvas").first.bounding_box()
     middle = box["y"] + box["height"] / 2
@@ -208,6 +208,8 @@ def test_another_reference_and_a_hint_change_the_picture(page, pictures):
     seen = [made(page)]
     page.get_by_text("More references, colour hints").click()
     # Strokes are painted over the sketch: first a hint, then the first reference's region.
+    for name in ("hints", "regions"):
+        page.locator(f"#{name} {TOOLS}").wait_for(timeout=WAIT)
     page.locator("#take").click()
     for name in ("hints", "regions"):
         empty = page.locator(f"#{name}").get_by_text("Upload an image")
