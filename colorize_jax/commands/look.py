@@ -10,7 +10,7 @@ KIND = "a folder of maps"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    from colorize_jax.commands.option_flags import add_option_flags
+    from colorize_jax.commands.option_flags import add_option_flags, add_precision_flags
 
     parser.add_argument(
         "--checkpoint",
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the timesteps, at which the networks look (default: 0.5)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier folder")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the networks")
+    add_precision_flags(parser)
     parser.add_argument("--raw", action="store_true", help="not the running average")
     add_option_flags(parser)
 
@@ -72,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     check_output(args.output, **rules)
     for line in platform.configure():
         print(line)
-    pipeline = open_pipeline(*args.checkpoint, dtype=args.dtype, raw=args.raw)
+    pipeline = open_pipeline(
+        *args.checkpoint, dtype=args.dtype, products=args.products, raw=args.raw
+    )
     options = pipeline.defaults.replace(**given).with_seed()
     if options.unconditional:
         raise UserError("got unconditional, expected a reference to look at; drop the option")

@@ -40,7 +40,7 @@ def test_a_folder_of_maps_is_written(folder: Path, tmp_path: Path) -> None:
         assert Image.open(output / f"{name}.png").width > 100
         assert f'alt="{name}"' in page
     assert main(flags(folder, output)) == 2
-    assert main(flags(folder, output, "--overwrite", "--point=0.2,0.1")) == 0
+    assert main(flags(folder, output, "--overwrite", "--point=0.2,0.1", "--products=int8")) == 0
 
 
 def test_maps_say_what_the_networks_compute(folder: Path) -> None:
