@@ -102,9 +102,9 @@ class InferenceOptions(Options):
     # ---------------------------------------------------------------------------- colour hints
     color_hint_method: str = option(
         "automatic",
-        Choice(("automatic", "trained", "led")),
+        Choice(("automatic", "trained", "led", "both")),
         "who follows hints: the sketch encoder that was trained to, or every step, led without "
-        "training; automatic: the first where the model has it",
+        "training; automatic: both where the model has such an encoder",
     )
     color_hint_strength: float = option(
         1.0, RATE, "how far hints count: led, every step goes so far to their colour"
@@ -113,13 +113,13 @@ class InferenceOptions(Options):
         0.1,
         RATE,
         "how far hints that lead spread in what has one colour, share of the shorter side",
-        only={"color_hint_method": ("automatic", "led")},
+        only={"color_hint_method": ("automatic", "led", "both")},
     )
     color_hint_window: tuple[float, float] = option(
         (0.0, 1.0),
         Window(),
         "progress, from and to, during which hints lead",
-        only={"color_hint_method": ("automatic", "led")},
+        only={"color_hint_method": ("automatic", "led", "both")},
     )
 
     # ----------------------------------------------------------------------------------- text

@@ -37,10 +37,10 @@ from colorize_jax.inference.pictures.preprocess import to_pictures
 from colorize_jax.inference.pictures.tiles import decode_tiled
 from colorize_jax.inference.program_options import (
     check_parts,
+    followers,
     lora_scales,
     make_static_options,
     make_traced_options,
-    takes_color_hints,
 )
 from colorize_jax.inference.sampling import SamplingInputs
 from colorize_jax.inference.system import Networks, System
@@ -270,13 +270,15 @@ class ColorizePipeline:
     def _color_hints(
         self, pictures: Sequence[PictureInputs], options: InferenceOptions
     ) -> tuple[np.ndarray | None, hints.Hints | None]:
-        """The hints of a batch for the sketch encoder, or those that lead the loop."""
+        """The hints of a batch for the sketch encoder, and those that lead the loop."""
         found, shape = [p.color_hints for p in pictures], pictures[0].sketch.tensor.shape[:2]
         if all(one is None for one in found):
             return None, None
-        if takes_color_hints(self.system, options):
-            return options.color_hint_strength * hints.stack_hints(found, shape), None
-        return None, hints.make_hints(found, shape, self.system.cell, self.color_map)
+        encoder, loop = followers(self.system, options)
+        taken = options.color_hint_strength * hints.stack_hints(found, shape) if encoder else None
+        if not loop:
+            return taken, None
+        return taken, hints.make_hints(found, shape, self.system.cell, self.color_map)
 
     @cached_property
     def color_map(self) -> hints.ColorMap:

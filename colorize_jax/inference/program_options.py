@@ -106,33 +106,35 @@ def check_parts(system: System, options: InferenceOptions) -> None:
             "got foreground_latent, expected a checkpoint of the plugin model: this UNet takes no "
             "foreground; import the plugin file and name it first, or drop the option"
         )
-    takes_color_hints(system, options)
+    followers(system, options)
     if options.text:
         _check_text(system)
 
 
-def takes_color_hints(system: System, options: InferenceOptions) -> bool:
-    """Whether hints of colour go into the sketch encoder, and do not lead the loop.
+def followers(system: System, options: InferenceOptions) -> tuple[bool, bool]:
+    """Who follows hints of colour: the sketch encoder that takes them, the loop that they lead.
 
     Raises:
-        UserError: they should and this one takes none, or options are set of those that lead.
+        UserError: the encoder should and takes none, or options are set of a loop that they do not
+            lead.
     """
     able, method = system.colorizer.sketch_encoder.color_hints, options.color_hint_method
-    if method == "trained" and not able:
+    if method in ("trained", "both") and not able:
         raise UserError(
-            "got color_hint_method trained for a model that takes no hints, expected one of a run "
-            "with model.hints=true; name its checkpoint, or drop the option"
+            f"got color_hint_method {method} for a model that takes no hints, expected one of a "
+            "run with model.hints=true; name its checkpoint, or drop the option"
         )
-    if not able or method == "led":
-        return False
+    encoder = able and method != "led"
+    if method != "trained":
+        return encoder, True
     names, plain = ("color_hint_reach", "color_hint_window"), InferenceOptions()
     set_ones = [name for name in names if getattr(options, name) != getattr(plain, name)]
     if set_ones:
         raise UserError(
-            f"got {', '.join(set_ones)} for a model that was trained to follow hints, which does "
-            "not read it; add color_hint_method led, or drop it"
+            f"got {', '.join(set_ones)} with color_hint_method trained, which leads nothing; "
+            "expected led or both, or no such option; change the method or drop it"
         )
-    return True
+    return True, False
 
 
 def _check_text(system: System) -> None:

@@ -155,21 +155,35 @@ def trained():
 
 
 def test_a_model_that_takes_hints_gets_them(trained, pair):
-    plain, found = color(trained, pair), color(trained, pair, color_hints=stroke())
+    named = OPTIONS.replace(color_hint_method="trained")
+    plain, found = color(trained, pair), color(trained, pair, named, color_hints=stroke())
     assert (plain != found).any() and "color_map" not in vars(trained)
     # The convolution alone says what hints do: at strength 0 they are not there.
-    none = color(trained, pair, OPTIONS.replace(color_hint_strength=0.0), color_hints=stroke())
+    none = color(trained, pair, named.replace(color_hint_strength=0.0), color_hints=stroke())
     np.testing.assert_array_equal(none, plain)
-    named = OPTIONS.replace(color_hint_method="trained")
-    np.testing.assert_array_equal(color(trained, pair, named, color_hints=stroke()), found)
-    led = OPTIONS.replace(color_hint_method="led", color_hint_reach=0.05)
-    assert np.abs(color(trained, pair, led, color_hints=stroke()) - found).mean() > 1
     read = trained.read_reference(pair[1], OPTIONS)
     pictures = [
         trained.read_sketch(pair[0], read, OPTIONS, color_hints=hints) for hints in (None, stroke())
     ]
-    both = [np.asarray(x).astype(int) for x in trained.color(pictures, OPTIONS, [0, 0])]
-    assert np.abs(both[0] - plain).max() <= 1 and np.abs(both[1] - found).max() <= 1
+    rows = [np.asarray(x).astype(int) for x in trained.color(pictures, named, [0, 0])]
+    assert np.abs(rows[0] - plain).max() <= 1 and np.abs(rows[1] - found).max() <= 1
+
+
+def test_hints_go_into_the_encoder_and_lead_the_loop_too(trained, pair):
+    pictures = {
+        method: color(
+            trained, pair, OPTIONS.replace(color_hint_method=method), color_hints=stroke()
+        )
+        for method in ("trained", "led", "both", "automatic")
+    }
+    np.testing.assert_array_equal(pictures["automatic"], pictures["both"])
+    assert np.abs(pictures["led"] - pictures["trained"]).mean() > 1
+    # What leads does so from what the network was told: neither alone makes this picture.
+    for alone in ("trained", "led"):
+        assert (pictures["both"] != pictures[alone]).any()
+    colors, mask = np.asarray(stroke(), int)[..., :3], np.asarray(stroke())[..., 3] > 0
+    error = {name: np.abs(p - colors)[mask].mean() for name, p in pictures.items()}
+    assert error["both"] < error["trained"]
 
 
 def test_what_a_sketch_encoder_takes():
@@ -183,7 +197,9 @@ def test_what_a_sketch_encoder_takes():
 
 
 def test_options_that_a_model_cannot_follow_are_refused(pipeline, trained, pair):
-    with pytest.raises(UserError, match="takes no hints"):
-        pipeline(*pair, OPTIONS.replace(color_hint_method="trained"))
-    with pytest.raises(UserError, match="color_hint_reach for a model that was trained"):
-        trained(*pair, OPTIONS.replace(color_hint_reach=0.2), color_hints=stroke())
+    for method in ("trained", "both"):
+        with pytest.raises(UserError, match=f"color_hint_method {method} .* takes no hints"):
+            pipeline(*pair, OPTIONS.replace(color_hint_method=method))
+    options = OPTIONS.replace(color_hint_method="trained", color_hint_reach=0.2)
+    with pytest.raises(UserError, match="color_hint_reach with color_hint_method trained"):
+        trained(*pair, options, color_hints=stroke())
