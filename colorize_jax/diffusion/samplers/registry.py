@@ -133,8 +133,10 @@ _ALL = (
         aliases=("diffuser_lms",),
     ),
 )
-# They choose their steps between the first and the last level, or have a table of their own.
-_OWN_STEPS = (dpm_solver.dpm_fast, dpm_solver.dpm_adaptive, pndm.pndm)
+# They choose their steps between the first and the last positive level, where they end.
+_BETWEEN = (dpm_solver.dpm_fast, dpm_solver.dpm_adaptive)
+_OWN_STEPS = (*_BETWEEN, pndm.pndm)  # or have a table of their own
+MOST_NOISE = 1.0  # that they may leave: as much as there is picture
 SAMPLERS: dict[str, Sampler] = {sampler.name: sampler for sampler in _ALL}
 
 
@@ -201,7 +203,8 @@ def make_plan(
         max_steps: length M that plans are padded to; default `num_steps`.
 
     Raises:
-        UserError: a step count out of range, an unknown schedule.
+        UserError: a step count out of range, an unknown schedule, one with which the sampler would
+            leave noise.
     """
     max_steps = num_steps if max_steps is None else max_steps
     least, most = step_range(sampler, noise_schedule.num_timesteps)
@@ -219,6 +222,13 @@ def make_plan(
         name = sampler.schedule if name == AUTOMATIC else name
         levels = SCHEDULES[name](noise_schedule, num_steps + extra)
         levels = np.append(levels[:num_steps], 0.0)
+    left = float(levels[num_steps - 1])
+    if sampler.function in _BETWEEN and left > MOST_NOISE:
+        raise UserError(
+            f"got {sampler.name} with the schedule {name}, whose last step begins at noise level "
+            f"{left:.3g}, where this sampler ends, expected at most {MOST_NOISE:g}; choose another "
+            "schedule or sampler"
+        )
     if sampler.function not in _OWN_STEPS:
         levels = _descending(levels)
         num_steps = len(levels) - 1

@@ -1,5 +1,6 @@
 """What holds for every sampler: one trace, no recompilation, the hook, batch independence."""
 
+from functools import partial
 from itertools import pairwise
 
 import jax
@@ -204,6 +205,13 @@ def test_names_are_found_however_they_are_written():
         (lambda: make_plan(SAMPLERS["Euler"], SCHEDULE, 0), "got 0 steps for Euler"),
         (lambda: make_plan(SAMPLERS["Euler"], SCHEDULE, 9, max_steps=8), "expected 1 to 8"),
         (lambda: make_plan(SAMPLERS["PNDM"], SCHEDULE, 3), "expected 4 to"),
+        *(
+            (
+                partial(make_plan, SAMPLERS[name], SCHEDULE, 2, "SGM uniform"),
+                f"got {name} with the schedule SGM uniform, .* noise level 1\\.",
+            )
+            for name in ("DPM fast", "DPM adaptive")
+        ),
         (
             lambda: sample(SAMPLERS["Euler a"], None, jnp.ones((1, 1)), None),
             "pass noise_fn",
