@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.campaigns.processes import resident_bytes
+
 ROOT = Path(__file__).parents[2]
 MOST_BYTES = 2e9
 # Relative differences of figures. Groups of palettes begin at pixels that a last digit exchanges.
@@ -38,16 +40,6 @@ def environment(way: str) -> dict[str, str]:
     count = 8 if way == DEVICES else 1
     flags = f"--xla_force_host_platform_device_count={count}"
     return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-
-
-def resident(process: subprocess.Popen[bytes]) -> int:
-    """The most resident bytes that a process has had; 0 where it is gone."""
-    try:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-    except FileNotFoundError:
-        return 0
-    peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
-    return 1024 * int(peaks[0]) if peaks else 0
 
 
 def evaluate(way: str, command: list[str], folder: Path, num: int) -> dict[str, Any]:
@@ -72,7 +64,7 @@ def evaluate(way: str, command: list[str], folder: Path, num: int) -> dict[str, 
     began, most, kills = time.monotonic(), 0, 1 if way == KILLED else 0
     processes = start()
     while any(process.poll() is None for process in processes):
-        most = max(most, *map(resident, processes), 0)
+        most = max(most, *(resident_bytes(one.pid, most=True) for one in processes))
         time.sleep(0.5)
         if kills and done(output) > num / 2:
             kills -= 1

@@ -108,6 +108,18 @@ def wait_for(report: Path, word: str, count: int = 1, seconds: float = 1200.0) -
         time.sleep(0.002)
 
 
+def resident_bytes(pid: int, *, most: bool = False) -> int:
+    """A process's resident memory, now or the most it has had; 0 where it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return 0
+    name = "VmHWM:" if most else "VmRSS:"
+    # One that has ended, but was not waited for, has no such line.
+    found = [line.split()[1] for line in status.splitlines() if line.startswith(name)]
+    return 1024 * int(found[0]) if found else 0
+
+
 def read(results: Path) -> list[dict[str, Any]]:
     """The reports of a campaign's pieces, a line each, that are there already."""
     lines = results.read_text().splitlines() if results.exists() else []

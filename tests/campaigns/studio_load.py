@@ -22,6 +22,7 @@ from PIL import Image
 from colorize_jax.client import Client
 from colorize_jax.inference.metadata import read_metadata
 from data.illustrations import CrossPairSource
+from tests.campaigns.processes import resident_bytes
 
 OPTIONS = {"sampler": "Euler", "steps": 2}
 SIDE = 128  # px, of the pictures that are sent
@@ -86,7 +87,7 @@ def ask_all(client: Client, args: argparse.Namespace, pid: int) -> dict[str, Any
             seconds.append(took)
             wrong += not right
             if len(seconds) in (WARM_UP, args.requests):
-                memory[len(seconds)] = resident(pid)
+                memory[len(seconds)] = resident_bytes(pid) / 2**20
 
     began = time.perf_counter()
     with ThreadPoolExecutor(args.clients) as pool:
@@ -115,14 +116,6 @@ def close(one: bytes, other: bytes) -> bool:
     """Whether two pictures are equal but for rounding."""
     a, b = (np.asarray(Image.open(io.BytesIO(png)), np.int16) for png in (one, other))
     return bool(np.abs(a - b).max() <= 1)
-
-
-def resident(pid: int) -> float:
-    """A process's resident memory, MiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise AssertionError("no memory is told")
 
 
 if __name__ == "__main__":
